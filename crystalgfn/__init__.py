@@ -1,0 +1,3 @@
+"""Discover crystals with a GFlowNet under hard physical constraints."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,99 @@
+"""The command line: finds the command and runs it; what a user did wrong becomes one message."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from crystalgfn import __version__
+
+COMMANDS = {
+    "fit": ("crystalgfn.commands.lightning", "train a GFlowNet: crystalgfn fit --config configs/eform.yaml"),
+    "validate": ("crystalgfn.commands.lightning", "measure a trained model on new samples, in brief"),
+    "test": ("crystalgfn.commands.lightning", "measure a trained model on new samples"),
+    "predict": ("crystalgfn.commands.lightning", "sample crystals into a table: crystalgfn predict --ckpt_path CKPT"),
+    "list": ("crystalgfn.commands.list", "show the registered environments, proxies, rewards and policies"),
+    "train-proxy": ("crystalgfn.commands.train_proxy", "train a property network on a table of crystals"),
+    "score": ("crystalgfn.commands.score", "add a proxy's prediction to a table of crystals"),
+}
+"""For each command the module whose ``main`` runs it, and what it does. Modules are imported only when needed."""
+
+
+def usage() -> str:
+    """The help text of the whole program."""
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: crystalgfn COMMAND [options]",
+        "",
+        "Discover crystals: a GFlowNet learns to sample them in proportion to a reward.",
+        "",
+        "commands:",
+        *(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()),
+        "",
+        "options:",
+        f"  {'--help':<{width}}  show this text; 'crystalgfn COMMAND --help' shows the options of a command",
+        f"  {'--version':<{width}}  show the version",
+        f"  {'--debug':<{width}}  after a command: show the traceback of an error",
+    ]
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: the command and its options; those of the process if None.
+
+    Returns:
+        exit status: 0, 1 where an unforeseen error stopped the command, 2 where the input has to be mended.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"crystalgfn {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"crystalgfn: error: unknown command {name!r}; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    # Threads that wait for work must sleep: spinning ones can slow a busy machine down fifty times. It has to be set
+    # before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return _run(name, arguments, debug)
+
+
+def _run(name: str, arguments: list[str], debug: bool) -> int:
+    from crystalgfn.errors import InputError
+
+    try:
+        status = import_module(COMMANDS[name][0]).main(arguments if _is_lightning(name) else arguments[1:])
+        return int(status or 0)
+    except SystemExit as stop:  # how parsers end, after their own message
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        print("crystalgfn: interrupted", file=sys.stderr)
+        return 130
+    except (InputError, OSError) as error:
+        if debug:
+            raise
+        print(f"crystalgfn {name}: error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        # Lightning's own word for a setting of the Trainer that it cannot use.
+        is_setting = kind == "MisconfigurationException"
+        hint = "" if is_setting else " (--debug shows the traceback)"
+        print(f"crystalgfn {name}: error: {'' if is_setting else kind + ': '}{error}{hint}", file=sys.stderr)
+        return 2 if is_setting else 1
+
+
+def _is_lightning(name: str) -> bool:
+    return COMMANDS[name][0] == "crystalgfn.commands.lightning"

@@ -1,0 +1,1 @@
+"""The commands of the command line that need no Trainer: one module each, with a function ``main``."""

@@ -1,0 +1,143 @@
+"""``crystalgfn fit | validate | test | predict``: the Trainer's commands, on LightningCLI."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from crystalgfn import __version__
+from crystalgfn.callbacks import SampleWriter
+from crystalgfn.data import Samples
+from crystalgfn.errors import InputError
+from crystalgfn.module import GFlowNet
+from crystalgfn.plugins import load_everything
+
+CONFIG_KEY = "crystalgfn"
+"""Where a checkpoint keeps the version and the settings it was made with."""
+
+
+class SaveSettings(Callback):
+    """Keeps a run's complete settings in its checkpoints, so that a checkpoint needs no config beside it.
+
+    Args:
+        config: the settings of the run: model, data and trainer.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CONFIG_KEY] = {"version": __version__, "config": yaml.safe_dump(self._config)}
+
+
+class CrystalGFNCLI(LightningCLI):
+    """LightningCLI whose commands fill in, from a checkpoint, what the user does not say."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--threads",
+            type=int,
+            default=1,
+            help="Threads of torch on the CPU. One is safe; more pay off only on cores that are otherwise idle.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)
+        subcommand, rest = args[0], args[1:]
+        path = _option(rest, "--ckpt_path")
+        # Settings of the checkpoint come first, so that a config or a flag can still change them.
+        if path is not None and not {"-h", "--help"} & set(rest):
+            config = read_settings(path)
+            kept = ("model",) if subcommand != "fit" else ("model", "data", "trainer", "threads")
+            inherited = {key: config[key] for key in kept if key in config}
+            rest = ["--config", yaml.safe_dump(inherited), *rest]
+        super().parse_arguments(parser, [subcommand, *rest])
+
+    def before_instantiate_classes(self) -> None:
+        threads = self.config[self.config.subcommand].threads
+        if threads < 1:
+            raise InputError(f"threads: {threads} is not allowed; it must be at least 1")
+        torch.set_num_threads(threads)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            self._dump_config()
+            keys = ("model", "data", "trainer", "threads")
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks.insert(0, SaveSettings({key: self.config_dump[key] for key in keys}))
+        return trainer
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """The settings a checkpoint was made with.
+
+    Raises:
+        InputError: if the file is missing, is no checkpoint of this program, or is damaged.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"ckpt_path: there is no file {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        stored = checkpoint[CONFIG_KEY]
+        config = yaml.safe_load(stored["config"])
+        version = stored["version"]
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"ckpt_path: {path} is damaged, is no checkpoint, or holds objects that are not loaded for safety"
+        ) from None
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"ckpt_path: {path} is not a checkpoint that 'crystalgfn fit' has written") from None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise InputError(f"ckpt_path: {path} cannot be read; it may be damaged ({_first_line(error)})") from None
+    if not isinstance(config, dict) or "model" not in config:
+        raise InputError(f"ckpt_path: {path}, written by version {version}, names no model")
+    return config
+
+
+def main(args: list[str]) -> int:
+    """Run a Trainer command.
+
+    Args:
+        args: the command, then its options.
+    """
+    load_everything()
+    trainer_defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
+    if args[0] == "predict":
+        trainer_defaults["callbacks"] = SampleWriter()
+    if args[0] != "fit":
+        # Only training leaves a run behind.
+        trainer_defaults["logger"] = False
+    CrystalGFNCLI(
+        GFlowNet,
+        Samples,
+        save_config_kwargs={"overwrite": True},
+        save_config_callback=SaveConfigCallback if args[0] == "fit" else None,
+        seed_everything_default=False,
+        trainer_defaults=trainer_defaults,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "crystalgfn"},
+        args=args,
+    )
+    return 0
+
+
+def _option(args: list[str], name: str) -> str | None:
+    """Value of an option in either of its spellings, the last one if it is repeated."""
+    value = None
+    for position, argument in enumerate(args):
+        if argument.startswith(name + "="):
+            value = argument[len(name) + 1 :]
+        elif argument == name and position + 1 < len(args):
+            value = args[position + 1]
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

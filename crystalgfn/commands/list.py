@@ -1,0 +1,26 @@
+"""``crystalgfn list``: what can be named in a config."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from crystalgfn.registry import Registry
+
+
+def main(args: list[str]) -> int:
+    """Print every registered class with the first line of its docstring."""
+    parser = argparse.ArgumentParser(
+        prog="crystalgfn list", description="Show the registered environments, proxies, rewards and policies."
+    )
+    parser.parse_args(args)
+    from crystalgfn.plugins import load_everything
+
+    for registry in load_everything():
+        print(_section(registry))
+    return 0
+
+
+def _section(registry: Registry[Any]) -> str:
+    width = max((len(name) for name in registry), default=0)
+    return "\n".join([f"{registry.kind}:", *(f"  {name:<{width}}  {registry.summary(name)}" for name in registry), ""])

@@ -1,0 +1,116 @@
+"""``crystalgfn score``: add a proxy's property to any table of crystals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from crystalgfn.proxies.base import Proxy
+
+BATCH = 2048
+"""Crystals scored at once, to bound memory."""
+
+REASON = "reason"
+"""Column that says why a row has no score; empty for the others."""
+
+
+def main(args: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        args: what follows ``score``: ``TABLE --proxy NAME --out FILE [--weights FILE]``.
+
+    Returns:
+        exit status 0, also when some rows could not be scored.
+
+    Raises:
+        InputError: for a table, proxy or output that cannot be used.
+        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+    """
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="crystalgfn score", description="Add a proxy's property to a table.")
+    parser.add_argument("table", type=Path, help="CSV or parquet file with one crystal a row")
+    parser.add_argument("--proxy", required=True, help="name of a registered proxy, such as FormationEnergy")
+    parser.add_argument("--out", type=Path, required=True, help="table to write, CSV or parquet by its ending")
+    parser.add_argument("--weights", type=Path, help="weights for the proxy; the shipped ones if left out")
+    options = parser.parse_args(args)
+    frame, name, unit = score(options.table, options.proxy, options.out, options.weights)
+    reasons = frame.loc[frame[REASON] != "", REASON]
+    print(f"{options.out}: {len(frame) - len(reasons)} of {len(frame)} rows have {name}{f' [{unit}]' if unit else ''}")
+    for row, reason in list(reasons.items())[:5]:
+        print(f"  row {int(str(row)) + 1}: {reason}")
+    if len(reasons) > 5:
+        print(f"  ... and {len(reasons) - 5} more, see the column {REASON!r}")
+    return 0
+
+
+def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tuple[pd.DataFrame, str, str]:
+    """Add a proxy's property to a table and write the result.
+
+    All rows and columns are kept, in order. Added are the property, empty where a row could not be scored, and the
+    column ``reason``, which says why.
+
+    Args:
+        table: CSV or parquet file.
+        proxy: name of a registered proxy.
+        out: table to write; replaced if it exists.
+        weights: file of weights for a proxy that takes one.
+
+    Returns:
+        the table as written, the name of the new column and its unit.
+
+    Raises:
+        InputError: if the table cannot be read, the proxy is unknown or cannot take weights, a column of the table has
+            the name of a new one, or the output cannot be written.
+    """
+    import torch
+
+    from crystalgfn.errors import InputError
+    from crystalgfn.tables import check_writable, read_table, table_kind, write_frame
+
+    table_kind(out)
+    check_writable(out)
+    model = _make(proxy, weights)
+    data = read_table(table, strict=False)
+    taken = [column for column in (model.name, REASON) if column in data.frame.columns]
+    if taken:
+        raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
+    values = torch.full((len(data.frame),), float("nan"), dtype=torch.float64)
+    reasons = ["" if problem is None else str(problem) for problem in data.problems]
+    with torch.no_grad():
+        for start in range(0, len(data.rows), BATCH):
+            part = slice(start, start + BATCH)
+            values[data.rows[part]] = model(data.crystals[part]).to(torch.float64)
+    for row in data.rows[~values[data.rows].isfinite()].tolist():
+        reasons[row] = f"{proxy} gives no finite value"
+        values[row] = float("nan")
+    frame = data.frame.reset_index(drop=True).assign(**{model.name: values.numpy(), REASON: reasons})
+    write_frame(frame, out)
+    return frame, model.name, model.unit
+
+
+def _make(name: str, weights: Path | None) -> Proxy:
+    """The proxy called ``name``."""
+    import inspect
+
+    import crystalgfn.proxies  # noqa: F401 - registers the built-in proxies
+    from crystalgfn.errors import InputError
+    from crystalgfn.registry import PROXIES, load_plugins
+
+    load_plugins()
+    if name not in PROXIES:
+        raise InputError(f"--proxy: unknown proxy {name!r}; registered: {', '.join(sorted(PROXIES))}")
+    proxy: type[Proxy] = PROXIES.get(name)
+    parameters = inspect.signature(proxy).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if required:
+        raise InputError(f"--proxy: {name} cannot be made without settings ({', '.join(required)})")
+    if weights is None:
+        return proxy()
+    if "weights" not in [p.name for p in parameters]:
+        raise InputError(f"--weights: {name} takes no weights")
+    return proxy(weights=weights)

@@ -1,0 +1,42 @@
+"""``crystalgfn train-proxy``: train a property network on a table of crystals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def main(args: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        args: what follows ``train-proxy``: ``--config FILE``, ``--data.path TABLE``, ``--out FILE``, ...; each
+            parameter of `crystalgfn.proxies.training.train_proxy` is an option.
+
+    Returns:
+        exit status 0.
+
+    Raises:
+        InputError: for a table or settings that cannot be used.
+        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+    """
+    # Imported here: importing torch takes seconds, and other commands do without.
+    from jsonargparse import ArgumentParser
+
+    from crystalgfn.proxies.training import train_proxy
+
+    parser = ArgumentParser(prog="crystalgfn train-proxy", description="Train a property network on a table.")
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_function_arguments(train_proxy, skip={"command", "log"}, as_group=False)
+    options = parser.parse_args(args)
+    # jsonargparse 4.49 gave the method a new name and warns of the old one.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    values = instantiate(options).as_dict()
+    values.pop("config")
+    # The model card is meant to be passed on: it names files without the folders of this machine.
+    shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in args)
+    train_proxy(**values, command=f"crystalgfn train-proxy {shown}", log=_print)
+    return 0
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # at once, also into a pipe: training takes minutes

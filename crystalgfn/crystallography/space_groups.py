@@ -1,0 +1,177 @@
+"""The 230 space groups: their classes and the multiplicities of their Wyckoff positions.
+
+Everything is derived from the symmetry operations in spglib and the Wyckoff positions in pyxtal. Deriving takes
+seconds, so the result is kept in a small file of the user's cache, named by the versions it was derived with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+N_SPACE_GROUPS = 230
+
+CRYSTAL_LATTICE_SYSTEMS = (
+    "triclinic",
+    "monoclinic",
+    "orthorhombic",
+    "tetragonal",
+    "trigonal-rhombohedral",
+    "trigonal-hexagonal",
+    "hexagonal",
+    "cubic",
+)
+"""Crystal systems, the trigonal one split by its lattice."""
+
+POINT_SYMMETRIES = (
+    "enantiomorphic-polar",
+    "centrosymmetric",
+    "polar",
+    "enantiomorphic",
+    "non-centrosymmetric",
+)
+"""Classes of point groups; the last one holds those that are neither polar nor enantiomorphic nor centrosymmetric."""
+
+_CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SpaceGroupInfo:
+    """One space group.
+
+    Attributes:
+        number: 1 to 230.
+        symbol: short Hermann-Mauguin symbol.
+        crystal_lattice_system: one of `CRYSTAL_LATTICE_SYSTEMS`.
+        point_symmetry: one of `POINT_SYMMETRIES`.
+        point_group: Hermann-Mauguin symbol of the point group.
+        fixed_multiplicities: multiplicities in the conventional cell of the Wyckoff positions without a free
+            coordinate, one entry a position; such a position can be occupied once.
+        free_multiplicities: multiplicities, each once, of the positions with a free coordinate; any number of atoms
+            fit there.
+    """
+
+    number: int
+    symbol: str
+    crystal_lattice_system: str
+    point_symmetry: str
+    point_group: str
+    fixed_multiplicities: tuple[int, ...]
+    free_multiplicities: tuple[int, ...]
+
+    @property
+    def crystal_system(self) -> str:
+        """One of the seven crystal systems."""
+        return self.crystal_lattice_system.partition("-")[0]
+
+    @property
+    def lattice_system(self) -> str:
+        """One of the seven lattice systems: trigonal groups are rhombohedral or hexagonal."""
+        if self.crystal_lattice_system == "trigonal-rhombohedral":
+            return "rhombohedral"
+        if self.crystal_lattice_system == "trigonal-hexagonal":
+            return "hexagonal"
+        return self.crystal_lattice_system
+
+
+@cache
+def space_groups() -> tuple[SpaceGroupInfo, ...]:
+    """All space groups, in order: number n is at index n - 1."""
+    path = _cache_path()
+    groups = _read_cache(path)
+    if groups is None:
+        groups = tuple(_derive(number, hall) for number, hall in enumerate(_hall_numbers(), start=1))
+        _write_cache(path, groups)
+    return groups
+
+
+def _hall_numbers() -> list[int]:
+    """First Hall number, the default setting, of each space group."""
+    import spglib
+
+    first: dict[int, int] = {}
+    for hall in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall)
+        if kind is None:
+            raise RuntimeError(f"spglib does not know Hall number {hall}")
+        first.setdefault(kind.number, hall)
+    return [first[number] for number in range(1, N_SPACE_GROUPS + 1)]
+
+
+def _derive(number: int, hall: int) -> SpaceGroupInfo:
+    import numpy as np
+    import spglib
+    from pymatgen.symmetry.groups import SpaceGroup
+    from pyxtal.symmetry import Group
+
+    kind = spglib.get_spacegroup_type(hall)
+    operations = spglib.get_symmetry_from_database(hall)
+    if kind is None or operations is None:
+        raise RuntimeError(f"spglib does not know Hall number {hall}")
+    system: str = SpaceGroup.from_int_number(number).crystal_system
+    if system == "trigonal":
+        system += "-rhombohedral" if kind.international_short.startswith("R") else "-hexagonal"
+    positions = [(int(p.multiplicity), int(p.get_dof())) for p in Group(number)]
+    free = {multiplicity for multiplicity, freedom in positions if freedom > 0}
+    return SpaceGroupInfo(
+        number=number,
+        symbol=kind.international_short,
+        crystal_lattice_system=system,
+        point_symmetry=_point_symmetry(np.asarray(operations["rotations"])),
+        point_group=kind.pointgroup_international,
+        # A multiplicity that a free position has too is unlimited: its fixed twin adds nothing.
+        fixed_multiplicities=tuple(sorted(m for m, freedom in positions if freedom == 0 and m not in free)),
+        free_multiplicities=tuple(sorted(free)),
+    )
+
+
+def _point_symmetry(rotations: Any) -> str:
+    """Class of a point group from the rotation parts of its operations, (m, 3, 3) integers."""
+    import numpy as np
+
+    centrosymmetric = bool((rotations == -np.eye(3, dtype=int)).all(axis=(1, 2)).any())
+    enantiomorphic = bool((np.linalg.det(rotations) > 0).all())
+    # The average over a group projects on the vectors that all of its operations keep: the polar directions.
+    polar = np.linalg.matrix_rank(rotations.mean(axis=0), tol=1e-6) > 0
+    if centrosymmetric:
+        return "centrosymmetric"
+    if enantiomorphic:
+        return "enantiomorphic-polar" if polar else "enantiomorphic"
+    return "polar" if polar else "non-centrosymmetric"
+
+
+def _cache_path() -> Path:
+    root = os.environ.get("CRYSTALGFN_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    versions = f"spglib-{version('spglib')}_pyxtal-{version('pyxtal')}"
+    return Path(root) / "crystalgfn" / f"space_groups_v{_CACHE_FORMAT}_{versions}.json"
+
+
+def _read_cache(path: Path) -> tuple[SpaceGroupInfo, ...] | None:
+    """The cached groups; None if there are none or the file is damaged."""
+    try:
+        rows = json.loads(path.read_text())
+        groups = tuple(_from_json(row) for row in rows)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return groups if [g.number for g in groups] == list(range(1, N_SPACE_GROUPS + 1)) else None
+
+
+def _from_json(row: dict[str, Any]) -> SpaceGroupInfo:
+    return SpaceGroupInfo(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+
+
+def _write_cache(path: Path, groups: Sequence[SpaceGroupInfo]) -> None:
+    """Keep the groups for the next run; a read-only home is no reason to stop."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps([asdict(group) for group in groups]))
+        temporary.replace(path)
+    except OSError:
+        return

@@ -1,0 +1,96 @@
+"""What the Trainer iterates over: a GFlowNet makes its own data, so batches are only tickets to sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from crystalgfn.errors import InputError
+
+TICKET_SIZE = 1000
+"""Objects drawn from one random stream. It is fixed, so that samples depend on the seed alone."""
+
+
+@dataclass
+class Ticket:
+    """Leave to sample ``n`` objects.
+
+    Attributes:
+        stream: names the random stream they are drawn from.
+        n: objects wanted.
+        size: objects drawn, at least n.
+    """
+
+    stream: tuple[int | str, ...]
+    n: int
+    size: int
+
+
+class Ticks(IterableDataset[int]):
+    """Counts up for ever: one tick a training step."""
+
+    def __iter__(self) -> Iterator[int]:
+        return count()
+
+
+class Tickets(Dataset[Ticket]):
+    """Tickets for ``n_samples`` objects.
+
+    Args:
+        n_samples: objects in all.
+        stream: names the family of random streams; each ticket has its own.
+    """
+
+    def __init__(self, n_samples: int, *stream: int | str) -> None:
+        self._n_samples, self._stream = n_samples, stream
+
+    def __len__(self) -> int:
+        return math.ceil(self._n_samples / TICKET_SIZE)
+
+    def __getitem__(self, index: int) -> Ticket:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        n = min(TICKET_SIZE, self._n_samples - index * TICKET_SIZE)
+        return Ticket((*self._stream, index), n, TICKET_SIZE)
+
+
+class Samples(LightningDataModule):
+    """How many objects are sampled, from which seed, and where predictions go.
+
+    Args:
+        num_samples: objects that ``predict`` and ``test`` sample.
+        num_val_samples: objects that each validation samples.
+        seed: of the random streams of sampling; the same seed gives the same samples, and fewer samples are the
+            first of more.
+        out: table that ``predict`` writes.
+
+    Raises:
+        InputError: if a number of samples is not positive.
+    """
+
+    def __init__(
+        self, num_samples: int = 10_000, num_val_samples: int = 1_000, seed: int = 0, out: Path = Path("samples.csv")
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_samples", num_samples), ("num_val_samples", num_val_samples)):
+            if value < 1:
+                raise InputError(f"{name}: {value} is not allowed; it must be at least 1")
+        self.num_samples, self.num_val_samples, self.seed, self.out = num_samples, num_val_samples, seed, Path(out)
+
+    def train_dataloader(self) -> DataLoader[int]:
+        return DataLoader(Ticks(), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Ticket]:
+        return DataLoader(Tickets(self.num_val_samples, self.seed, "validate"), batch_size=None)
+
+    def test_dataloader(self) -> DataLoader[Ticket]:
+        return DataLoader(Tickets(self.num_samples, self.seed, "test"), batch_size=None)
+
+    def predict_dataloader(self) -> DataLoader[Ticket]:
+        return DataLoader(Tickets(self.num_samples, self.seed, "predict"), batch_size=None)

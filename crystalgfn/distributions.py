@@ -1,0 +1,161 @@
+"""Distributions over the actions of one decision, for a batch of states at once.
+
+A policy's logits and the environment's support (which actions are legal) make a distribution. Illegal actions have
+probability zero by construction. Every draw takes an explicit generator.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Generator, Tensor
+
+_NEGATIVE_INFINITY = float("-inf")
+
+
+class Distribution(ABC):
+    """A distribution over actions, one row a state. Actions are (n, 1) float64: an index or a value."""
+
+    @abstractmethod
+    def sample(self, generator: Generator) -> Tensor:
+        """(n, 1) one action for each row."""
+
+    @abstractmethod
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """(n,) log-probability, or log-density, of one action for each row; -inf for an illegal action."""
+
+    @abstractmethod
+    def uniform(self) -> Distribution:
+        """The uniform distribution over the same legal actions."""
+
+
+class MaskedCategorical(Distribution):
+    """Softmax over the legal options.
+
+    Args:
+        logits: (n, k) unnormalised log-probabilities.
+        mask: (n, k) bool, True for legal options; at least one in each row.
+    """
+
+    def __init__(self, logits: Tensor, mask: Tensor) -> None:
+        self.mask = mask
+        self.logits = logits.masked_fill(~mask, _NEGATIVE_INFINITY)
+
+    def sample(self, generator: Generator) -> Tensor:
+        # Gumbel-argmax: `multinomial` has been seen to return options of probability zero.
+        exponential = torch.empty_like(self.logits).exponential_(generator=generator)
+        return (self.logits - exponential.log()).argmax(1, keepdim=True).to(torch.float64)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        log_probs = self.logits.log_softmax(1)
+        return log_probs.gather(1, actions.to(torch.int64)).squeeze(1)
+
+    def uniform(self) -> MaskedCategorical:
+        return MaskedCategorical(torch.zeros_like(self.logits), self.mask)
+
+
+class BetaMixture(Distribution):
+    """Mixture of Beta densities on an interval of each row's own.
+
+    With u the position of x in its interval [low, high] (0 to 1, measured linearly or in the logarithm of x), the
+    density of x is sum_k w_k Beta(u; alpha_k, beta_k) du/dt. It is taken relative to t = (x - reference_low) /
+    (reference_high - reference_low): densities of different rows, whose intervals differ, share one measure.
+
+    Each component has mean (1 + kappa mu) / (2 + kappa): alpha = 1 + kappa mu, beta = 1 + kappa (1 - mu), so that it
+    is bounded and has one mode.
+
+    Args:
+        logits: (n, 3 k) for k components: weight logits, logits of mu, and log kappa, k columns each.
+        support: (n, 2) low and high end of each row's interval, low < high.
+        reference: ends of the range in which densities are measured.
+        log_scale: measure u in log x; needs low > 0.
+    """
+
+    _MAX_LOG_KAPPA = 9.0
+    """Bounds the sharpness of a component: a standard deviation of 0.6 % of the interval at mu = 1/2."""
+
+    _MARGIN = 1e-6
+    """u keeps this distance from 0 and 1, where densities vanish and logarithms overflow."""
+
+    def __init__(self, logits: Tensor, support: Tensor, reference: tuple[float, float], log_scale: bool) -> None:
+        weights, mean, log_kappa = logits.to(torch.float64).chunk(3, dim=1)
+        self.log_weights = weights.log_softmax(1)
+        # Spread the components over the interval before anything is learned; tanh keeps gradients near the bound.
+        spread = torch.linspace(-2.0, 2.0, weights.shape[1], dtype=torch.float64, device=logits.device)
+        mu = torch.sigmoid(mean + spread)
+        kappa = torch.exp(self._MAX_LOG_KAPPA * torch.tanh(log_kappa / self._MAX_LOG_KAPPA))
+        self.alpha, self.beta = 1 + kappa * mu, 1 + kappa * (1 - mu)
+        self.support = support
+        self.reference = reference
+        self.log_scale = log_scale
+        self._low, self._high = support.unbind(1)
+
+    def _position(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Position u of each x in its interval, and log du/dt."""
+        span = self.reference[1] - self.reference[0]
+        if self.log_scale:
+            width = torch.log(self._high / self._low)
+            return torch.log(x / self._low) / width, math.log(span) - torch.log(x * width)
+        width = self._high - self._low
+        return (x - self._low) / width, math.log(span) - torch.log(width)
+
+    def _value(self, u: Tensor) -> Tensor:
+        by_log, by_value = self._low * (self._high / self._low) ** u, self._low + (self._high - self._low) * u
+        x = by_log if self.log_scale else by_value
+        return torch.minimum(torch.maximum(x, self._low), self._high).unsqueeze(1)
+
+    def sample(self, generator: Generator) -> Tensor:
+        component = MaskedCategorical(self.log_weights, torch.ones_like(self.log_weights, dtype=torch.bool)).sample(
+            generator
+        )
+        index = component.to(torch.int64)
+        # The public samplers of torch.distributions take no generator; the kernel below them does.
+        x = torch._standard_gamma(self.alpha.gather(1, index).squeeze(1), generator=generator)
+        y = torch._standard_gamma(self.beta.gather(1, index).squeeze(1), generator=generator)
+        return self._value((x / (x + y)).clamp(self._MARGIN, 1 - self._MARGIN))
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        x = actions.squeeze(1)
+        u, log_slope = self._position(x)
+        inside = (u >= -1e-9) & (u <= 1 + 1e-9)
+        u = u.clamp(self._MARGIN, 1 - self._MARGIN).unsqueeze(1)
+        log_beta = (
+            (self.alpha - 1) * torch.log(u)
+            + (self.beta - 1) * torch.log1p(-u)
+            + torch.lgamma(self.alpha + self.beta)
+            - torch.lgamma(self.alpha)
+            - torch.lgamma(self.beta)
+        )
+        log_density = torch.logsumexp(self.log_weights + log_beta, dim=1) + log_slope
+        return torch.where(inside, log_density, _NEGATIVE_INFINITY)
+
+    def uniform(self) -> BetaMixture:
+        flat = object.__new__(BetaMixture)
+        flat.support, flat.reference, flat.log_scale = self.support, self.reference, self.log_scale
+        flat._low, flat._high = self._low, self._high
+        ones = torch.ones_like(self._low).unsqueeze(1)
+        flat.alpha, flat.beta, flat.log_weights = ones, ones, torch.zeros_like(ones)
+        return flat
+
+
+class Determined(Distribution):
+    """The one action that can have been taken: probability one.
+
+    Args:
+        actions: (n, 1) that action.
+    """
+
+    def __init__(self, actions: Tensor) -> None:
+        self.actions = actions
+
+    def sample(self, generator: Generator) -> Tensor:
+        return self.actions
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        same = (actions == self.actions).all(1)
+        return torch.where(same, 0.0, _NEGATIVE_INFINITY).to(torch.float64)
+
+    def uniform(self) -> Determined:
+        return self

@@ -1,0 +1,24 @@
+"""Environments: how objects are built, one decision at a time."""
+
+from crystalgfn.envs.base import BetaMixtureHead, CategoricalHead, Environment, Head
+from crystalgfn.envs.composition import Composition
+from crystalgfn.envs.crystal import Crystal
+from crystalgfn.envs.hypergrid import HyperGrid
+from crystalgfn.envs.lattice_parameters import LatticeParameters
+from crystalgfn.envs.space_group import SpaceGroup
+from crystalgfn.envs.stack import Stack
+from crystalgfn.envs.stage import Stage
+
+__all__ = [
+    "BetaMixtureHead",
+    "CategoricalHead",
+    "Composition",
+    "Crystal",
+    "Environment",
+    "Head",
+    "HyperGrid",
+    "LatticeParameters",
+    "SpaceGroup",
+    "Stack",
+    "Stage",
+]

@@ -1,0 +1,196 @@
+"""The contract of an environment: how objects are built, one decision at a time, for a whole batch at once.
+
+A *state* is one row of an (n, state_size) float64 tensor, an *action* one row of (n, 1): an index or a value. At every
+state that is not terminal exactly one *head* decides: a named kind of decision, such as ``space_group`` or ``alpha``,
+with its own logits in the policy. Environments are modules without parameters; their tables are non-persistent
+buffers, which follow the module to its device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from crystalgfn.distributions import BetaMixture, Determined, Distribution, MaskedCategorical
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Head(ABC):
+    """One kind of decision.
+
+    Attributes:
+        input_size: width of the state's encoding at this decision.
+    """
+
+    input_size: int
+
+    @property
+    @abstractmethod
+    def n_logits(self) -> int:
+        """Number of outputs the policy needs for this decision."""
+
+    @property
+    @abstractmethod
+    def support_size(self) -> int:
+        """Columns of the support: one a discrete option, or the two ends of an interval."""
+
+    @abstractmethod
+    def distribution(self, logits: Tensor, support: Tensor) -> Distribution:
+        """Distribution over the legal actions of n states.
+
+        Args:
+            logits: (n, n_logits) the policy's output.
+            support: (n, support_size) what is legal, from `Environment.support`.
+        """
+
+
+@dataclass(frozen=True)
+class CategoricalHead(Head):
+    """A choice among ``n_options``; its support is an (n, n_options) bool mask of the legal ones."""
+
+    n_options: int
+
+    @property
+    def n_logits(self) -> int:
+        return self.n_options
+
+    @property
+    def support_size(self) -> int:
+        return self.n_options
+
+    def distribution(self, logits: Tensor, support: Tensor) -> MaskedCategorical:
+        return MaskedCategorical(logits, support)
+
+
+@dataclass(frozen=True)
+class BetaMixtureHead(Head):
+    """A real value; its support is (n, 2) float64: low and high end of its interval.
+
+    Attributes:
+        components: number of Betas in the mixture.
+        reference: range in which densities are measured (see `BetaMixture`).
+        log_scale: whether the mixture lives on the logarithm of the value.
+    """
+
+    components: int
+    reference: tuple[float, float]
+    log_scale: bool = False
+
+    @property
+    def n_logits(self) -> int:
+        return 3 * self.components
+
+    @property
+    def support_size(self) -> int:
+        return 2
+
+    def distribution(self, logits: Tensor, support: Tensor) -> BetaMixture:
+        return BetaMixture(logits, support, self.reference, self.log_scale)
+
+
+class Environment(nn.Module, ABC):
+    """Builds objects step by step.
+
+    Attributes:
+        heads: every kind of decision, by name, in a fixed order.
+        schedule: the order in which decisions are visited in lockstep: a row takes part in a step if it is this
+            head's turn for it, else it waits. Every trajectory is a subsequence of the schedule.
+        state_size: columns of a state.
+        is_enumerable: whether `enumerate` lists all terminal states.
+        is_tree: whether every state has one parent, so that a terminal state has exactly one trajectory.
+    """
+
+    is_enumerable: ClassVar[bool] = False
+    is_tree: ClassVar[bool] = False
+
+    heads: Mapping[str, Head]
+    schedule: tuple[str, ...]
+    state_size: int
+
+    @abstractmethod
+    def initial_states(self, n: int) -> Tensor:
+        """(n, state_size) the state every trajectory starts from, n times, on the environment's device."""
+
+    @abstractmethod
+    def next_head(self, states: Tensor) -> Tensor:
+        """(n,) int64 position in `heads` of the decision that is due; -1 at terminal states."""
+
+    @abstractmethod
+    def previous_head(self, states: Tensor) -> Tensor:
+        """(n,) int64 position in `heads` of the decision that led here; -1 at initial states."""
+
+    @abstractmethod
+    def encode(self, head: str, states: Tensor) -> Tensor:
+        """(n, heads[head].input_size) float32, what the policy sees when this head decides."""
+
+    @abstractmethod
+    def support(self, head: str, states: Tensor) -> Tensor:
+        """(n, support_size) the legal actions at states where this head decides, look-ahead included."""
+
+    @abstractmethod
+    def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        """(n, state_size) the next states; the given ones are left as they are."""
+
+    @abstractmethod
+    def parent_actions(self, head: str, states: Tensor) -> Tensor:
+        """Actions of this head that can have led to each state.
+
+        Returns:
+            in a tree (n, 1), the action; else (n, n_options) bool, the mask of discrete actions.
+        """
+
+    @abstractmethod
+    def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        """(n, state_size) the states from which these actions of this head led to the given states."""
+
+    @abstractmethod
+    def decode(self, states: Tensor) -> Any:
+        """The objects that n terminal states stand for, as a batch; what proxies take."""
+
+    @abstractmethod
+    def to_frame(self, states: Tensor) -> pd.DataFrame:
+        """The objects of n terminal states as a table for people, one row each."""
+
+    def enumerate(self) -> Tensor:
+        """(n, state_size) every terminal state, once; only where `is_enumerable`.
+
+        Raises:
+            TypeError: if the environment cannot list its objects.
+        """
+        raise TypeError(f"{type(self).__name__} cannot enumerate its terminal states")
+
+    def describe(self, states: Tensor) -> list[str]:
+        """A short name for the object of each terminal state, for messages and top-k tables."""
+        return [", ".join(f"{k}={v}" for k, v in row.items()) for row in self.to_frame(states).to_dict("records")]
+
+    def is_terminal(self, states: Tensor) -> Tensor:
+        """(n,) bool, whether nothing is left to decide."""
+        return self.next_head(states) < 0
+
+    def head_position(self, head: str) -> int:
+        """Position of a head in `heads`."""
+        return list(self.heads).index(head)
+
+    def forward_distribution(self, head: str, states: Tensor, logits: Tensor) -> Distribution:
+        """P_F: distribution over the legal actions, given the policy's logits (n, heads[head].n_logits)."""
+        return self.heads[head].distribution(logits, self.support(head, states))
+
+    def backward_distribution(self, head: str, states: Tensor) -> Distribution:
+        """P_B: uniform over the actions of this head that can have led to each state."""
+        actions = self.parent_actions(head, states)
+        if self.is_tree:
+            return Determined(actions)
+        return MaskedCategorical(torch.zeros_like(actions, dtype=torch.float64), actions)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tables."""
+        return next(self.buffers()).device

@@ -1,0 +1,287 @@
+"""The crystal environment: space group, then composition, then lattice parameters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from crystalgfn.crystallography import (
+    CRYSTAL_LATTICE_SYSTEMS,
+    N_SPACE_GROUPS,
+    atomic_numbers,
+    electronegativity_order,
+    element_symbols,
+    oxidation_states,
+    space_groups,
+)
+from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.envs.composition import Composition
+from crystalgfn.envs.lattice_parameters import ANGLES, LatticeParameters
+from crystalgfn.envs.space_group import SpaceGroup
+from crystalgfn.envs.stack import Stack
+from crystalgfn.errors import InputError
+from crystalgfn.registry import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@ENVIRONMENTS.register
+class Crystal(Stack):
+    """Crystals built as space group, composition and lattice parameters, under hard physical constraints.
+
+    Every crystal it builds is charge neutral, fits the Wyckoff positions of its space group and has a cell of its
+    lattice system with positive volume; no choice leads to a dead end. All counts refer to the conventional cell.
+
+    Densities are relative to the uniform distribution on the ranges of the free lattice parameters, so p(x) is
+    proportional to R(x) with every parameter measured in units of its range.
+
+    Args:
+        space_groups: numbers or ranges such as ``[1, 2, "16-20"]``; None means all 230.
+        elements: symbols; None means the elements 1 to 94.
+        min_elements: least number of different elements.
+        max_elements: largest number of different elements.
+        min_atoms: least number of atoms in the conventional cell.
+        max_atoms: largest number of atoms in the conventional cell.
+        min_atoms_per_element: least number of atoms of an element that is present.
+        max_atoms_per_element: largest number of atoms of one element.
+        charge_neutral: whether each element must have an oxidation state such that the charges sum to zero.
+        mixed_valence: whether one element may have two oxidation states of one sign, as iron has in Fe3O4.
+        oxidation_states: name of the set of oxidation states: ``pymatgen_common`` or ``pymatgen_icsd``.
+        lengths: lowest and highest a, b, c [Å].
+        angles: lowest and highest alpha, beta, gamma [degrees].
+        volume_per_atom: lowest and highest cell volume per atom [Å³], or None for no bound. Numbers of atoms with
+            which only some shapes of a cell could meet it are left out.
+        angle_margin: how far from a flat cell triclinic angles stay [degrees]: half the sum of the angles, and its
+            difference to each of them, keep half of this margin from 0 and 180 degrees.
+        components: number of Betas in the mixture of each lattice parameter.
+        log_lengths: whether the mixtures for lengths live on a logarithmic scale. It changes how the policy is
+            parametrised, not what it should learn.
+
+    Raises:
+        InputError: if a setting is not usable, or if no crystal satisfies them all.
+    """
+
+    def __init__(
+        self,
+        space_groups: Sequence[int | str] | None = None,
+        elements: Sequence[str] | None = None,
+        min_elements: int = 1,
+        max_elements: int = 5,
+        min_atoms: int = 1,
+        max_atoms: int = 80,
+        min_atoms_per_element: int = 1,
+        max_atoms_per_element: int = 16,
+        charge_neutral: bool = True,
+        mixed_valence: bool = False,
+        oxidation_states: str = "pymatgen_common",
+        lengths: tuple[float, float] = (0.9, 100.0),
+        angles: tuple[float, float] = (50.0, 150.0),
+        volume_per_atom: tuple[float, float] | None = None,
+        angle_margin: float = 1.0,
+        components: int = 5,
+        log_lengths: bool = True,
+    ) -> None:
+        numbers = _parse_space_groups(space_groups)
+        symbols = _parse_elements(elements)
+        _check_bounds("elements", min_elements, max_elements, len(symbols))
+        _check_bounds("atoms_per_element", min_atoms_per_element, max_atoms_per_element)
+        _check_bounds("atoms", min_atoms, max_atoms)
+        _check_range("lengths", lengths, 0.0, float("inf"))
+        _check_range("angles", angles, 0.0, 180.0)
+        if volume_per_atom is not None:
+            _check_range("volume_per_atom", volume_per_atom, 0.0, float("inf"))
+        if not 0 < angle_margin <= 60:
+            raise InputError(f"angle_margin: {angle_margin} is not allowed; it must be above 0 and at most 60 degrees")
+        if components < 1:
+            raise InputError(f"components: {components} is not allowed; it must be at least 1")
+        states = _states_of(symbols, oxidation_states, charge_neutral)
+
+        ranges = {name: angles if name in ANGLES else lengths for name in LATTICE_PARAMETERS}
+        lattice = LatticeParameters(ranges, angle_margin, components, log_lengths)
+        atoms_by_group = _atoms_by_group(numbers, lattice, volume_per_atom, (min_atoms, max_atoms))
+        composition = Composition(
+            elements=symbols,
+            atoms_by_group=atoms_by_group,
+            n_elements=(min_elements, min(max_elements, len(symbols))),
+            count=(min_atoms_per_element, min(max_atoms_per_element, max_atoms)),
+            charge_neutral=charge_neutral,
+            mixed_valence=mixed_valence,
+            states=states,
+        )
+        feasible = composition.feasible_groups()
+        if not feasible:
+            raise InputError(
+                f"no crystal satisfies the constraints: with {min_elements}-{max_elements} of the elements "
+                f"{' '.join(symbols)}, {min_atoms}-{max_atoms} atoms and {min_atoms_per_element}-"
+                f"{max_atoms_per_element} of each, no {'charge-neutral ' if charge_neutral else ''}composition fits "
+                f"the Wyckoff positions of any of the {len(atoms_by_group)} space groups; widen one of these settings"
+            )
+        if len(feasible) < len(numbers):
+            missing = sorted(set(numbers) - set(feasible))
+            warnings.warn(
+                f"no composition fits {len(missing)} of the {len(numbers)} space groups, which are left out: {missing}",
+                stacklevel=2,
+            )
+        super().__init__(
+            {"space_group": SpaceGroup(feasible), "composition": composition, "lattice_parameters": lattice}
+        )
+        self.elements = tuple(symbols)
+        self.space_groups = tuple(feasible)
+        self.charge_neutral = charge_neutral
+        self.volume_per_atom = volume_per_atom
+
+    @property
+    def composition(self) -> Composition:
+        """The stage that chooses the composition."""
+        stage = self.stage("composition")
+        assert isinstance(stage, Composition)
+        return stage
+
+    def condition(self, name: str, states: Tensor) -> Tensor:
+        if name == "space_group":
+            return states[:, :0]
+        group = self.part("space_group", states)
+        if name == "composition":
+            stage = self.stage("space_group")
+            assert isinstance(stage, SpaceGroup)
+            return stage.decode(group).unsqueeze(1).to(torch.float64)
+        system = group[:, :1] - 1
+        if self.volume_per_atom is None:
+            ends = torch.tensor([float("-inf"), float("inf")], dtype=torch.float64, device=states.device)
+            return torch.cat([system, ends.expand(len(states), -1)], 1)
+        log_atoms = self.composition.n_atoms(self.part("composition", states)).clamp_min(1).log().unsqueeze(1)
+        bounds = torch.tensor([self.volume_per_atom], dtype=torch.float64, device=states.device).log()
+        return torch.cat([system, log_atoms + bounds], 1)
+
+    def decode(self, states: Tensor) -> Crystals:
+        group, composition, lattice = (self.stage(name).decode(self.part(name, states)) for name in self.stages)
+        return Crystals(group, composition, lattice)
+
+    def to_frame(self, states: Tensor) -> pd.DataFrame:
+        """One row a crystal: formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees], oxidation_states."""
+        crystals = self.decode(states)
+        frame = crystals.to_frame()
+        frame["oxidation_states"] = self.oxidation_states(crystals)
+        return frame
+
+    def describe(self, states: Tensor) -> list[str]:
+        crystals = self.decode(states)
+        return [
+            f"{formula.replace(' ', '')} ({number})"
+            for formula, number in zip(crystals.formulas(), crystals.space_group.tolist(), strict=True)
+        ]
+
+    def oxidation_states(self, crystals: Crystals) -> list[str]:
+        """A neutral assignment of oxidation states for each crystal, such as ``Na+:4 Cl-:4``.
+
+        Species are written as pymatgen writes them, with their counts, in the order of the formula. The string is
+        empty if the environment does not ask for neutrality.
+        """
+        if not self.charge_neutral:
+            return [""] * len(crystals)
+        symbols, order = element_symbols(), electronegativity_order()
+        texts = []
+        for row in crystals.counts.tolist():
+            species = self.composition.assignment({symbols[z - 1]: row[z - 1] for z in order if row[z - 1]})
+            texts.append(" ".join(f"{symbol}{_charge(state)}:{n}" for symbol, state, n in species or []))
+        return texts
+
+
+def _charge(state: int) -> str:
+    """An oxidation state as pymatgen's `Species` writes it: ``+``, ``2+``, ``-``, ``2-``."""
+    return f"{abs(state) if abs(state) != 1 else ''}{'+' if state > 0 else '-'}"
+
+
+def _parse_space_groups(entries: Sequence[int | str] | None) -> list[int]:
+    """Sorted numbers from numbers and ranges; None means all."""
+    if entries is None:
+        return list(range(1, N_SPACE_GROUPS + 1))
+    numbers: set[int] = set()
+    for entry in entries:
+        first, dash, last = str(entry).partition("-")
+        try:
+            low, high = int(first), int(last) if dash else int(first)
+        except ValueError:
+            raise InputError(f"space_groups: {entry!r} is neither a number nor a range such as '16-20'") from None
+        if not 1 <= low <= high <= N_SPACE_GROUPS:
+            raise InputError(f"space_groups: {entry!r} is not allowed; groups are numbered 1 to {N_SPACE_GROUPS}")
+        numbers.update(range(low, high + 1))
+    if not numbers:
+        raise InputError("space_groups: the list is empty; name at least one group, or leave the field out for all")
+    return sorted(numbers)
+
+
+def _parse_elements(entries: Sequence[str] | None) -> list[str]:
+    """Symbols in the order in which they are decided: by falling electronegativity, anions first."""
+    known = atomic_numbers()
+    # YAML reads an unquoted No as false.
+    for entry in entries or []:
+        if not isinstance(entry, str) or entry not in known:
+            raise InputError(
+                f"elements: {entry!r} is not the symbol of an element from H to {element_symbols()[-1]} "
+                "(quote symbols that YAML reads as something else)"
+            )
+    if entries is not None and not entries:
+        raise InputError("elements: the list is empty; name at least one element, or leave the field out for all")
+    if entries is not None and len(set(entries)) < len(entries):
+        raise InputError(f"elements: {max(entries, key=list(entries).count)!r} is named twice")
+    chosen = set(entries) if entries is not None else set(known)
+    symbols = element_symbols()
+    return [symbols[z - 1] for z in reversed(electronegativity_order()) if symbols[z - 1] in chosen]
+
+
+def _states_of(symbols: Sequence[str], name: str, charge_neutral: bool) -> dict[str, tuple[int, ...]]:
+    states = oxidation_states(name)
+    without = [symbol for symbol in symbols if not states[symbol]]
+    if charge_neutral and without:
+        warnings.warn(
+            f"{', '.join(without)}: no oxidation state other than 0 in the set {name!r}, so charge-neutral crystals "
+            "cannot contain them",
+            stacklevel=3,
+        )
+    return {symbol: states[symbol] for symbol in symbols}
+
+
+def _check_bounds(name: str, low: int, high: int, available: int | None = None) -> None:
+    for field, value in ((f"min_{name}", low), (f"max_{name}", high)):
+        if value < 1:
+            raise InputError(f"{field}: {value} is not allowed; it must be at least 1")
+    if low > high:
+        raise InputError(f"min_{name}: {low} is larger than max_{name}, which is {high}")
+    if available is not None and low > available:
+        raise InputError(f"min_{name}: {low} is more than the {available} elements that are allowed")
+
+
+def _check_range(name: str, ends: Sequence[float], low: float, high: float) -> None:
+    if not low < ends[0] < ends[1] < high:
+        allowed = f"low and high with {low:g} < low < high" + (f" < {high:g}" if high < float("inf") else "")
+        raise InputError(f"{name}: {list(ends)} is not allowed; it must be {allowed}")
+
+
+def _atoms_by_group(
+    numbers: Sequence[int],
+    lattice: LatticeParameters,
+    volume_per_atom: tuple[float, float] | None,
+    atoms: tuple[int, int],
+) -> dict[int, tuple[int, int]]:
+    """Bounds on the number of atoms for each group for which a cell exists at all."""
+    by_system = {s: lattice.atom_bounds(s, volume_per_atom) for s in CRYSTAL_LATTICE_SYSTEMS}
+    bounds = {}
+    for number in numbers:
+        of_system = by_system[space_groups()[number - 1].crystal_lattice_system]
+        if of_system is not None:
+            low, high = max(atoms[0], of_system[0]), int(min(atoms[1], of_system[1]))
+            if low <= high:
+                bounds[number] = (low, high)
+    if not bounds:
+        raise InputError(
+            "no crystal satisfies the constraints: the ranges of lengths and angles, with the bounds on atoms "
+            f"({atoms[0]}-{atoms[1]}) and on the volume per atom ({volume_per_atom}), leave no cell for any of the "
+            "space groups; systems with fixed angles need 90 degrees (and 120 degrees on hexagonal axes) in range"
+        )
+    return bounds

@@ -1,0 +1,271 @@
+"""The third stage of a crystal: the lattice parameters of its conventional cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS
+from crystalgfn.crystals import LATTICE_PARAMETERS
+from crystalgfn.envs import cell_shape
+from crystalgfn.envs.base import BetaMixtureHead
+from crystalgfn.envs.stage import Stage
+
+ANGLES = ("alpha", "beta", "gamma")
+LENGTHS = ("a", "b", "c")
+ORDER = ANGLES + LENGTHS
+"""Angles first: once the shape of the cell is known, a bound on its volume is one on the product of the lengths."""
+
+_FREE = {
+    "triclinic": ("alpha", "beta", "gamma", "a", "b", "c"),
+    "monoclinic": ("beta", "a", "b", "c"),
+    "orthorhombic": ("a", "b", "c"),
+    "tetragonal": ("a", "c"),
+    "trigonal-rhombohedral": ("a", "c"),
+    "trigonal-hexagonal": ("a", "c"),
+    "hexagonal": ("a", "c"),
+    "cubic": ("a",),
+}
+"""Free parameters of the conventional standard cell: unique axis b, trigonal cells on hexagonal axes."""
+
+_MARGIN = 0.02
+"""A volume range reaches at least this far (in log) into the range that a cell's shape allows."""
+
+
+def fixed_angles(system: str) -> dict[str, float]:
+    """Angles [degrees] that the crystal-lattice system prescribes."""
+    hexagonal_axes = system.startswith("trigonal") or system == "hexagonal"
+    return {name: 120.0 if name == "gamma" and hexagonal_axes else 90.0 for name in ANGLES if name not in _FREE[system]}
+
+
+def _edge_powers(system: str) -> tuple[float, float, float]:
+    """Powers with which the free lengths a, b, c enter the volume: a^3 in cubic cells, a^2 c in tetragonal ones."""
+    free = _FREE[system]
+    tied = [name for name in LENGTHS if name not in free]
+    return (1.0 + len(tied), 1.0 if "b" in free else 0.0, 1.0 if "c" in free else 0.0)
+
+
+class LatticeParameters(Stage):
+    """Draws the free lattice parameters in turn, angles first; the others follow from the lattice system.
+
+    Every cell has a positive volume, and one inside the range that the condition names.
+
+    State: a, b, c [Å], alpha, beta, gamma [degrees], 0 where open; number of parameters drawn; crystal-lattice
+    system plus one (0: not started); logarithms of the least and the largest volume [Å³] of the cell.
+
+    Condition: crystal-lattice system, logarithms of the least and the largest volume [Å³].
+
+    Args:
+        ranges: lowest and highest value of each of a, b, c [Å], alpha, beta, gamma [degrees].
+        angle_margin: how far from a flat cell the angles stay [degrees], see `cell_shape`.
+        components: number of Betas in each mixture.
+        log_lengths: whether the mixtures for lengths live on a logarithmic scale.
+    """
+
+    condition_size = 3
+
+    def __init__(
+        self, ranges: Mapping[str, tuple[float, float]], angle_margin: float, components: int, log_lengths: bool
+    ) -> None:
+        super().__init__()
+        self._ranges = dict(ranges)
+        self._margin = angle_margin
+        self._corners = cell_shape.triclinic_corners(tuple(ranges[name] for name in ANGLES), angle_margin)
+        self.encoding_size = 6
+        self.state_size = 10
+        self.heads = {
+            name: BetaMixtureHead(9, components, ranges[name], log_lengths and name in LENGTHS) for name in ORDER
+        }
+        self.schedule = ORDER
+        n_systems = len(CRYSTAL_LATTICE_SYSTEMS)
+        following = torch.full((n_systems, 7), -1)
+        preceding = torch.full((n_systems, 7), -1)
+        angles = torch.zeros(n_systems, 3, dtype=torch.float64)
+        for i, system in enumerate(CRYSTAL_LATTICE_SYSTEMS):
+            free = [ORDER.index(name) for name in ORDER if name in _FREE[system]]
+            following[i, : len(free)] = torch.tensor(free)
+            preceding[i, 1 : len(free) + 1] = torch.tensor(free)
+            for name, angle in fixed_angles(system).items():
+                angles[i, ANGLES.index(name)] = angle
+        self._following: Tensor
+        self._preceding: Tensor
+        self._fixed_angles: Tensor
+        self._powers: Tensor
+        self._log_ends: Tensor
+        self._low: Tensor
+        self._span: Tensor
+        low, high = torch.tensor([ranges[name] for name in LATTICE_PARAMETERS], dtype=torch.float64).unbind(1)
+        for name, table in {
+            "_following": following,
+            "_preceding": preceding,
+            "_fixed_angles": angles,
+            "_powers": torch.tensor([_edge_powers(s) for s in CRYSTAL_LATTICE_SYSTEMS], dtype=torch.float64),
+            "_log_ends": torch.stack([low[:3], high[:3]], 1).log(),
+            "_low": low,
+            "_span": high - low,
+        }.items():
+            self.register_buffer(name, table, persistent=False)
+
+    def volume_range(self, system: str) -> tuple[tuple[float, float], tuple[float, float]] | None:
+        """Volumes [Å³] of the cells of one crystal-lattice system; None if the ranges hold no such cell.
+
+        Returns:
+            the least volume, for the flattest and for the most upright shape, and the largest volume, likewise. Tied
+            lengths have to lie in the ranges of all their axes.
+        """
+        if any(not self._ranges[n][0] <= angle <= self._ranges[n][1] for n, angle in fixed_angles(system).items()):
+            return None
+        if system == "triclinic":
+            if not len(self._corners):
+                return None
+            flattest, most_upright = cell_shape.triclinic_unit_volumes(self._corners)
+        else:
+            low, high = self._ranges["beta"] if system == "monoclinic" else (90.0, 90.0)
+            ends = torch.tensor([low, high, min(max(90.0, low), high)], dtype=torch.float64)
+            base = torch.full((3, 3), 90.0, dtype=torch.float64)
+            base[:, 1] = ends
+            base[:, 2] = fixed_angles(system)["gamma"]
+            volumes = cell_shape.unit_volume(base)
+            flattest, most_upright = float(volumes.min()), float(volumes.max())
+        least, largest = 1.0, 1.0
+        for name, power in zip(LENGTHS, _edge_powers(system), strict=True):
+            low, high = self._tied_range(name, system)
+            if low >= high:
+                return None
+            least, largest = least * low**power, largest * high**power
+        return (least * flattest, least * most_upright), (largest * flattest, largest * most_upright)
+
+    def _tied_range(self, name: str, system: str) -> tuple[float, float]:
+        """Range of a free length and of the lengths tied to it; for a tied length anything that is not empty."""
+        names = [name] if name != "a" else ["a", *(n for n in LENGTHS if n not in _FREE[system])]
+        return max(self._ranges[n][0] for n in names), min(self._ranges[n][1] for n in names)
+
+    def default_condition(self) -> Tensor:
+        """A system that fits the ranges, with any volume."""
+        fitting = [i for i, s in enumerate(CRYSTAL_LATTICE_SYSTEMS) if self.volume_range(s) is not None]
+        return torch.tensor([float(fitting[0]), float("-inf"), float("inf")], dtype=torch.float64, device=self.device)
+
+    def start(self, condition: Tensor) -> Tensor:
+        states = torch.zeros(len(condition), self.state_size, dtype=torch.float64, device=condition.device)
+        states[:, 3:6] = self._fixed_angles[condition[:, 0].long()]
+        states[:, 7] = condition[:, 0] + 1
+        states[:, 8:] = condition[:, 1:]
+        return states
+
+    def _system(self, states: Tensor) -> Tensor:
+        return (states[:, 7].long() - 1).clamp_min(0)
+
+    def next_head(self, states: Tensor) -> Tensor:
+        return self._following[self._system(states), states[:, 6].long()]
+
+    def previous_head(self, states: Tensor) -> Tensor:
+        return self._preceding[self._system(states), states[:, 6].long()]
+
+    def encode(self, head: str, states: Tensor) -> Tensor:
+        """Parameters drawn so far, the share of them, and the range of volumes [log Å³ / 10]."""
+        # An open range of volumes has infinite ends; beyond e^15 Å³ there is nothing to tell apart.
+        volumes = states[:, 8:].clamp(-15.0, 15.0) / 10
+        return torch.cat([self.encode_terminal(states), states[:, 6:7] / 6, volumes.float()], 1).float()
+
+    def encode_terminal(self, states: Tensor) -> Tensor:
+        """(n, 6) float32 parameters as positions in their ranges, lengths by logarithm; 0 where open."""
+        log_low, log_high = self._log_ends.unbind(1)
+        lengths, angles = states[:, :3], states[:, 3:6]
+        by_log = (lengths.clamp_min(1e-12).log() - log_low) / (log_high - log_low)
+        position = torch.cat([by_log, (angles - self._low[3:]) / self._span[3:]], 1)
+        return torch.where(states[:, :6] > 0, position, 0.0).float()
+
+    def support(self, head: str, states: Tensor) -> Tensor:
+        """(n, 2) interval of the parameter that keeps the cell closed and its volume in range."""
+        if head in ANGLES:
+            low, high = self._angle_interval(head, states)
+        else:
+            low, high = self._length_interval(head, states)
+        # At the very edge of the polytope an interval can close up; a sliver keeps its density finite.
+        return torch.stack([low, torch.maximum(high, low * (1 + 1e-9))], 1)
+
+    def _angle_interval(self, head: str, states: Tensor) -> tuple[Tensor, Tensor]:
+        # Monoclinic cells draw beta alone: with two right angles every beta closes the cell.
+        alone = self._system(states) != CRYSTAL_LATTICE_SYSTEMS.index("triclinic")
+        ends = self._ranges[head]
+        if head == "alpha":
+            ends = (float(self._corners[:, 0].min()), float(self._corners[:, 0].max()))
+            low, high = torch.full_like(states[:, 3], ends[0]), torch.full_like(states[:, 3], ends[1])
+        elif head == "beta":
+            low, high = cell_shape.beta_interval(states[:, 3], ends, self._ranges["gamma"], self._margin)
+        else:
+            low, high = cell_shape.gamma_interval(states[:, 3], states[:, 4], ends, self._margin)
+        return torch.where(alone, ends[0], low), torch.where(alone, ends[1], high)
+
+    def _length_interval(self, head: str, states: Tensor) -> tuple[Tensor, Tensor]:
+        axis = LENGTHS.index(head)
+        powers = self._powers[self._system(states)]
+        log_unit = cell_shape.unit_volume(states[:, 3:6]).log()
+        # What the lengths drawn before contribute to log V, and what those after this one can contribute.
+        done = (powers[:, :axis] * states[:, :axis].clamp_min(1e-12).log()).sum(1) + log_unit
+        later = (powers[:, axis + 1 :].unsqueeze(2) * self._log_ends[axis + 1 :]).sum(1)
+        power = powers[:, axis]
+        low = (states[:, 8] - done - later[:, 1]) / power
+        high = (states[:, 9] - done - later[:, 0]) / power
+        own_low, own_high = self._own_log_ends(axis, states)
+        return torch.maximum(low, own_low).exp(), torch.minimum(high, own_high).exp()
+
+    def _own_log_ends(self, axis: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithmic range of a length and the lengths tied to it."""
+        tied = self._powers[self._system(states)] == 0
+        tied[:, axis] = True
+        tied = tied & (axis == 0) | (torch.arange(3, device=states.device) == axis)
+        low = torch.where(tied, self._log_ends[:, 0], float("-inf")).amax(1)
+        high = torch.where(tied, self._log_ends[:, 1], float("inf")).amin(1)
+        return low, high
+
+    def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        states = states.clone()
+        value = actions[:, 0]
+        states[:, LATTICE_PARAMETERS.index(head)] = value
+        if head == "a":
+            tied = self._powers[self._system(states)] == 0
+            states[:, 1] = torch.where(tied[:, 1], value, states[:, 1])
+            states[:, 2] = torch.where(tied[:, 2], value, states[:, 2])
+        states[:, 6] += 1
+        return states
+
+    def parent_actions(self, head: str, states: Tensor) -> Tensor:
+        column = LATTICE_PARAMETERS.index(head)
+        return states[:, column : column + 1].clone()
+
+    def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        states = states.clone()
+        states[:, LATTICE_PARAMETERS.index(head)] = 0.0
+        if head == "a":
+            states[:, 1:3] = 0.0
+        states[:, 6] -= 1
+        return states
+
+    def decode(self, states: Tensor) -> Tensor:
+        """(n, 6) float64 a, b, c [Å], alpha, beta, gamma [degrees]."""
+        return states[:, :6].clone()
+
+    def atom_bounds(self, system: str, volume_per_atom: tuple[float, float] | None) -> tuple[int, float] | None:
+        """Least and largest number of atoms with which a cell of any legal shape can have a legal volume.
+
+        Args:
+            system: crystal-lattice system.
+            volume_per_atom: least and largest volume per atom [Å³], or None for no bound.
+
+        Returns:
+            the bounds, or None if the ranges hold no cell of this system. Numbers of atoms for which only some
+            shapes would do are left out, so that the angles need not look ahead to the volume.
+        """
+        volumes = self.volume_range(system)
+        if volumes is None:
+            return None
+        if volume_per_atom is None:
+            return 1, float("inf")
+        (_, least), (largest, _) = volumes
+        margin = torch.tensor(_MARGIN).exp().item()
+        low = least * margin / volume_per_atom[1]
+        high = largest / margin / volume_per_atom[0]
+        return max(1, int(-(-low // 1))), float(int(high))

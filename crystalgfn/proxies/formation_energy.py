@@ -1,0 +1,73 @@
+"""Formation energy from composition, space group and lattice parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crystalgfn.crystals import Crystals
+from crystalgfn.proxies.base import Proxy
+from crystalgfn.proxies.property_network import PropertyNetwork
+from crystalgfn.registry import PROXIES
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "formation_energy.pt"
+
+
+@PROXIES.register
+class FormationEnergy(Proxy):
+    """Formation energy [eV/atom] from composition, space group and cell, by an ensemble of small networks.
+
+    A generative model finds the inputs where a network errs, so nothing is extrapolated: every feature of the cell
+    and of the composition (volume per atom, volume over the sum of atomic volumes, lengths, cosines, numbers of
+    atoms, ...) is saturated at the range that 99.9 % of the training rows span, and the prediction of each member
+    at the lowest and highest formation energy in training. A cell far outside gets the value of a cell at the edge of
+    that range, not a worse one: whoever samples cells has to bound the volume per atom as well. The model
+    card, ``weights/formation_energy.md``, gives its percentiles, the errors and the limits.
+
+    Args:
+        weights: file that ``crystalgfn train-proxy`` wrote for the property ``formation_energy``; the shipped weights
+            if None.
+
+    Raises:
+        InputError: if the file cannot be used; the message says why.
+
+    Source: PBE(+U) formation energies of the Materials Project and WBM; energy relative to the elements' ground states.
+    """
+
+    name = "formation_energy"
+    unit = "eV/atom"
+    direction = "minimize"
+    valid_range = (-4.6, 5.2)
+
+    def __init__(self, weights: Path | str | None = None) -> None:
+        super().__init__()
+        path = SHIPPED_WEIGHTS if weights is None else Path(weights)
+        self.network = PropertyNetwork.load(path, property_name=self.name)
+
+    @torch.no_grad()
+    def forward(self, crystals: Crystals) -> Tensor:
+        """Formation energy of each crystal.
+
+        Args:
+            crystals: a batch of n crystals; counts and lengths [Å] refer to the conventional cell.
+
+        Returns:
+            (n,) float32 formation energy in eV/atom, the mean over the members of the ensemble.
+        """
+        members: Tensor = self.network(crystals)
+        return members.mean(0)
+
+    @torch.no_grad()
+    def uncertainty(self, crystals: Crystals) -> Tensor:
+        """How far the members of the ensemble are apart; no error bar, it is smaller than the error.
+
+        Args:
+            crystals: a batch of n crystals.
+
+        Returns:
+            (n,) float32 standard deviation over the members in eV/atom.
+        """
+        members: Tensor = self.network(crystals)
+        return members.std(0, correction=0)

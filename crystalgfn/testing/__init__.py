@@ -1,0 +1,22 @@
+"""Contract tests to run on one's own environments and proxies.
+
+Subclass a contract in a test file and say what to test; pytest runs every property on it::
+
+    class TestMyProxy(ProxyContract):
+        @pytest.fixture
+        def proxy(self):
+            return MyProxy()
+
+        @pytest.fixture
+        def objects(self):
+            return Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.64, 5.64, 5.64, 90, 90, 90]])
+
+This package needs pytest; nothing else in crystalgfn does.
+"""
+
+from crystalgfn.testing.environment import EnvironmentContract
+from crystalgfn.testing.proxy import ProxyContract
+from crystalgfn.testing.random_policy import RandomPolicy
+from crystalgfn.testing.walk import Transition, random_walk
+
+__all__ = ["EnvironmentContract", "ProxyContract", "RandomPolicy", "Transition", "random_walk"]

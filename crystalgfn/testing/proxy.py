@@ -1,0 +1,107 @@
+"""What every proxy must satisfy, as tests."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crystalgfn.proxies.base import Proxy
+
+
+class ProxyContract:
+    """Tests of one proxy; subclass it in a test file and provide the fixtures ``proxy`` and ``objects``.
+
+    ``objects`` is a batch as an environment's ``decode`` returns it; indexing it with a slice or a tensor of rows
+    must give a batch again. Three different objects are the least that shows anything.
+    """
+
+    @pytest.fixture
+    def tolerance(self) -> float:
+        """Largest difference, relative and absolute, between evaluations of one object in different batches."""
+        return 1e-5
+
+    def test_declares_its_property(self, proxy: Proxy) -> None:
+        """Name, unit, direction and valid range are there and make sense."""
+        kind = type(proxy).__name__
+        name = getattr(proxy, "name", None)
+        assert isinstance(name, str) and name.isidentifier(), (
+            f"{kind}.name is {name!r}; it names a CSV column and must be an identifier"
+        )
+        assert isinstance(proxy.unit, str), f"{kind}.unit is {proxy.unit!r}; it must be a string"
+        assert proxy.direction in ("minimize", "maximize"), f"{kind}.direction is {proxy.direction!r}"
+        low, high = proxy.valid_range
+        assert low < high, f"{kind}.valid_range is {proxy.valid_range}; it must be (low, high) with low < high"
+
+    def test_one_finite_value_for_each_object(self, proxy: Proxy, objects: Any) -> None:
+        """The result has shape (n,), is floating point, finite and without gradient."""
+        values = _evaluate(proxy, objects)
+        assert values.shape == (len(objects),), (
+            f"{len(objects)} objects give shape {tuple(values.shape)}; it must be ({len(objects)},)"
+        )
+        assert values.is_floating_point(), f"values are {values.dtype}; they must be floating point"
+        assert values.isfinite().all(), f"values are not finite for rows {(~values.isfinite()).nonzero()[:, 0].tolist()}"
+
+    def test_rows_do_not_interact(self, proxy: Proxy, objects: Any, tolerance: float) -> None:
+        """A batch gives the same values as its objects one by one, in any order."""
+        values = _evaluate(proxy, objects)
+        order = torch.randperm(len(objects), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(
+            _evaluate(proxy, objects[order]), values[order], rtol=tolerance, atol=tolerance,
+            msg=lambda m: f"values depend on the order of the objects\n{m}",
+        )
+        single = torch.cat([_evaluate(proxy, objects[i : i + 1]) for i in range(len(objects))])
+        torch.testing.assert_close(
+            single, values, rtol=tolerance, atol=tolerance,
+            msg=lambda m: f"values depend on the other objects of the batch\n{m}",
+        )
+
+    @pytest.mark.parametrize("n", [0, 1])
+    def test_small_batches(self, proxy: Proxy, objects: Any, n: int) -> None:
+        """A batch of no objects and one of a single object work like any other."""
+        values = _evaluate(proxy, objects[:n])
+        assert values.shape == (n,), f"{n} objects give shape {tuple(values.shape)}; it must be ({n},)"
+
+    def test_deterministic(self, proxy: Proxy, objects: Any) -> None:
+        """The same objects give the same values, and no global generator is drawn from."""
+        before = (torch.get_rng_state().tolist(), str(np.random.get_state(legacy=False)), random.getstate())
+        first, second = _evaluate(proxy, objects), _evaluate(proxy, objects)
+        after = (torch.get_rng_state().tolist(), str(np.random.get_state(legacy=False)), random.getstate())
+        assert torch.equal(first, second), "evaluating the same objects twice gives different values"
+        for name, one, two in zip(("torch", "numpy", "python"), before, after, strict=True):
+            assert one == two, f"the proxy draws from the global generator of {name}"
+
+    def test_objects_are_not_modified(self, proxy: Proxy, objects: Any) -> None:
+        """The proxy leaves the objects as they are."""
+        before = copy.deepcopy(objects)
+        _evaluate(proxy, objects)
+        for one, two in zip(_tensors(before), _tensors(objects), strict=True):
+            assert torch.equal(one, two), "the proxy modifies the objects in place"
+
+
+@torch.no_grad()
+def _evaluate(proxy: Proxy, objects: Any) -> Tensor:
+    # As in training: evaluation mode, no gradients.
+    values = proxy.eval()(objects)
+    assert isinstance(values, Tensor), f"a proxy returns a tensor, not {type(values).__name__}"
+    return values
+
+
+def _tensors(objects: Any) -> list[Tensor]:
+    """All tensors of a batch of objects: a tensor, or a dataclass, mapping or sequence of such."""
+    if isinstance(objects, Tensor):
+        return [objects]
+    if is_dataclass(objects):
+        return [t for field in fields(objects) for t in _tensors(getattr(objects, field.name))]
+    if isinstance(objects, Mapping):
+        return [t for value in objects.values() for t in _tensors(value)]
+    if isinstance(objects, Sequence) and not isinstance(objects, str | bytes):
+        return [t for value in objects for t in _tensors(value)]
+    return []

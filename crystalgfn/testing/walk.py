@@ -1,0 +1,79 @@
+"""Random walks through an environment, with every transition kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crystalgfn.envs.base import CategoricalHead, Environment
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step of a walk, for the rows of the batch whose turn it was.
+
+    Attributes:
+        head: name of the decision.
+        before: (m, state_size) the states in which it was due.
+        support: (m, support_size) the legal actions.
+        logits: (m, n_logits) what the policy could have said.
+        actions: (m, 1) the actions taken.
+        after: (m, state_size) the states they led to.
+    """
+
+    head: str
+    before: Tensor
+    support: Tensor
+    logits: Tensor
+    actions: Tensor
+    after: Tensor
+
+
+def random_walk(
+    env: Environment, n: int, generator: Generator, scale: float = 2.0
+) -> tuple[Tensor, list[Transition]]:
+    """Walk n times from the initial state to the end of the schedule, with logits drawn anew for every state.
+
+    Args:
+        env: the environment.
+        n: number of walks.
+        generator: the only source of randomness.
+        scale: standard deviation of the logits.
+
+    Returns:
+        (n, state_size) the states at the end, and the transitions in order.
+
+    Raises:
+        AssertionError: if a state in which a decision is due has no legal action.
+    """
+    states = env.initial_states(n)
+    transitions = []
+    for head in env.schedule:
+        rows = torch.nonzero(env.next_head(states) == env.head_position(head)).squeeze(1)
+        if not len(rows):
+            continue
+        before = states[rows]
+        support = env.support(head, before)
+        assert_legal_action(env, head, before, support)
+        logits = torch.empty(len(rows), env.heads[head].n_logits, device=states.device)
+        logits = logits.normal_(generator=generator) * scale
+        actions = env.heads[head].distribution(logits, support).sample(generator)
+        after = env.step(head, before, actions)
+        states = states.clone()
+        states[rows] = after
+        transitions.append(Transition(head, before, support, logits, actions, after))
+    return states, transitions
+
+
+def assert_legal_action(env: Environment, head: str, states: Tensor, support: Tensor) -> None:
+    """Assert that every state has a legal action of the head that is due there."""
+    if isinstance(env.heads[head], CategoricalHead):
+        dead, what = ~support.any(1), "no option is legal"
+    else:
+        dead, what = ~(support[:, 0] < support[:, 1]), "its interval is empty"
+    assert not dead.any(), (
+        f"dead end: {head!r} is due in {int(dead.sum())} of {len(states)} states where {what}, "
+        f"the first of them {states[dead][0].tolist()} with support {support[dead][0].tolist()}"
+    )
