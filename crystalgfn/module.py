@@ -54,7 +54,7 @@ class GFlowNet(LightningModule):
         policy: Callable[[Mapping[str, tuple[int, int]]], Policy],
         batch_size: int = 256,
         lr: float = 1e-3,
-        lr_log_z: float = 0.1,
+        lr_log_z: float = 1.0,
         lr_final: float = 0.01,
         epsilon: float = 0.0,
         epsilon_steps: int = 0,
@@ -175,6 +175,7 @@ class GFlowNet(LightningModule):
                 {"params": [self.log_z], "lr": self.lr_log_z, "name": "log_z"},
             ],
             lr=self.lr,
+            fused=True,
         )
         steps = self.trainer.max_steps
         if steps is None or steps < 1:

@@ -29,7 +29,7 @@ class ReplayBuffer(nn.Module):
         self.states: Tensor
         self.log_rewards: Tensor
         self.register_buffer("states", torch.zeros(capacity, state_size, dtype=torch.float64))
-        # Free places have reward zero: everything displaces them.
+        # Free places have reward zero and come last.
         self.register_buffer("log_rewards", torch.full((capacity,), float("-inf"), dtype=torch.float64))
 
     def __len__(self) -> int:
@@ -38,16 +38,18 @@ class ReplayBuffer(nn.Module):
     @torch.no_grad()
     def add(self, states: Tensor, log_rewards: Tensor) -> None:
         """Offer n terminal states with their finite log R; the best of old and new stay."""
-        both = torch.cat([self.states, states])
-        rewards = torch.cat([self.log_rewards, log_rewards.to(torch.float64)])
+        # Free places, which come last, stay out: they are rows of zeros, which a state may be too.
+        size = len(self)
+        both = torch.cat([self.states[:size], states])
+        rewards = torch.cat([self.log_rewards[:size], log_rewards.to(torch.float64)])
         _, inverse = torch.unique(both, dim=0, return_inverse=True)
         order = torch.argsort(inverse, stable=True)
         repeats = torch.zeros_like(rewards, dtype=torch.bool)
         repeats[order[1:]] = inverse[order[1:]] == inverse[order[:-1]]
         rewards = rewards.masked_fill(repeats, float("-inf"))
         best = torch.argsort(rewards, descending=True, stable=True)[: self.capacity]
-        self.states.copy_(both[best])
-        self.log_rewards.copy_(rewards[best])
+        self.states[: len(best)] = both[best]
+        self.log_rewards[: len(best)] = rewards[best]
 
     def sample(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Up to n states, drawn uniformly with replacement, and their log R; none from an empty buffer."""

@@ -70,6 +70,13 @@ def test_textbook_crystals(proxy: FormationEnergy, arrays: tuple, known: float) 
     assert proxy(Crystals.from_arrays(*arrays)).item() == pytest.approx(known, abs=0.2)
 
 
+def test_train_mode_changes_nothing(proxy: FormationEnergy) -> None:
+    crystals = random_crystals(20)
+    before = proxy(crystals)
+    torch.nn.Sequential(proxy).train()
+    assert torch.equal(proxy(crystals), before)
+
+
 def test_rows_do_not_interact(proxy: FormationEnergy) -> None:
     crystals = Crystals.cat([random_crystals(60), random_crystals(20, seed=1, max_elements=9)])
     together = proxy(crystals)
@@ -96,7 +103,7 @@ def test_deterministic_and_no_global_draw(proxy: FormationEnergy) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_absurd_crystals_stay_in_the_range_of_the_training_data(proxy: FormationEnergy, seed: int) -> None:
     energies = proxy(random_crystals(400, seed=seed, max_elements=1 + 3 * seed, absurd=True))
-    assert bool(energies.isfinite().all()) and -4.6 < energies.min() and energies.max() < 5.2
+    assert bool(energies.isfinite().all()) and energies.min() > -4.6 and energies.max() < 5.2
     assert energies.dtype == torch.float32 and energies.shape == (400,)
 
 
@@ -127,7 +134,7 @@ def test_single_atoms_of_every_element_are_finite(proxy: FormationEnergy, z: int
 
 
 def test_cells_beyond_the_training_range_are_saturated(proxy: FormationEnergy) -> None:
-    edges = torch.tensor([0.9, 1.0, 80.0, 100.0], dtype=torch.float64)
+    edges = torch.tensor([0.9, 1.0, 90.0, 100.0], dtype=torch.float64)
     lattice = torch.cat([edges[:, None].expand(4, 3), torch.full((4, 3), 90.0)], dim=1)
     counts = Crystals.from_arrays(*SALT).counts.expand(4, -1)
     tiny, small, large, huge = proxy(Crystals(torch.full((4,), 225), counts, lattice))
@@ -187,12 +194,12 @@ def test_weights_of_another_size_or_not_finite(tmp_path: Path) -> None:
     content = _content()
     path = tmp_path / "other.pt"
     torch.save({**content, "sizes": {**content["sizes"], "hidden": 7}}, path)
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match=r"do not fit"):
         FormationEnergy(weights=path)
     name = next(k for k in content["state"] if k.endswith("out.weight"))
     content["state"][name] = torch.full_like(content["state"][name], float("nan"))
     torch.save(content, path)
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match=r"not finite"):
         FormationEnergy(weights=path)
 
 
@@ -203,13 +210,13 @@ class _Marker:
 
 def test_damaged_and_hostile_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="none.pt: no such file"):
+    with pytest.raises(InputError, match=r"none.pt: no such file"):
         FormationEnergy(weights="none.pt")
     contents = {"text.pt": b"hello", "empty.pt": b"", "cut.pt": SHIPPED_WEIGHTS.read_bytes()[:50_000]}
-    contents["hostile.pt"] = pickle.dumps(_Marker())
+    contents["hostile.pt"] = pickle.dumps(_Marker(), protocol=2)
     for name, content in contents.items():
         Path(name).write_bytes(content)
-        with pytest.raises(InputError, match=f"{name}: cannot be read as weights"):
+        with pytest.raises(InputError, match=rf"{name}: cannot be read as weights"):
             FormationEnergy(weights=name)
     assert not Path("unpickled").exists()
 
@@ -218,7 +225,7 @@ def test_shipped_files() -> None:
     assert SHIPPED_WEIGHTS.stat().st_size <= 5_000_000
     metrics = json.loads(SHIPPED_WEIGHTS.with_suffix(".json").read_text())
     card = SHIPPED_WEIGHTS.with_suffix(".md").read_text()
-    mae = metrics["errors"]["test"]["formation_energy_kind = exact"]["mae"]
+    mae = metrics["errors"]["test"]["reference rows"]["mae"]
     assert f"{mae:.4f}" in card and mae <= 0.05
 
 
@@ -234,7 +241,7 @@ def test_fast_enough(proxy: FormationEnergy) -> None:
             times.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
-    assert min(times) < 0.15  # about 0.025 s; the limit is for busy machines
+    assert min(times) < 0.5  # about 0.025 s; the limit is for busy machines
 
 
 @pytest.mark.skipif(not DATA.is_file(), reason=f"no data at {DATA}")
@@ -247,6 +254,4 @@ def test_accuracy_on_exact_test_rows(proxy: FormationEnergy) -> None:
     error = torch.cat([proxy(table.crystals[part]) for part in rows.split(1024)]) - table.labels[rows]
     assert error.abs().mean() <= 0.05
     metrics = json.loads(SHIPPED_WEIGHTS.with_suffix(".json").read_text())
-    assert error.abs().mean().item() == pytest.approx(
-        metrics["errors"]["test"]["formation_energy_kind = exact"]["mae"], abs=1e-4
-    )
+    assert error.abs().mean().item() == pytest.approx(metrics["errors"]["test"]["reference rows"]["mae"], abs=1e-4)

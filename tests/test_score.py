@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import crystalgfn.proxies.density  # noqa: F401 - registers Density
+import crystalgfn.proxies.density
 import crystalgfn.proxies.formation_energy  # noqa: F401 - registers FormationEnergy
 from crystalgfn.commands.score import main
 from crystalgfn.errors import InputError
@@ -76,7 +76,12 @@ def test_refused(table: Path, tmp_path: Path) -> None:
             main([str(x) for x in args])
 
     out = str(tmp_path / "out.csv")
-    refused(r"unknown proxy 'Hardness'; registered: .*Density.*FormationEnergy", table, "--proxy", "Hardness", "--out", out)
+    refused(
+        r"unknown proxy 'Hardness'; registered: .*Density.*FormationEnergy", table, "--proxy", "Hardness", "--out", out
+    )
+    refused(
+        "HyperGridModes (gives no value for crystals|cannot be made)", table, "--proxy", "HyperGridModes", "--out", out
+    )
     refused("no such file", tmp_path / "none.csv", "--proxy", "Density", "--out", out)
     refused("a table ends in", table, "--proxy", "Density", "--out", tmp_path / "out.txt")
     refused("cannot be written", table, "--proxy", "Density", "--out", table / "out.csv")

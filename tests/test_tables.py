@@ -118,7 +118,9 @@ def test_bad_values_name_file_row_column_and_value(tmp_path: Path, column: str, 
 
 def test_angles_that_close_no_cell(tmp_path: Path) -> None:
     path = write(tmp_path / "table.csv", alpha=[90.0, 60.0, 90.0], beta=[90.0, 60.0, 90.0], gamma=[90.0, 150.0, 120.0])
-    with pytest.raises(InputError, match=r"row 2 .*alpha, beta, gamma: value '60.0, 60.0, 150.0' are angles of no cell"):
+    with pytest.raises(
+        InputError, match=r"row 2 .*alpha, beta, gamma: value '60.0, 60.0, 150.0' are angles of no cell"
+    ):
         read_table(path)
 
 
@@ -135,7 +137,9 @@ def test_parquet_with_missing_values_and_other_types(tmp_path: Path) -> None:
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     pd.DataFrame(ROWS).drop(columns=["a", "gamma"]).to_csv(path, index=False)
-    with pytest.raises(InputError, match=r"missing column\(s\) a, gamma, gap; the table has: name, formula, space_group"):
+    with pytest.raises(
+        InputError, match=r"missing column\(s\) a, gamma, gap; the table has: name, formula, space_group"
+    ):
         read_table(path, label="gap")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from crystalgfn import __version__
 from crystalgfn.callbacks import SampleWriter
+from crystalgfn.commands.quiet import quieten
 from crystalgfn.data import Samples
 from crystalgfn.errors import InputError
 from crystalgfn.module import GFlowNet
@@ -50,14 +52,16 @@ class CrystalGFNCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
         subcommand, rest = args[0], args[1:]
-        path = _option(rest, "--ckpt_path")
+        for config_file in [*_options(rest, "--config"), *_options(rest, "-c")]:
+            check_config(config_file)
+        path = (_options(rest, "--ckpt_path") or [None])[-1]
         # Settings of the checkpoint come first, so that a config or a flag can still change them.
         if path is not None and not {"-h", "--help"} & set(rest):
             config = read_settings(path)
-            kept = ("model",) if subcommand != "fit" else ("model", "data", "trainer", "threads")
+            kept = ("model", "data", "trainer", "threads") if subcommand == "fit" else ("model", "data")
             inherited = {key: config[key] for key in kept if key in config}
             rest = ["--config", yaml.safe_dump(inherited), *rest]
-        super().parse_arguments(parser, [subcommand, *rest])
+        self.config = parser.parse_args([subcommand, *rest])
 
     def before_instantiate_classes(self) -> None:
         threads = self.config[self.config.subcommand].threads
@@ -73,6 +77,24 @@ class CrystalGFNCLI(LightningCLI):
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             callbacks.insert(0, SaveSettings({key: self.config_dump[key] for key in keys}))
         return trainer
+
+
+def check_config(path: str) -> None:
+    """Check that a config can be read at all; what it says is checked by the parser.
+
+    Raises:
+        InputError: if the file is missing, or does not hold YAML settings.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"config: there is no file {path}")
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config: {path} is no YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"config: {path} must hold settings by name (model, data, trainer), not a {type(content).__name__}"
+        )
 
 
 def read_settings(path: str) -> dict[str, Any]:
@@ -107,8 +129,9 @@ def main(args: list[str]) -> int:
     Args:
         args: the command, then its options.
     """
+    quieten()
     load_everything()
-    trainer_defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
+    trainer_defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     if args[0] == "predict":
         trainer_defaults["callbacks"] = SampleWriter()
     if args[0] != "fit":
@@ -128,15 +151,10 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _option(args: list[str], name: str) -> str | None:
-    """Value of an option in either of its spellings, the last one if it is repeated."""
-    value = None
-    for position, argument in enumerate(args):
-        if argument.startswith(name + "="):
-            value = argument[len(name) + 1 :]
-        elif argument == name and position + 1 < len(args):
-            value = args[position + 1]
-    return value
+def _options(args: list[str], name: str) -> list[str]:
+    """Values of an option, in either of its spellings."""
+    following = [value for argument, value in pairwise(args) if argument == name]
+    return following + [argument[len(name) + 1 :] for argument in args if argument.startswith(name + "=")]
 
 
 def _first_line(error: BaseException) -> str:

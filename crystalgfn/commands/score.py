@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from crystalgfn.proxies.base import Proxy
 
@@ -79,18 +80,40 @@ def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tu
     taken = [column for column in (model.name, REASON) if column in data.frame.columns]
     if taken:
         raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
-    values = torch.full((len(data.frame),), float("nan"), dtype=torch.float64)
+    # In the proxy's own precision: a float32 written as float64 shows digits that mean nothing.
+    values = torch.full((len(data.frame),), float("nan"), dtype=_precision(model, proxy))
     reasons = ["" if problem is None else str(problem) for problem in data.problems]
     with torch.no_grad():
         for start in range(0, len(data.rows), BATCH):
             part = slice(start, start + BATCH)
-            values[data.rows[part]] = model(data.crystals[part]).to(torch.float64)
+            values[data.rows[part]] = model(data.crystals[part])
     for row in data.rows[~values[data.rows].isfinite()].tolist():
         reasons[row] = f"{proxy} gives no finite value"
         values[row] = float("nan")
-    frame = data.frame.reset_index(drop=True).assign(**{model.name: values.numpy(), REASON: reasons})
+    frame = data.frame.reset_index(drop=True)
+    frame[model.name] = values.numpy()
+    frame[REASON] = reasons
     write_frame(frame, out)
     return frame, model.name, model.unit
+
+
+def _precision(model: Proxy, name: str) -> torch.dtype:
+    """Type of the numbers that a proxy gives for a crystal, here rock salt.
+
+    Raises:
+        InputError: if it gives none: there are proxies of other objects.
+    """
+    import torch
+
+    from crystalgfn.crystals import Crystals
+    from crystalgfn.errors import InputError
+
+    salt = Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.69, 5.69, 5.69, 90, 90, 90]])
+    try:
+        with torch.no_grad():
+            return model(salt).dtype
+    except Exception as error:  # whatever a proxy of other objects stumbles over
+        raise InputError(f"--proxy: {name} gives no value for crystals: {type(error).__name__}: {error}") from None
 
 
 def _make(name: str, weights: Path | None) -> Proxy:

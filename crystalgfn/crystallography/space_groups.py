@@ -163,7 +163,8 @@ def _read_cache(path: Path) -> tuple[SpaceGroupInfo, ...] | None:
 
 
 def _from_json(row: dict[str, Any]) -> SpaceGroupInfo:
-    return SpaceGroupInfo(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    return SpaceGroupInfo(**values)
 
 
 def _write_cache(path: Path, groups: Sequence[SpaceGroupInfo]) -> None:

@@ -242,7 +242,8 @@ class Composition(Stage):
         for i in range(min(self._largest, self._n)):
             count = counts.gather(1, elements[:, i : i + 1]).squeeze(1)
             next_node, next_charges = self._read(elements[:, i], (count - 1).clamp_min(0), node, charges)
-            node = torch.where(count > 0, next_node, node)
+            # Once nowhere, always nowhere: -1 as an index would read the last node.
+            node = torch.where((count > 0) & (node >= 0), next_node, node)
             charges = torch.where((count > 0).unsqueeze(1), next_charges, charges)
         states[:, self._node] = (node + 1).to(torch.float64)
         states[:, self._words] = charges.to(torch.float64)

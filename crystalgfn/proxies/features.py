@@ -193,26 +193,23 @@ class CrystalFeatures(nn.Module):
             ],
             dim=1,
         )
-        composition = self._composition(fractions, fraction, row, place, element, n_sites)
-        rows = torch.cat([composition, self._cell(crystals, n_atoms, n_sites, group)], dim=1)
+        composition = self._composition(fractions, element, start, n_sites)
+        rows = torch.cat([composition, self._cell(crystals, fractions, n_atoms, n_sites, group)], dim=1)
         return Features(rows, fractions, group, prototype, n_sites, element, capped, site)
 
-    def _composition(
-        self, fractions: Tensor, fraction: Tensor, row: Tensor, place: Tensor, element: Tensor, n_sites: Tensor
-    ) -> Tensor:
+    def _composition(self, fractions: Tensor, element: Tensor, start: Tensor, n_sites: Tensor) -> Tensor:
         """(n, 4 p) mean, standard deviation, least and largest of each element property."""
         mean = fractions @ self.properties
         # E[x²] - E[x]² loses digits only where the deviation is small; properties are scaled to unit variance.
         deviation = (fractions @ self.properties.square() - mean.square()).clamp_min(1e-6).sqrt()
-        n, width = mean.shape[0], int(n_sites.max()) if n_sites.numel() else 1
-        padded = self.properties.new_full((n, width, mean.shape[1]), math.inf)
-        values = self.properties[element]
-        padded[row, place] = values
-        least = padded.amin(1)
-        padded = padded.masked_fill(padded.isinf(), -math.inf)
-        return torch.cat([mean, deviation, least, padded.amax(1)], dim=1)
+        # Crystals with fewer elements than the widest one repeat their first element, which changes no extreme.
+        width = int(n_sites.max()) if n_sites.numel() else 1
+        places = torch.arange(width, device=start.device)
+        sites = start[:, None] + torch.where(places < n_sites[:, None], places, 0)
+        values = self.properties[element[sites]]
+        return torch.cat([mean, deviation, values.amin(1), values.amax(1)], dim=1)
 
-    def _cell(self, crystals: Crystals, n_atoms: Tensor, n_sites: Tensor, group: Tensor) -> Tensor:
+    def _cell(self, crystals: Crystals, fractions: Tensor, n_atoms: Tensor, n_sites: Tensor, group: Tensor) -> Tensor:
         """(n, 18) size and shape of the cell, in logarithms and cosines."""
         lengths = crystals.lattice[:, :3].log()
         cosines = torch.cos(torch.deg2rad(crystals.lattice[:, 3:]))
@@ -231,7 +228,7 @@ class CrystalFeatures(nn.Module):
             n_atoms.log()[:, None],
             (n_atoms / self.multiplicity[group]).log()[:, None],
             n_sites[:, None],
-            ((crystals.counts / n_atoms[:, None]).amax(1, keepdim=True)),
+            fractions.amax(1, keepdim=True),
         ]
         return torch.cat([c.float() for c in columns], dim=1)
 

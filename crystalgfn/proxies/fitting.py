@@ -52,6 +52,7 @@ def fit_ensemble(
     model: PropertyNetwork,
     crystals: Crystals,
     target: Tensor,
+    weight: Tensor,
     train: Tensor,
     val: Tensor,
     config: OptimizerConfig,
@@ -64,6 +65,7 @@ def fit_ensemble(
         model: an untrained network, scaled to the training rows.
         crystals: n crystals.
         target: (n,) float32, their property.
+        weight: (n,) weight of each crystal in the loss.
         train: indices of the training rows.
         val: indices of the validation rows; they decide nothing here, their error is only shown.
         config: how to train.
@@ -71,6 +73,7 @@ def fit_ensemble(
         log: takes one line an epoch.
     """
     features = model.inputs(crystals)
+    weight = weight / weight[train].mean()
     held_out, held_out_target = features[val], target[val]
     total = torch.zeros_like(held_out_target)
     for number, member in enumerate(model.members, start=1):
@@ -78,7 +81,7 @@ def fit_ensemble(
         generator = torch.Generator().manual_seed(1000 * seed + number)
         title = f"member {number}/{len(model.members)}"
         prediction = _fit_member(
-            model, member, features, target, train, held_out, held_out_target, config, generator, title, log
+            model, member, features, target, weight, train, held_out, held_out_target, config, generator, title, log
         )
         total += prediction
         log(f"mean of {number} member(s): val MAE {_mae(total / number, held_out_target):.4f} {model.unit}")
@@ -89,6 +92,7 @@ def _fit_member(
     member: Member,
     features: Features,
     target: Tensor,
+    weight: Tensor,
     train: Tensor,
     held_out: Features,
     held_out_target: Tensor,
@@ -120,7 +124,8 @@ def _fit_member(
         for batch in train[torch.randperm(len(train), generator=generator)].split(config.batch_size):
             inputs = _disturbed(features[batch], config, generator)
             output = member(inputs, Sites.of(inputs))
-            loss = smooth_l1_loss(output, scaled[batch], beta=config.loss_beta)
+            losses = smooth_l1_loss(output, scaled[batch], beta=config.loss_beta, reduction="none")
+            loss = (weight[batch] * losses).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(member.parameters(), config.gradient_clip)

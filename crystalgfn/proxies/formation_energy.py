@@ -45,6 +45,12 @@ class FormationEnergy(Proxy):
         super().__init__()
         path = SHIPPED_WEIGHTS if weights is None else Path(weights)
         self.network = PropertyNetwork.load(path, property_name=self.name)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> FormationEnergy:
+        """Stay in evaluation mode: a trainer that switches all its modules must not switch dropout on here."""
+        super().train(False)
+        return self
 
     @torch.no_grad()
     def forward(self, crystals: Crystals) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from crystalgfn.crystallography.elements import atomic_numbers
 from crystalgfn.errors import InputError
 from crystalgfn.tables import CrystalTable, atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VOLUME_PERCENTILES = (0.1, 0.5, 1, 5, 50, 95, 99, 99.5, 99.9)
 LABEL_PERCENTILES = (5, 50)
@@ -30,39 +34,58 @@ LIMITS = """\
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """Which labels are reference values; the others are known less exactly or come from another population.
+
+    Attributes:
+        column: column that says so; null if all labels are reference values.
+        value: value of that column in reference rows; headline errors are those of these rows.
+        other_weight: weight of any other row in the training loss, where a reference row weighs 1.
+    """
+
+    column: str | None = None
+    value: str = "exact"
+    other_weight: float = 1.0
+
+    def rows(self, table: CrystalTable) -> Tensor:
+        """(k,) bool, which of the usable rows of a table have reference labels."""
+        if self.column is None:
+            return torch.ones(len(table.rows), dtype=torch.bool)
+        values = table.frame[self.column].iloc[table.rows.tolist()]
+        return torch.tensor((values == self.value).tolist(), dtype=torch.bool)
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """What the model card tells apart.
 
     Attributes:
-        reference_column: column that says which labels are reference values; null if all are.
-        reference_value: value of that column; headline errors are those of these rows.
         group_columns: columns by whose values errors are listed.
         elements: errors and label percentiles are also given for crystals of these elements alone.
     """
 
-    reference_column: str | None = None
-    reference_value: str = "exact"
     group_columns: tuple[str, ...] = ()
     elements: tuple[str, ...] = ()
 
 
-def check_report(report: ReportConfig, table: CrystalTable) -> None:
+def check_report(reference: ReferenceConfig, report: ReportConfig, table: CrystalTable) -> None:
     """Make sure that the card can be written, before training.
 
     Raises:
         InputError: for a column that the table does not have or an unknown element.
     """
-    columns = [*report.group_columns, *([report.reference_column] if report.reference_column else [])]
+    columns = [*report.group_columns, *([reference.column] if reference.column else [])]
     missing = [column for column in columns if column not in table.frame.columns]
     if missing:
         present = ", ".join(str(c) for c in table.frame.columns)
-        raise InputError(f"report: {table.path} has no column(s) {', '.join(missing)}; it has: {present}")
+        raise InputError(f"reference, report: {table.path} has no column(s) {', '.join(missing)}; it has: {present}")
     unknown = [symbol for symbol in report.elements if symbol not in atomic_numbers()]
     if unknown:
         raise InputError(f"report.elements: unknown element(s) {', '.join(unknown)}")
 
 
 def write_report(
+    reference: ReferenceConfig,
     report: ReportConfig,
     table: CrystalTable,
     rows: dict[str, Tensor],
@@ -75,6 +98,7 @@ def write_report(
     """Write the metrics and the model card.
 
     Args:
+        reference: which labels are reference values.
         report: what is told apart.
         table: the table with all usable rows.
         rows: indices of the rows of each split.
@@ -92,7 +116,7 @@ def write_report(
         "rows": {name: len(index) for name, index in rows.items()},
         "dropped": dropped,
         "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
-        "errors": {name: errors(report, table, rows[name], predictions) for name in ("val", "test")},
+        "errors": {name: errors(reference, report, table, rows[name], predictions) for name in ("val", "test")},
         "volume_per_atom_percentiles": _percentiles(
             (table.crystals.volume / table.crystals.n_atoms)[rows["train"]], VOLUME_PERCENTILES
         ),
@@ -101,11 +125,13 @@ def write_report(
     with atomic_path(metrics_path) as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n")
     with atomic_path(card) as temporary:
-        temporary.write_text(model_card(metrics, report))
+        temporary.write_text(model_card(metrics, reference, report))
     return metrics
 
 
-def errors(report: ReportConfig, table: CrystalTable, rows: Tensor, predictions: Tensor) -> dict[str, Any]:
+def errors(
+    reference: ReferenceConfig, report: ReportConfig, table: CrystalTable, rows: Tensor, predictions: Tensor
+) -> dict[str, Any]:
     """Errors of the ensemble on some rows, by group.
 
     Returns:
@@ -116,26 +142,21 @@ def errors(report: ReportConfig, table: CrystalTable, rows: Tensor, predictions:
     labels = table.labels[rows]
     mean, spread = predictions[:, rows].mean(0), predictions[:, rows].std(0, correction=0)
     frame = table.frame.iloc[table.rows[rows].tolist()]
-    reference = torch.ones(len(rows), dtype=torch.bool)
-    groups: dict[str, Tensor] = {"all rows": reference}
-    if report.reference_column is not None:
-        reference = torch.tensor((frame[report.reference_column] == report.reference_value).tolist(), dtype=torch.bool)
-        groups[f"{report.reference_column} = {report.reference_value}"] = reference
-        for value in sorted(frame[report.reference_column].dropna().astype(str).unique()):
-            if value != report.reference_value:
-                chosen = (frame[report.reference_column] == value).tolist()
-                groups[f"{report.reference_column} = {value}"] = torch.tensor(chosen, dtype=torch.bool)
+    exact = reference.rows(table)[rows]
+    groups: dict[str, Tensor] = {"all rows": torch.ones(len(rows), dtype=torch.bool)}
+    if reference.column is not None:
+        groups["reference rows"] = exact
+        groups |= {f"{reference.column} = {value}": mask for value, mask in _by_value(frame, reference.column).items()}
+        groups.pop(f"{reference.column} = {reference.value}", None)
     for column in report.group_columns:
-        for value in sorted(frame[column].dropna().astype(str).unique()):
-            chosen = torch.tensor((frame[column].astype(str) == value).tolist(), dtype=torch.bool)
-            groups[f"reference, {column} = {value}"] = reference & chosen
+        groups |= {f"reference, {column} = {v}": exact & mask for v, mask in _by_value(frame, column).items()}
     if report.elements:
-        groups["reference, chosen elements only"] = reference & _within(report, table, rows)
+        groups["reference, chosen elements only"] = exact & _within(report, table, rows)
     result: dict[str, Any] = {}
     for name, mask in groups.items():
         if bool(mask.any()):
             result[name] = _errors(mean[mask], spread[mask], labels[mask])
-    result["members"] = [float((p[rows] - labels)[reference].abs().mean()) for p in predictions]
+    result["members"] = [float((p[rows] - labels)[exact].abs().mean()) for p in predictions]
     return result
 
 
@@ -149,7 +170,7 @@ def label_percentiles(report: ReportConfig, table: CrystalTable, rows: Tensor) -
     return result
 
 
-def model_card(metrics: dict[str, Any], report: ReportConfig) -> str:
+def model_card(metrics: dict[str, Any], reference: ReferenceConfig, report: ReportConfig) -> str:
     """The model card, in Markdown."""
     settings = metrics["settings"]
     unit = settings["unit"]
@@ -165,6 +186,11 @@ def model_card(metrics: dict[str, Any], report: ReportConfig) -> str:
         *[f"- Left out: {count} rows, {reason}." for reason, count in metrics["dropped"].items()],
         f"- Training rows have a volume per atom of {' to '.join(map(str, settings['volume_per_atom_limits']))} Å³; "
         "validation and test rows are not filtered.",
+        *(
+            [f"- Weight in the loss: 1 for reference rows, {reference.other_weight:g} for the others."]
+            if reference.column
+            else []
+        ),
         f"- Network: {_settings(settings['network'])}.",
         f"- Optimizer: {_settings(settings['optimizer'])}.",
         *([f"- Command: `{settings['command']}`."] if settings["command"] else []),
@@ -175,7 +201,12 @@ def model_card(metrics: dict[str, Any], report: ReportConfig) -> str:
         "",
     ]
     for split, title in (("test", "Test rows, evaluated once"), ("val", "Validation rows")):
-        lines += [f"{title}:", "", "| rows | n | MAE | RMSE | mean error | spread of members |", "|---|--:|--:|--:|--:|--:|"]
+        lines += [
+            f"{title}:",
+            "",
+            "| rows | n | MAE | RMSE | mean error | spread of members |",
+            "|---|--:|--:|--:|--:|--:|",
+        ]
         for name, e in metrics["errors"][split].items():
             if name != "members":
                 lines.append(
@@ -183,8 +214,8 @@ def model_card(metrics: dict[str, Any], report: ReportConfig) -> str:
                 )
         single = ", ".join(f"{value:.4f}" for value in metrics["errors"][split]["members"])
         lines += ["", f"MAE of the single members on the reference rows: {single}.", ""]
-    if report.reference_column:
-        lines += [f"Reference rows: those with `{report.reference_column}` = {report.reference_value}.", ""]
+    if reference.column:
+        lines += [f"Reference rows: those with `{reference.column}` = {reference.value}.", ""]
     if report.elements:
         lines += [f"Chosen elements: {' '.join(report.elements)}.", ""]
     lines += [
@@ -202,6 +233,12 @@ def model_card(metrics: dict[str, Any], report: ReportConfig) -> str:
     return "\n".join(lines)
 
 
+def _by_value(frame: pd.DataFrame, column: str) -> dict[str, Tensor]:
+    """Mask of the rows with each value of a column, missing values left out."""
+    values = frame[column].dropna().astype(str).unique()
+    return {v: torch.tensor((frame[column].astype(str) == v).tolist(), dtype=torch.bool) for v in sorted(values)}
+
+
 def _errors(mean: Tensor, spread: Tensor, labels: Tensor) -> dict[str, float]:
     error = mean - labels
     together = torch.stack([spread.double(), error.abs().double()])
@@ -212,7 +249,7 @@ def _errors(mean: Tensor, spread: Tensor, labels: Tensor) -> dict[str, float]:
         "rmse": float(error.square().mean().sqrt()),
         "bias": float(error.mean()),
         "spread": float(spread.mean()),
-        "spread_error_correlation": correlation if correlation == correlation else 0.0,
+        "spread_error_correlation": 0.0 if math.isnan(correlation) else correlation,
     }
 
 

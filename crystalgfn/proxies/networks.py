@@ -50,11 +50,13 @@ class Sites:
 
     Attributes:
         row: (m,) crystal of each site.
+        fraction: (m, 1) atomic fraction of each site.
         receiver: (p,) site that receives the message of each ordered pair of sites of one crystal.
         sender: (p,) site that sends it.
     """
 
     row: Tensor
+    fraction: Tensor
     receiver: Tensor
     sender: Tensor
 
@@ -68,7 +70,7 @@ class Sites:
         sender = ragged_ranges(starts, partners)
         sites = torch.arange(row.shape[0], device=row.device)
         receiver = torch.repeat_interleave(sites, partners, output_size=sender.shape[0])
-        return cls(row, receiver, sender)
+        return cls(row, features.fractions[row, features.element][:, None], receiver, sender)
 
 
 class Member(nn.Module):
@@ -116,10 +118,9 @@ class Member(nn.Module):
         element = self.element(self.properties) + self.element_own.weight
         site = element.index_select(0, features.element) + self.count_own(features.count) + self.site(features.site)
         site = silu(site + self.context_to_site(context).index_select(0, sites.row))
-        fraction = features.fractions[sites.row, features.element][:, None]
         for message in self.messages:
-            site = message(site, fraction, sites)
-        pooled = site.new_zeros(len(features), site.shape[1]).index_add(0, sites.row, fraction * site)
+            site = message(site, sites)
+        pooled = site.new_zeros(len(features), site.shape[1]).index_add(0, sites.row, sites.fraction * site)
         summed = torch.cat([described, context, pooled], dim=1)
         hidden = self.drop(silu(self.read(summed) + self.fractions(features.fractions)))
         for block in self.blocks:
@@ -137,10 +138,10 @@ class Message(nn.Module):
         self.send = nn.Linear(size, size, bias=False)
         self.update = nn.Linear(size, size)
 
-    def forward(self, site: Tensor, fraction: Tensor, sites: Sites) -> Tensor:
+    def forward(self, site: Tensor, sites: Sites) -> Tensor:
         received = self.receive(site).index_select(0, sites.receiver)
         sent = self.send(site).index_select(0, sites.sender)
-        pair = silu(received + sent) * fraction.index_select(0, sites.sender)
+        pair = silu(received + sent) * sites.fraction.index_select(0, sites.sender)
         heard = torch.zeros_like(site).index_add(0, sites.receiver, pair)
         update: Tensor = self.update(heard)
         return site + update

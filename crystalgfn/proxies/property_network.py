@@ -187,8 +187,9 @@ class PropertyNetwork(nn.Module):
         # Initial weights are drawn and overwritten: nobody else's random numbers may change through it.
         with torch.random.fork_rng(devices=[]):
             network = cls(NetworkSizes(**sizes), volumes, prototypes, content["property"], content["unit"])
-        network.load_state_dict({k: v.float() if v.is_floating_point() and v.dtype != torch.float64 else v
-                                 for k, v in state.items()})
+        network.load_state_dict(
+            {k: v.float() if v.is_floating_point() and v.dtype != torch.float64 else v for k, v in state.items()}
+        )
         network.about = content["about"]
         return network
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from crystalgfn.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.fitting import EVALUATION_BATCH, OptimizerConfig, fit_ensemble
-from crystalgfn.proxies.model_card import ReportConfig, check_report, write_report
+from crystalgfn.proxies.model_card import ReferenceConfig, ReportConfig, check_report, write_report
 from crystalgfn.proxies.networks import NetworkSizes
 from crystalgfn.proxies.property_network import PropertyNetwork
 from crystalgfn.tables import CrystalTable, check_writable, read_table
@@ -66,9 +66,10 @@ def train_proxy(
     unit: str = "eV/atom",
     seed: int = 0,
     threads: int = 1,
-    network: NetworkSizes = NetworkSizes(),
-    optimizer: OptimizerConfig = OptimizerConfig(),
-    report: ReportConfig = ReportConfig(),
+    network: NetworkSizes = NetworkSizes(),  # noqa: B008 - frozen
+    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+    reference: ReferenceConfig = ReferenceConfig(),  # noqa: B008 - frozen
+    report: ReportConfig = ReportConfig(),  # noqa: B008 - frozen
     command: str = "",
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -86,6 +87,7 @@ def train_proxy(
         threads: threads of torch while training.
         network: sizes of the network.
         optimizer: how it is trained.
+        reference: which labels are reference values, and what the other rows weigh.
         report: what the model card tells apart.
         command: the command line, for the model card.
         log: takes each line of progress.
@@ -98,13 +100,13 @@ def train_proxy(
             checked before training.
     """
     started = time.time()
-    _check_settings(out, seed, threads, network, optimizer)
+    _check_settings(out, seed, threads, network, optimizer, reference)
     outputs = {kind: out.with_suffix(suffix) for kind, suffix in (("card", ".md"), ("metrics", ".json"))}
     for path in (out, *outputs.values()):
         check_writable(path)
     split = split_table(data, seed)
     table = split.table
-    check_report(report, table)
+    check_report(reference, report, table)
     log(f"{data.path}: {', '.join(f'{len(split.rows[name])} {name}' for name in SPLITS)} rows ({split.split_by})")
     for reason, count in split.dropped.items():
         log(f"left out: {count} rows, {reason}")
@@ -125,7 +127,16 @@ def train_proxy(
                 property_name,
                 unit,
             )
-            fit_ensemble(model, table.crystals, target, train, split.rows["val"], optimizer, seed, log)
+            exact = reference.rows(table)
+            weight = torch.where(exact, 1.0, reference.other_weight)
+            if not bool((weight[train] > 0).any()):
+                raise InputError(
+                    f"{data.path}: no training row has a weight: none is {reference.column} = {reference.value}"
+                )
+            val = split.rows["val"]
+            # Epochs are judged on reference rows, unless there are none.
+            judged = val[exact[val]] if bool(exact[val].any()) else val
+            fit_ensemble(model, table.crystals, target, weight, train, judged, optimizer, seed, log)
         model.eval().requires_grad_(False)
         seconds = time.time() - started
         model.about = {"seed": seed, "rows": len(train), "label": data.label}
@@ -136,6 +147,7 @@ def train_proxy(
     finally:
         torch.set_num_threads(threads_before)
     metrics = write_report(
+        reference,
         report,
         split.table,
         split.rows,
@@ -242,7 +254,7 @@ def _filter(data: DataConfig, crystals: Crystals, labels: Tensor, rows: Tensor, 
 
 
 def _check_settings(
-    out: Path, seed: int, threads: int, network: NetworkSizes, optimizer: OptimizerConfig
+    out: Path, seed: int, threads: int, network: NetworkSizes, optimizer: OptimizerConfig, reference: ReferenceConfig
 ) -> None:
     """Refuse settings that cannot work, with the name of the field."""
     if out.suffix != ".pt":
@@ -266,6 +278,7 @@ def _check_settings(
         ("optimizer.feature_noise", optimizer.feature_noise, 0, 1),
         ("optimizer.prototype_dropout", optimizer.prototype_dropout, 0, 1),
         ("optimizer.min_prototype_rows", optimizer.min_prototype_rows, 1, 1_000_000),
+        ("reference.other_weight", reference.other_weight, 0, 1000),
         ("optimizer.gradient_clip", optimizer.gradient_clip, 1e-6, 1e6),
     ]
     for name, value, lowest, highest in limits:

@@ -1,0 +1,202 @@
+"""The table of the README: what a trained model samples, beside the figures of the paper.
+
+    python benchmarks/main_job.py samples.csv --config configs/eform.yaml [--reference TABLE]
+
+Reads a table that ``crystalgfn predict`` wrote for a formation-energy model, checks every crystal with pyxtal and
+pymatgen alone, and prints a Markdown table. With a reference table (columns formula, formation_energy, split) it also
+gives the percentiles of its validation rows within the config's elements.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from crystalgfn.crystallography import space_groups
+
+PAPER = {
+    "samples": "10,000, all unique",
+    "median": "−3.1 to −3.2",
+    "below": "95 %",
+    "elements": "22 of 22; 15",
+    "groups": "73 of 113; 19",
+    "systems": "8 of 8; 4",
+    "points": "5 of 5; 4",
+    "held": "not reported",
+    "correlation": "not reported",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", type=Path)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--reference", type=Path)
+    options = parser.parse_args()
+    table = pd.read_csv(options.samples)
+    settings = yaml.safe_load(options.config.read_text())["model"]["env"]["init_args"]
+    problems = [problem for row in table.itertuples() if (problem := violation(row, settings))]
+    rows = summary(table, settings, len(table) - len(problems))
+    print("| | paper | here |\n|---|---|---|")
+    for name, key, value in rows:
+        print(f"| {name} | {PAPER[key]} | {value} |")
+    for problem in problems[:10]:
+        print(problem)
+    if options.reference is not None:
+        print(reference_line(options.reference, settings["elements"]))
+
+
+def summary(table: pd.DataFrame, settings: dict, held: int) -> list[tuple[str, str, str]]:
+    """Name, key of the paper's figure, and ours, for each row of the table."""
+    top = table.nsmallest(100, "formation_energy")
+    n_groups, n_elements = len(allowed_groups(settings["space_groups"])), len(settings["elements"])
+
+    def both(count, possible: int | None = None) -> str:
+        return f"{count(table)}{f' of {possible}' if possible else ''}; {count(top)}"
+
+    key = table[["formula", "space_group"]].astype(str).agg("/".join, axis=1)
+    energy = table.formation_energy
+    return [
+        ("samples, unique", "samples", f"{len(table):,}, {len(table.drop_duplicates(CELL)):,} unique"),
+        ("median formation energy [eV/atom]", "median", f"{energy.median():.2f}"),
+        ("below −2 eV/atom", "below", f"{(energy < -2).mean():.1%}"),
+        ("elements; in the top 100", "elements", both(lambda t: len(elements_of(t)), n_elements)),
+        ("space groups; in the top 100", "groups", both(lambda t: t.space_group.nunique(), n_groups)),
+        ("crystal-lattice systems; in the top 100", "systems", both(lambda t: classes(t, "crystal_lattice_system"), 8)),
+        ("point symmetries; in the top 100", "points", both(lambda t: classes(t, "point_symmetry"), 5)),
+        ("different compositions in a group", "held", f"{key.nunique():,}"),
+        ("all constraints held", "held", f"{held:,} of {len(table):,}"),
+        ("correlation of log p and log R", "correlation", f"{table.log_pf.corr(table.log_reward):.3f}"),
+    ]
+
+
+CELL = ["formula", "space_group", "a", "b", "c", "alpha", "beta", "gamma"]
+
+
+def elements_of(table: pd.DataFrame) -> set[str]:
+    return {symbol for formula in table.formula for symbol in counts_of(formula)}
+
+
+def classes(table: pd.DataFrame, kind: str) -> int:
+    return len({getattr(space_groups()[number - 1], kind) for number in table.space_group})
+
+
+@cache
+def counts_of(formula: str) -> dict[str, int]:
+    return {symbol: int(count) for symbol, count in re.findall(r"([A-Z][a-z]?)(\d+)", formula)}
+
+
+def allowed_groups(entries: list) -> set[int]:
+    ends = [str(entry).split("-") for entry in entries]
+    return {number for end in ends for number in range(int(end[0]), int(end[-1]) + 1)}
+
+
+def violation(row, settings: dict) -> str | None:
+    """What is wrong with a crystal, by pyxtal and pymatgen; None if nothing is."""
+    from pymatgen.core import Lattice
+
+    counts = counts_of(row.formula)
+    lengths, angles = np.array([row.a, row.b, row.c]), np.array([row.alpha, row.beta, row.gamma])
+    volume = Lattice.from_parameters(*lengths, *angles).volume
+    n_atoms, n_elements = sum(counts.values()), len(counts)
+    # Table values are decimal numbers of full precision; 1e-6 covers sums and roots of them.
+    checks = {
+        "group": row.space_group in allowed_groups(settings["space_groups"]),
+        "elements": set(counts) <= set(settings["elements"]),
+        "number of elements": settings["min_elements"] <= n_elements <= settings["max_elements"],
+        "number of atoms": settings["min_atoms"] <= n_atoms <= settings["max_atoms"],
+        "atoms of an element": all(
+            settings["min_atoms_per_element"] <= n <= settings["max_atoms_per_element"] for n in counts.values()
+        ),
+        "charge": is_neutral(tuple(sorted(counts.items()))),
+        "Wyckoff positions": fits(row.space_group, tuple(sorted(counts.values()))),
+        "lengths": within(lengths, settings["lengths"]),
+        "angles": within(angles, settings["angles"]),
+        "volume": volume > 1e-3,
+        "lattice system": is_lattice_of(row.space_group, lengths, angles),
+        "oxidation states": states_are_right(row.oxidation_states, counts),
+    }
+    if settings["volume_per_atom"] is not None:
+        checks["volume per atom"] = within(np.array([volume / n_atoms]), settings["volume_per_atom"])
+    broken = [name for name, holds in checks.items() if not holds]
+    return f"{row.formula} ({row.space_group}): {', '.join(broken)}" if broken else None
+
+
+def within(values: np.ndarray, ends: list[float]) -> bool:
+    return bool((values >= ends[0] * (1 - 1e-6)).all() and (values <= ends[1] * (1 + 1e-6)).all())
+
+
+@cache
+def is_neutral(counts: tuple[tuple[str, int], ...]) -> bool:
+    """Whether one common oxidation state for each element makes the charges sum to zero."""
+    from pymatgen.core import Element
+
+    states = [[s for s in Element(symbol).common_oxidation_states if s] for symbol, _ in counts]
+    return any(
+        sum(s * n for s, (_, n) in zip(choice, counts, strict=True)) == 0 for choice in itertools.product(*states)
+    )
+
+
+@cache
+def fits(number: int, counts: tuple[int, ...]) -> bool:
+    from pyxtal.symmetry import Group
+
+    return bool(_group(number, Group).check_compatible(list(counts))[0])
+
+
+@cache
+def _group(number: int, cls):
+    return cls(number)
+
+
+def is_lattice_of(number: int, lengths: np.ndarray, angles: np.ndarray) -> bool:
+    """Whether the conventional cell has the shape that the group's crystal system prescribes."""
+    from pymatgen.symmetry.groups import SpaceGroup
+
+    system = SpaceGroup.from_int_number(number).crystal_system
+    (a, b, c), right = lengths, np.isclose(angles, 90)
+    if system == "triclinic":
+        return True
+    if system == "monoclinic":
+        return bool(right[0] and right[2])
+    if system in ("trigonal", "hexagonal"):
+        return bool(np.isclose(a, b) and right[:2].all() and np.isclose(angles[2], 120))
+    shape = {"orthorhombic": True, "tetragonal": np.isclose(a, b), "cubic": np.isclose(a, b) and np.isclose(b, c)}
+    return bool(right.all() and shape[system])
+
+
+def states_are_right(text: str, counts: dict[str, int]) -> bool:
+    """Whether the assignment covers the formula, is neutral and can be read by pymatgen."""
+    from pymatgen.core import Species
+
+    atoms: dict[str, int] = {}
+    charge = 0
+    for item in text.split():
+        name, _, n = item.rpartition(":")
+        species = Species.from_str(name)
+        atoms[species.symbol] = atoms.get(species.symbol, 0) + int(n)
+        charge += int(species.oxi_state) * int(n)
+    return charge == 0 and atoms == counts
+
+
+def reference_line(path: Path, elements: list[str]) -> str:
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    known = table[table.formation_energy.notna() & (table.split == "val")]
+    allowed = set(elements)
+    inside = known[[set(re.findall(r"[A-Z][a-z]?", formula)) <= allowed for formula in known.formula]]
+    low, middle = np.percentile(inside.formation_energy, [5, 50])
+    return (
+        f"\nReference, validation rows within the {len(allowed)} elements ({len(inside)}): 5th percentile {low:.2f}, "
+        f"median {middle:.2f} eV/atom"
+    )
+
+
+if __name__ == "__main__":
+    main()

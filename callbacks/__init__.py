@@ -1,0 +1,19 @@
+"""Callbacks: what a run logs, draws and writes. Packaged as ``crystalgfn.callbacks``."""
+
+from crystalgfn.callbacks.checkpoints import Checkpoints
+from crystalgfn.callbacks.coverage import LogCoverage
+from crystalgfn.callbacks.figures import LogFigures
+from crystalgfn.callbacks.histograms import LogHistograms
+from crystalgfn.callbacks.sample_writer import SampleWriter
+from crystalgfn.callbacks.top_k import LogTopK
+from crystalgfn.callbacks.uniqueness import LogUniqueness
+
+__all__ = [
+    "Checkpoints",
+    "LogCoverage",
+    "LogFigures",
+    "LogHistograms",
+    "LogTopK",
+    "LogUniqueness",
+    "SampleWriter",
+]

@@ -1,0 +1,152 @@
+"""Pictures of the samples: property, elements, space groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from crystalgfn.callbacks.coverage import coverage_metrics, update_coverage
+from crystalgfn.callbacks.sink import Sink
+from crystalgfn.callbacks.window import Metrics, WindowCallback, crystal_environment, environment, proxy_of
+from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
+from crystalgfn.errors import InputError
+from crystalgfn.metrics import Values
+from crystalgfn.proxies.base import Proxy
+from crystalgfn.tables import read_table
+
+if TYPE_CHECKING:
+    from crystalgfn.callbacks.drawing import Reference
+
+
+class LogFigures(WindowCallback):
+    """Draws the samples as pictures for TensorBoard; with other loggers, or none, it does nothing.
+
+    Tags: ``figures/<property>``, its distribution over the samples, against a reference; ``figures/elements``, a
+    periodic table with the share of samples that contain each element; ``figures/space_groups``, the share of each
+    space group and crystal system.
+
+    Args:
+        every_n_steps: training steps between two sets of pictures of training samples; None draws only the samples of
+            validations and tests.
+        reference: a table of crystals to compare with, CSV or parquet. Of its rows those count whose elements are all
+            allowed. If it has a column of the proxy's name, that is the reference's property; otherwise the proxy
+            predicts it.
+        reference_split: only rows that have this text in the column ``split``; None takes all rows.
+
+    Raises:
+        InputError: if the environment builds no crystals, or the reference cannot be used.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        reference: Path | None = None,
+        reference_split: str | None = "val",
+    ) -> None:
+        super().__init__(every_n_steps)
+        if reference is not None and not Path(reference).is_file():
+            raise InputError(f"reference: {reference} is not allowed; it must be an existing CSV or parquet file")
+        self.reference, self.reference_split = reference, reference_split
+        self._reference: Reference | None = None
+
+    def make_metrics(self, pl_module: LightningModule) -> Metrics:
+        return {"property": Values(), **coverage_metrics(crystal_environment(pl_module, self))}
+
+    def prepare(self, pl_module: LightningModule) -> None:
+        if self.reference is not None:
+            elements = crystal_environment(pl_module, self).elements
+            self._reference = read_reference(Path(self.reference), self.reference_split, elements, proxy_of(pl_module))
+
+    def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
+        metrics["property"].update(outputs["property"])
+        update_coverage(metrics, environment(pl_module).decode(outputs["states"]))
+
+    def report(self, metrics: Metrics, pl_module: LightningModule, sink: Sink) -> None:
+        values = metrics["property"].compute()
+        counts = {name: metrics[name].compute()["counts"].cpu() for name in ("elements", "space_groups")}
+        boards = sink.boards
+        if len(values) == 0 or not boards:
+            return
+
+        from crystalgfn.callbacks import drawing
+
+        shares = counts["elements"].double() / len(values)
+        proxy = proxy_of(pl_module)
+        which = {"": "training", "val": "validation", "test": "test"}[sink.stage]
+        ending = f"of {len(values):,} {which} samples, step {sink.step}"
+        possible = metrics["elements"].possible.cpu().numpy()
+        figures = {
+            proxy.name: drawing.property_figure(
+                values.cpu().numpy(),
+                proxy.name,
+                proxy.unit,
+                f"{proxy.name.replace('_', ' ').capitalize()} {ending}",
+                self._reference,
+            ),
+            "elements": drawing.elements_figure(shares.numpy(), possible, f"Elements {ending}"),
+            "space_groups": drawing.space_groups_figure(
+                counts["space_groups"].numpy(), f"Space groups {ending}", self._reference
+            ),
+        }
+        for name, figure in figures.items():
+            image = drawing.to_image(figure)
+            for board in boards:
+                board.add_image(sink.tag(f"figures/{name}"), image, sink.step, dataformats="HWC")
+
+
+@torch.no_grad()
+def read_reference(path: Path, split: str | None, elements: tuple[str, ...], proxy: Proxy) -> Reference:
+    """The rows of a table of crystals that samples can be compared with.
+
+    Args:
+        path: CSV or parquet file.
+        split: text that rows must have in the column ``split``; None takes all rows.
+        elements: symbols; rows with other elements are left out.
+        proxy: names the property, and predicts it where the table has no such column.
+
+    Raises:
+        InputError: if the table cannot be read, it has no such split, or no row is left.
+    """
+    from crystalgfn.callbacks.drawing import Reference
+
+    # A table of crystals need not have the property: a generic one serves every proxy.
+    table = read_table(path, strict=False)
+    rows, crystals = table.rows, table.crystals
+    if split is not None:
+        if "split" not in table.frame.columns:
+            raise InputError(
+                f"reference_split: {split!r} is not allowed; {path} has no column 'split', set it to null for all rows"
+            )
+        splits = table.frame["split"].astype(str)
+        keep = torch.from_numpy((splits == split).to_numpy(dtype=bool, copy=True))[rows]
+        if not keep.any():
+            raise InputError(
+                f"reference_split: {split!r} is not allowed; the splits in {path} are {', '.join(sorted(set(splits)))}"
+            )
+        rows, crystals = rows[keep], crystals[keep]
+    forbidden = torch.ones(N_ELEMENTS, dtype=torch.bool)
+    forbidden[[atomic_numbers()[symbol] - 1 for symbol in elements]] = False
+    keep = (crystals.counts[:, forbidden] == 0).all(1)
+    rows, crystals = rows[keep], crystals[keep]
+    if proxy.name in table.frame.columns:
+        import pandas as pd
+
+        column = pd.to_numeric(table.frame[proxy.name], errors="coerce").to_numpy(dtype="float64", copy=True)
+        values = torch.from_numpy(column)[rows]
+    else:
+        values = proxy(crystals).double().cpu() if len(crystals) else torch.zeros(0)
+    keep = torch.isfinite(values)
+    if not keep.any():
+        raise InputError(
+            f"reference: {path} is not allowed; it has no row"
+            f"{f' of the split {split!r}' if split is not None else ''} with a value of {proxy.name} and only "
+            f"the elements {' '.join(elements)}"
+        )
+    groups = torch.bincount(crystals.space_group[keep] - 1, minlength=N_SPACE_GROUPS)
+    label = f"reference ({split})" if split is not None else "reference"
+    return Reference(label, values[keep].numpy(), groups.numpy())

@@ -1,0 +1,105 @@
+"""The best samples as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from crystalgfn.callbacks.sink import Sink
+from crystalgfn.callbacks.window import (
+    Metrics,
+    WindowCallback,
+    check_positive,
+    crystal_environment,
+    environment,
+    proxy_of,
+)
+from crystalgfn.crystallography import space_groups
+from crystalgfn.crystals import Crystals
+from crystalgfn.metrics import TopK, composition_keys, object_keys
+
+
+class LogTopK(WindowCallback):
+    """Logs the k distinct objects of the highest rewards as a table, for any environment.
+
+    Those of training are the best of the whole run so far, those of a validation the best of its samples. Tags:
+    ``top_k/table`` (text in TensorBoard), ``top_k/log_reward_mean`` and ``top_k/<property>_mean``.
+
+    Args:
+        k: rows of the table.
+        every_n_steps: training steps between two tables.
+        one_per_composition: whether crystals that share space group and composition count as one, so that the table
+            has only the best cell of each.
+
+    Raises:
+        InputError: if ``k`` is not positive, or ``one_per_composition`` is asked for where there are no crystals.
+    """
+
+    starts_anew: ClassVar[bool] = False
+
+    def __init__(self, k: int = 10, every_n_steps: int = 500, one_per_composition: bool = False) -> None:
+        super().__init__(every_n_steps)
+        check_positive("k", k)
+        self.k, self.one_per_composition = k, one_per_composition
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(k=self.k, one_per_composition=self.one_per_composition)
+
+    def make_metrics(self, pl_module: LightningModule) -> Metrics:
+        if self.one_per_composition:
+            crystal_environment(pl_module, self)
+        return {"top_k": TopK(self.k, environment(pl_module).state_size)}
+
+    def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
+        metric = metrics["top_k"]
+        assert isinstance(metric, TopK)
+        rows = metric.candidates(outputs["log_reward"])
+        if len(rows) == 0:
+            return
+        states, values, log_reward = (outputs[name][rows] for name in ("states", "property", "log_reward"))
+        objects = environment(pl_module).decode(states)
+        keys = composition_keys(objects) if self.one_per_composition else object_keys(objects, states)
+        metric.update(states, values, log_reward, keys)
+
+    def report(self, metrics: Metrics, pl_module: LightningModule, sink: Sink) -> None:
+        best = metrics["top_k"].compute()
+        if len(best["states"]) == 0:
+            return
+        name = proxy_of(pl_module).name
+        sink.scalars(
+            {"top_k/log_reward_mean": best["log_reward"].mean(), f"top_k/{name}_mean": best["property"].mean()}
+        )
+        boards = sink.boards
+        if boards:
+            table = _table(pl_module, best)
+            for board in boards:
+                board.add_text(sink.tag("top_k/table"), table, sink.step)
+
+
+def _table(pl_module: LightningModule, best: Mapping[str, Tensor]) -> str:
+    """A markdown table of the kept objects, best first."""
+    proxy = proxy_of(pl_module)
+    header, objects = _objects(pl_module, best["states"])
+    header = ["rank", *header, proxy.name + (f" [{proxy.unit}]" if proxy.unit else ""), "log R"]
+    lines = [header, ["---"] * len(header)]
+    numbers = zip(best["property"].tolist(), best["log_reward"].tolist(), strict=True)
+    for rank, (cells, (value, log_reward)) in enumerate(zip(objects, numbers, strict=True), start=1):
+        lines.append([str(rank), *cells, f"{value:.6g}", f"{log_reward:.6g}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _objects(pl_module: LightningModule, states: Tensor) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells that name each object."""
+    env = environment(pl_module)
+    objects = env.decode(states)
+    if not isinstance(objects, Crystals):
+        return ["object"], [[text.replace("|", "\\|")] for text in env.describe(states)]
+    symbols = [f"{space_groups()[number - 1].symbol} ({number})" for number in objects.space_group.tolist()]
+    cells = [" ".join(f"{x:.3f}" for x in row[:3]) for row in objects.lattice.tolist()]
+    angles = [" ".join(f"{x:.2f}" for x in row[3:]) for row in objects.lattice.tolist()]
+    header = ["formula", "space group", "a b c [Å]", "α β γ [°]"]
+    return header, [list(row) for row in zip(objects.formulas(), symbols, cells, angles, strict=True)]

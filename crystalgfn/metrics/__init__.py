@@ -1,0 +1,31 @@
+"""Metrics of samples: `torchmetrics.Metric` subclasses and the pure functions behind them."""
+
+from crystalgfn.metrics.base import SampleMetric
+from crystalgfn.metrics.coverage import Coverage, class_coverage, merge_classes, seen
+from crystalgfn.metrics.keys import composition_keys, crystal_keys, hash_rows, object_keys, state_keys
+from crystalgfn.metrics.tables import CRYSTAL_SYSTEMS, LATTICE_SYSTEMS, GroupClasses, group_classes
+from crystalgfn.metrics.top_k import TopK, top_k_rows
+from crystalgfn.metrics.uniqueness import Uniqueness, unique_fraction
+from crystalgfn.metrics.values import Values
+
+__all__ = [
+    "CRYSTAL_SYSTEMS",
+    "LATTICE_SYSTEMS",
+    "Coverage",
+    "GroupClasses",
+    "SampleMetric",
+    "TopK",
+    "Uniqueness",
+    "Values",
+    "class_coverage",
+    "composition_keys",
+    "crystal_keys",
+    "group_classes",
+    "hash_rows",
+    "merge_classes",
+    "object_keys",
+    "seen",
+    "state_keys",
+    "top_k_rows",
+    "unique_fraction",
+]

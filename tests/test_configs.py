@@ -1,0 +1,64 @@
+"""Every shipped config runs, and its checkpoint alone is enough to sample from."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from small import checkpoint_of
+
+from crystalgfn.cli import main
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if "proxies" not in path.parts)
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name)
+def test_fast_dev_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", str(path), "--trainer.fast_dev_run", "true", *QUIET]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name)
+def test_checkpoint_is_enough_to_predict(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.max_steps", "2", "--model.batch_size", "8", "--data.num_val_samples", "8"]
+    assert main(["fit", "--config", str(path), *options, *QUIET]) == 0
+    run = yaml.safe_load(path.read_text())["trainer"]["logger"]["init_args"]["name"]
+    assert main(["predict", "--ckpt_path", str(checkpoint_of(Path("logs"), run)), "--data.num_samples", "20"]) == 0
+    assert len(pd.read_csv("samples.csv")) == 20
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name)
+def test_every_init_arg_is_written(path):
+    """A class that keeps an argument to itself could inherit it from an earlier config of another class."""
+    from crystalgfn.plugins import load_everything
+
+    config = yaml.safe_load(path.read_text())["model"]
+    for registry, field in zip(load_everything(), ("env", "proxy", "reward", "policy"), strict=True):
+        chosen = config[field]
+        given = set(chosen.get("init_args", {}))
+        cls = registry.get(chosen["class_path"])
+        code = cls.__init__.__code__
+        expected = set(code.co_varnames[1 : code.co_argcount])
+        optional = {"sizes", "weights"}  # the factory's own argument, and weights that come with the package
+        assert given == expected - optional, f"{field}: {cls.__name__}"
+
+
+def test_configs_cover_the_paper(tmp_path):
+    """Both settings name the paper's 113 space groups and 22 elements."""
+    from crystalgfn.envs import Crystal
+
+    for path in (CONFIGS / "eform.yaml", CONFIGS / "paper" / "eform.yaml"):
+        settings = yaml.safe_load(path.read_text())["model"]["env"]["init_args"]
+        env = Crystal(**settings)
+        assert len(env.space_groups) == 113
+        assert len(env.elements) == 22
+        assert isinstance(env.initial_states(1), torch.Tensor)
