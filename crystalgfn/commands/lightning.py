@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
@@ -38,6 +39,17 @@ class SaveSettings(Callback):
         checkpoint[CONFIG_KEY] = {"version": __version__, "config": yaml.safe_dump(self._config)}
 
 
+class Parser(LightningArgumentParser):
+    """Adds to an error about an unknown class what the known ones are."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"Expected a dot import path string: (\w+)", message)
+        if unknown:
+            names = [name for registry in load_everything() for name in registry]
+            message += f"\nno class is called {unknown[1]!r}; 'crystalgfn list' shows what there is: {', '.join(names)}"
+        super().error(message, ex)
+
+
 class CrystalGFNCLI(LightningCLI):
     """LightningCLI whose commands fill in, from a checkpoint, what the user does not say."""
 
@@ -54,13 +66,16 @@ class CrystalGFNCLI(LightningCLI):
         subcommand, rest = args[0], args[1:]
         for config_file in [*_options(rest, "--config"), *_options(rest, "-c")]:
             check_config(config_file)
-        path = (_options(rest, "--ckpt_path") or [None])[-1]
+        paths = _options(rest, "--ckpt_path")
         # Settings of the checkpoint come first, so that a config or a flag can still change them.
-        if path is not None and not {"-h", "--help"} & set(rest):
-            config = read_settings(path)
+        if paths and not {"-h", "--help"} & set(rest):
+            config = read_settings(paths[-1])
             kept = ("model", "data", "trainer", "threads") if subcommand == "fit" else ("model", "data")
             inherited = {key: config[key] for key in kept if key in config}
             rest = ["--config", yaml.safe_dump(inherited), *rest]
+        if subcommand == "predict":
+            # Samples go to the table as they come; keeping them all as well would cost memory without bound.
+            rest = ["--return_predictions", "false", *rest]
         self.config = parser.parse_args([subcommand, *rest])
 
     def before_instantiate_classes(self) -> None:
@@ -145,7 +160,12 @@ def main(args: list[str]) -> int:
         seed_everything_default=False,
         trainer_defaults=trainer_defaults,
         auto_configure_optimizers=False,
-        parser_kwargs={"prog": "crystalgfn"},
+        # A short line instead of all two hundred options, which --help explains.
+        parser_kwargs={
+            "prog": "crystalgfn",
+            args[0]: {"usage": f"crystalgfn {args[0]} [--config CONFIG] [--ckpt_path CKPT_PATH] [options]"},
+        },
+        parser_class=Parser,
         args=args,
     )
     return 0
