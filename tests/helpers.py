@@ -26,7 +26,10 @@ PAPER_GROUPS = _numbers(
 )
 """Space groups of the Crystal-GFN paper, arXiv 2310.04925."""
 
-PAPER_ELEMENTS = "H Li B C N O F Na Mg Al Si P S Cl K V Mn Fe Co Ni Cu Se".split()
+PAPER_ELEMENTS = [
+    "H", "Li", "B", "C", "N", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "V", "Mn", "Fe", "Co", "Ni", "Cu",
+    "Se",
+]  # fmt: skip
 """Elements of the Crystal-GFN paper."""
 
 
@@ -56,7 +59,7 @@ def fits_wyckoff(number: int, counts: Sequence[int]) -> bool:
 
 
 @cache
-def _charges(symbol: str, count: int, mixed_valence: bool, icsd: bool) -> frozenset[int]:
+def possible_charges(symbol: str, count: int, mixed_valence: bool, icsd: bool) -> frozenset[int]:
     """Total charges of some atoms of one element, by trying all choices of states for its atoms."""
     from pymatgen.core import Element
 
@@ -76,7 +79,7 @@ def is_neutral(composition: Mapping[str, int], mixed_valence: bool = False, icsd
     """Whether some choice of oxidation states makes a composition neutral."""
     totals = {0}
     for symbol, count in composition.items():
-        totals = {total + charge for total in totals for charge in _charges(symbol, count, mixed_valence, icsd)}
+        totals = {total + charge for total in totals for charge in possible_charges(symbol, count, mixed_valence, icsd)}
     return 0 in totals
 
 

@@ -17,9 +17,9 @@ fast = settings(deadline=None, derandomize=True, max_examples=150)
 
 def encode(sets: list[set[int]], words: int) -> Tensor:
     rows = torch.zeros(len(sets), words, dtype=torch.int64)
-    for row, values in zip(rows, sets, strict=True):
+    for i, values in enumerate(sets):
         for value in values:
-            row |= bitset.singleton(value, words)
+            rows[i] |= bitset.singleton(value, words)
     return rows
 
 

@@ -15,7 +15,20 @@ from small import checkpoint_of, small_config, write_config
 from crystalgfn import __version__
 from crystalgfn.cli import COMMANDS, main
 
-COLUMNS = "formula space_group a b c alpha beta gamma oxidation_states density log_reward log_pf".split()
+COLUMNS = [
+    "formula",
+    "space_group",
+    "a",
+    "b",
+    "c",
+    "alpha",
+    "beta",
+    "gamma",
+    "oxidation_states",
+    "density",
+    "log_reward",
+    "log_pf",
+]
 
 
 @pytest.fixture(scope="module")

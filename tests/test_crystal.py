@@ -48,14 +48,20 @@ def check_samples(env: Crystal, choices: dict[str, Any], n: int) -> None:
         {},
         PAPER,
         PAPER | {"volume_per_atom": (5.0, 40.0)},
-        PAPER | {"volume_per_atom": (10.0, 10.5), "lengths": (3.0, 12.0), "max_atoms": 40},
+        {
+            "space_groups": [1, 2, 14, 62, 63, 139, 148, 167, 194, 225, 227], "elements": PAPER_ELEMENTS,
+            "volume_per_atom": (10.0, 10.5), "lengths": (3.0, 12.0), "max_atoms": 40,
+        },
         {"elements": ["Fe", "Mn", "O", "S"], "mixed_valence": True, "max_atoms_per_element": 10},
         {"elements": ["Fe", "U", "O", "N"], "oxidation_states": "pymatgen_icsd"},
-        {"space_groups": ["195-230"], "charge_neutral": False, "min_atoms": 60, "min_atoms_per_element": 4},
+        {
+            "space_groups": ["195-230"], "elements": PAPER_ELEMENTS, "charge_neutral": False, "min_atoms": 60,
+            "min_atoms_per_element": 4,
+        },
         {"space_groups": [1, 2], "elements": ["Na", "Cl"], "angles": (20.0, 60.0), "angle_margin": 3.0},
     ],
     ids=["default", "paper", "volume", "narrow", "mixed", "icsd", "not neutral", "triclinic"],
-)
+)  # fmt: skip
 def test_terminal_states(choices: dict[str, Any]) -> None:
     check_samples(make_crystal(**choices), choices, 150)
 
@@ -110,9 +116,13 @@ def test_any_setting(choices: dict[str, Any]) -> None:
 
 
 COMPLETENESS: dict[str, dict[str, Any]] = {
-    "four elements": {"elements": ["Na", "Fe", "O", "Cl"], "max_elements": 3, "max_atoms": 9, "max_atoms_per_element": 4},
+    "four elements": {
+        "elements": ["Na", "Fe", "O", "Cl"], "max_elements": 3, "max_atoms": 9, "max_atoms_per_element": 4,
+    },
     "no bound on atoms": {"elements": ["Al", "Mg", "O", "F"], "max_elements": 4, "max_atoms_per_element": 4},
-    "mixed valence": {"elements": ["Fe", "Mn", "O"], "mixed_valence": True, "max_atoms_per_element": 8, "max_atoms": 14},
+    "mixed valence": {
+        "elements": ["Fe", "Mn", "O"], "mixed_valence": True, "max_atoms_per_element": 8, "max_atoms": 14,
+    },
     "icsd": {"elements": ["U", "N", "O"], "oxidation_states": "pymatgen_icsd", "max_atoms_per_element": 8},
     "not neutral": {
         "elements": ["Si", "C", "Ni"], "charge_neutral": False, "min_atoms": 7, "max_atoms": 13,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import _charges, crystal_system, fits_wyckoff
+from helpers import crystal_system, fits_wyckoff, possible_charges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,7 +94,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any
     module = importlib.import_module("crystalgfn.crystallography.space_groups")
     known = space_groups()
     monkeypatch.setenv("CRYSTALGFN_CACHE", str(tmp_path))
-    # Deriving all takes seconds; `test_cached_is_derived` does it once.
+    # Deriving all takes seconds; `test_cached_is_derived` looks at some.
     monkeypatch.setattr(module, "_derive", lambda number, hall: known[number - 1])
     space_groups.cache_clear()
     yield module, module._cache_path()
@@ -102,15 +102,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any
     space_groups.cache_clear()
 
 
-def test_cached_is_derived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRYSTALGFN_CACHE", str(tmp_path))
-    space_groups.cache_clear()
-    derived = space_groups()
-    assert [path.suffix for path in (tmp_path / "crystalgfn").iterdir()] == [".json"]
-    space_groups.cache_clear()
+def test_cached_is_derived() -> None:
     module = importlib.import_module("crystalgfn.crystallography.space_groups")
+    halls = module._hall_numbers()
+    for number in range(1, 231, 9):
+        assert space_groups()[number - 1] == module._derive(number, halls[number - 1])
+
+
+def test_absent_cache_is_written_and_read(cache: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, path = cache
+    groups = space_groups()
+    assert list(path.parent.iterdir()) == [path]
+    space_groups.cache_clear()
     monkeypatch.setattr(module, "_derive", lambda number, hall: pytest.fail("derived again"))
-    assert space_groups() == derived
+    assert space_groups() == groups
 
 
 def _bad_caches() -> dict[str, bytes]:
@@ -203,7 +208,7 @@ def test_oxidation_states() -> None:
     assert (common["Na"], common["Fe"], common["He"]) == ((1,), (2, 3), ())
     assert set(common) == set(icsd) == set(element_symbols())
     assert all(0 not in states for states in (*common.values(), *icsd.values()))
-    with pytest.raises(InputError, match="oxidation_states: .*'mine'.*pymatgen_common"):
+    with pytest.raises(InputError, match=r"oxidation_states: .*'mine'.*pymatgen_common"):
         oxidation_states("mine")
 
 
@@ -211,7 +216,7 @@ def test_oxidation_states() -> None:
 @given(symbol=st.sampled_from(["Fe", "Mn", "S", "C", "H", "Na", "He"]), count=st.integers(1, 9), mixed=st.booleans())
 def test_charge_assignments(symbol: str, count: int, mixed: bool) -> None:
     ways = charge_assignments(oxidation_states("pymatgen_common")[symbol], count, mixed)
-    assert set(ways) == _charges(symbol, count, mixed, icsd=False)
+    assert set(ways) == possible_charges(symbol, count, mixed, icsd=False)
     for charge, species in ways.items():
         assert sum(state * n for state, n in species.items()) == charge
         assert sum(species.values()) == count and min(species.values()) > 0

@@ -53,7 +53,8 @@ def test_round_trip_through_pymatgen(crystals: Crystals) -> None:
 
 
 def test_formulas_put_cations_first() -> None:
-    crystals = Crystals.from_arrays([225, 221], [{"Cl": 4, "Na": 4}, {"O": 3, "Ti": 1, "Ba": 1}], [[4, 4, 4, 90, 90, 90]] * 2)
+    compositions = [{"Cl": 4, "Na": 4}, {"O": 3, "Ti": 1, "Ba": 1}]
+    crystals = Crystals.from_arrays([225, 221], compositions, [[4, 4, 4, 90, 90, 90]] * 2)
     assert crystals.formulas() == ["Na4 Cl4", "Ba1 Ti1 O3"]
     assert crystals.n_atoms.tolist() == [8, 5]
 

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, oxidation_states
 from crystalgfn.envs import Composition, Environment, HyperGrid, LatticeParameters, SpaceGroup
+from crystalgfn.envs.lattice_parameters import ANGLES, LENGTHS
 from crystalgfn.registry import ENVIRONMENTS
 from crystalgfn.testing import EnvironmentContract
 
 PAPER = {"space_groups": PAPER_GROUPS, "elements": PAPER_ELEMENTS}
 
 REGISTERED: dict[str, Callable[[], Environment]] = {
-    "HyperGrid": lambda: HyperGrid(),
+    "HyperGrid": HyperGrid,
     "HyperGrid, 1 x 2": lambda: HyperGrid(1, 2),
     "HyperGrid, 3 x 4": lambda: HyperGrid(3, 4),
-    "Crystal": lambda: make_crystal(),
+    "Crystal": make_crystal,
     "Crystal, paper": lambda: make_crystal(**PAPER),
     "Crystal, paper, volume": lambda: make_crystal(**PAPER, volume_per_atom=(5.0, 40.0)),
     "Crystal, mixed valence": lambda: make_crystal(
@@ -39,7 +40,8 @@ REGISTERED: dict[str, Callable[[], Environment]] = {
         min_atoms=24, max_atoms=30, min_atoms_per_element=2, max_atoms_per_element=12, max_elements=4,
     ),
     "Crystal, narrow cells": lambda: make_crystal(
-        **PAPER, lengths=(4.0, 6.0), angles=(85.0, 121.0), volume_per_atom=(8.0, 12.0), max_atoms=30
+        space_groups=[1, 2, 14, 62, 123, 148, 167, 194, 225, 227], elements=PAPER_ELEMENTS, lengths=(4.0, 6.0),
+        angles=(85.0, 121.0), volume_per_atom=(8.0, 12.0), max_atoms=30,
     ),
     "Crystal, sharp triclinic cells": lambda: make_crystal(
         elements=["Na", "Cl"], lengths=(2.0, 9.0), angles=(20.0, 70.0), angle_margin=5.0, log_lengths=False,
@@ -52,7 +54,7 @@ class _LatticeOf(LatticeParameters):
     """The lattice stage alone, for one crystal-lattice system and a range of volumes [Å³]."""
 
     def __init__(self, system: str, volume: tuple[float, float] | None, **ranges: tuple[float, float]) -> None:
-        defaults = dict.fromkeys(("a", "b", "c"), (2.0, 12.0)) | dict.fromkeys(("alpha", "beta", "gamma"), (50.0, 130.0))
+        defaults = dict.fromkeys(LENGTHS, (2.0, 12.0)) | dict.fromkeys(ANGLES, (50.0, 130.0))
         super().__init__(defaults | ranges, angle_margin=1.0, components=3, log_lengths=True)
         ends = torch.tensor(volume or (0.0, float("inf")), dtype=torch.float64).log().tolist()
         self._default = (float(CRYSTAL_LATTICE_SYSTEMS.index(system)), *ends)

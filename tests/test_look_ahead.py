@@ -55,9 +55,13 @@ def check(rules: CompositionRules, tables: LookAhead) -> None:
     @cache
     def can_take(element: int, count: int, k: int, atoms: int, node: int, charge: int) -> bool:
         after = rules.transitions[node][count]
-        return k < largest and after != NOWHERE and any(
-            can_end(element + 1, k + 1, atoms + count, after, charge + added)
-            for added in rules.charges[element][count - 1]
+        return (
+            k < largest
+            and after != NOWHERE
+            and any(
+                can_end(element + 1, k + 1, atoms + count, after, charge + added)
+                for added in rules.charges[element][count - 1]
+            )
         )
 
     def holds(row: torch.Tensor, charge: int) -> bool:
@@ -93,7 +97,7 @@ def test_tables(rules: CompositionRules) -> None:
 @pytest.mark.parametrize(
     ("atoms", "elements", "levels"), [((1, 12), (1, 3), 1), ((5, 12), (1, 3), 6), ((1, 11), (1, 3), 12)]
 )
-def test_atoms_are_counted_as_far_as_they_matter(atoms: tuple[int, int], elements: tuple[int, int], levels: int) -> None:
+def test_atoms_count_as_far_as_they_matter(atoms: tuple[int, int], elements: tuple[int, int], levels: int) -> None:
     rules = CompositionRules([[[0]] * 4] * 3, elements, 4, [atoms], [[0] * 5], 0)
     assert atom_levels(rules) == levels
 

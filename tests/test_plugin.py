@@ -19,7 +19,18 @@ def environment(tmp_path_factory):
     shutil.copytree(EXAMPLE, source)
     target = tmp_path_factory.mktemp("site")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", target, source],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            target,
+            source,
+        ],
         check=True,
     )
     return {**os.environ, "PYTHONPATH": str(target)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -147,7 +148,12 @@ def _point_symmetry(rotations: Any) -> str:
 
 
 def _cache_path() -> Path:
-    root = os.environ.get("CRYSTALGFN_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    root = os.environ.get("CRYSTALGFN_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    if not root:
+        try:
+            root = str(Path.home() / ".cache")
+        except RuntimeError:  # no home is known, as in some containers
+            root = tempfile.gettempdir()
     versions = f"spglib-{version('spglib')}_pyxtal-{version('pyxtal')}"
     return Path(root) / "crystalgfn" / f"space_groups_v{_CACHE_FORMAT}_{versions}.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,12 +22,14 @@ EVALUATION_BATCH = 2048
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How the members are trained: AdamW with a one-cycle schedule; the averaged weights are kept.
+    """How the members are trained: AdamW with warm-up and a cosine schedule; the averaged weights are kept.
 
     Attributes:
         epochs: passes over the training rows, for each member.
         batch_size: rows in a step.
         learning_rate: highest learning rate of the schedule.
+        final_learning_rate: learning rate at the end, as a fraction of the highest; with the averaged weights, not
+            cooling down to 0 overfits less.
         weight_decay: decay of the weight matrices and embeddings.
         loss_beta: error, in standard deviations of the label, at which the loss turns from squared to absolute.
         average: decay of the moving average of the weights, for each step.
@@ -36,13 +39,14 @@ class OptimizerConfig:
         gradient_clip: largest norm of the gradient.
     """
 
-    epochs: int = 60
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
+    epochs: int = 25
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 0.1
+    weight_decay: float = 0.02
     loss_beta: float = 0.05
-    average: float = 0.999
-    feature_noise: float = 0.05
+    average: float = 0.9995
+    feature_noise: float = 0.0
     prototype_dropout: float = 0.2
     min_prototype_rows: int = 3
     gradient_clip: float = 1.0
@@ -110,8 +114,9 @@ def _fit_member(
         fused=True,
     )
     steps = -(-len(train) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=steps * config.epochs, pct_start=0.1, div_factor=10
+    total_steps = steps * config.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate(step, total_steps, config.final_learning_rate)
     )
     average = _Average(member, config.average)
     mean, deviation = model.target_scale[2], model.target_scale[3]
@@ -141,6 +146,12 @@ def _fit_member(
         )
     average.keep()
     return prediction
+
+
+def _learning_rate(step: int, total: int, final: float) -> float:
+    """Learning rate at a step, as a fraction of the highest: linear warm-up over 5 % of the steps, then a cosine."""
+    warm_up = min(1.0, (step + 1) / (0.05 * total + 1))
+    return warm_up * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
 
 
 def _disturbed(features: Features, config: OptimizerConfig, generator: torch.Generator) -> Features:

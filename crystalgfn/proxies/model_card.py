@@ -200,7 +200,7 @@ def model_card(metrics: dict[str, Any], reference: ReferenceConfig, report: Repo
         f"## Errors [{unit}]",
         "",
     ]
-    for split, title in (("test", "Test rows, evaluated once"), ("val", "Validation rows")):
+    for split, title in (("test", "Test rows"), ("val", "Validation rows")):
         lines += [
             f"{title}:",
             "",

@@ -272,6 +272,7 @@ def _check_settings(
         ("optimizer.epochs", optimizer.epochs, 1, 10_000),
         ("optimizer.batch_size", optimizer.batch_size, 1, 100_000),
         ("optimizer.learning_rate", optimizer.learning_rate, 1e-8, 1),
+        ("optimizer.final_learning_rate", optimizer.final_learning_rate, 0, 1),
         ("optimizer.weight_decay", optimizer.weight_decay, 0, 10),
         ("optimizer.loss_beta", optimizer.loss_beta, 0, 10),
         ("optimizer.average", optimizer.average, 0, 0.99999),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch import Tensor
 from crystalgfn.envs.base import CategoricalHead, Environment
 from crystalgfn.random import generator
 from crystalgfn.rollout import log_forward, sample_backward, sample_forward
+from crystalgfn.testing.generators import assert_untouched, global_generators
 from crystalgfn.testing.random_policy import RandomPolicy
 from crystalgfn.testing.walk import Transition, random_walk
 
@@ -31,8 +30,8 @@ class EnvironmentContract:
                 return MyGrid(height=5)
 
     An environment that takes long to build is better built once, by a module-scoped fixture of the same name outside
-    of the class. Override the fixture ``n`` for more or fewer walks. The environment's heads must be categorical, or continuous
-    with a ``reference`` range.
+    of the class. Override the fixture ``n`` for more or fewer walks. The environment's heads must be categorical, or
+    continuous with a ``reference`` range.
     """
 
     @pytest.fixture
@@ -59,7 +58,7 @@ class EnvironmentContract:
     def test_no_dead_ends(self, env: Environment, n: int, scale: float) -> None:
         """Every state on a random walk has a legal action until it is terminal, within the schedule."""
         # `random_walk` asserts a legal action in every state.
-        states, _ = random_walk(env, 4 * n, generator("no dead ends", scale), scale)
+        states, _ = random_walk(env, 4 * n, generator("no dead ends", str(scale)), scale)
         unfinished = ~env.is_terminal(states)
         assert not unfinished.any(), (
             f"{int(unfinished.sum())} of {len(states)} walks have not ended after the whole schedule, "
@@ -71,7 +70,7 @@ class EnvironmentContract:
         for t in _walks(env, n):
             for name, states in (("step", t.after), ("step_back", env.step_back(t.head, t.after, t.actions))):
                 assert states.shape == t.before.shape, f"{name} of {t.head!r} changes the shape of states"
-                assert states.dtype == torch.float64, f"{name} of {t.head!r} returns {states.dtype}, not float64"
+                assert states.dtype == torch.float64, f"{name} of {t.head!r} returns {states.dtype}; states are float64"
                 assert not states.isnan().any(), f"{name} of {t.head!r} gives states that hold NaN"
 
     def test_encodings(self, env: Environment, n: int) -> None:
@@ -88,7 +87,8 @@ class EnvironmentContract:
         for t in _walks(env, n):
             head = env.heads[t.head]
             expected = (len(t.before), head.support_size)
-            assert t.support.shape == expected, f"support({t.head!r}) has shape {tuple(t.support.shape)}, not {expected}"
+            shape = tuple(t.support.shape)
+            assert shape == expected, f"support({t.head!r}) has shape {shape}, not {expected}"
             dtype = torch.bool if isinstance(head, CategoricalHead) else torch.float64
             assert t.support.dtype == dtype, f"support({t.head!r}) is {t.support.dtype}, not {dtype}"
 
@@ -139,7 +139,8 @@ class EnvironmentContract:
             missing = options[~log_pb.isfinite()].unique().tolist()
             assert not missing, f"options {missing} of {t.head!r} are legal, but P_B of the child is 0 for them"
             differs = (env.step_back(t.head, after, actions) != before).any(1)
-            assert not differs.any(), f"step_back does not undo options {options[differs].unique().tolist()} of {t.head!r}"
+            wrong = options[differs].unique().tolist()
+            assert not wrong, f"step_back does not undo options {wrong} of {t.head!r}"
 
     def test_parent_actions_are_legal(self, env: Environment, n: int) -> None:
         """P_B > 0 implies P_F > 0: every parent action leads back to a state where it is legal and comes here again."""
@@ -183,7 +184,10 @@ class EnvironmentContract:
                 f"a backward trajectory has {step.head!r} where another head is due"
             )
             torch.testing.assert_close(
-                step.support, env.support(step.head, current), rtol=0, atol=0,
+                step.support,
+                env.support(step.head, current),
+                rtol=0,
+                atol=0,
                 msg=f"a backward trajectory has another support of {step.head!r} than the walk forward",
             )
             states[step.rows] = env.step(step.head, current, step.actions)
@@ -196,7 +200,10 @@ class EnvironmentContract:
         policy = RandomPolicy(env)
         trajectories, log_pf = sample_forward(env, policy, n, generator("forward"))
         torch.testing.assert_close(
-            log_forward(env, policy, trajectories), log_pf, rtol=1e-5, atol=1e-4,
+            log_forward(env, policy, trajectories),
+            log_pf,
+            rtol=1e-5,
+            atol=1e-4,
             msg=lambda m: f"log_forward differs from the log P_F that sample_forward returned\n{m}",
         )
         if env.is_tree:
@@ -243,66 +250,45 @@ class EnvironmentContract:
 
     def test_rows_do_not_interact(self, env: Environment, n: int) -> None:
         """A batch gives the same answers as its rows one by one, in any order."""
-        for t in random_walk(env, min(n, 8), generator("rows"))[1]:
+        for t in _by_head(random_walk(env, n, generator("rows"))[1], rows=16):
             order = torch.randperm(len(t.before), generator=torch.Generator().manual_seed(0))
-            functions: dict[str, Callable[[Tensor], Tensor]] = {
-                "encode": lambda r, t=t: env.encode(t.head, t.before[r]),
-                "support": lambda r, t=t: env.support(t.head, t.before[r]),
-                "step": lambda r, t=t: env.step(t.head, t.before[r], t.actions[r]),
-                "step_back": lambda r, t=t: env.step_back(t.head, t.after[r], t.actions[r]),
-                "parent_actions": lambda r, t=t: env.parent_actions(t.head, t.after[r]),
-                "next_head": lambda r, t=t: env.next_head(t.after[r]),
-                "previous_head": lambda r, t=t: env.previous_head(t.after[r]),
-            }
-            for name, function in functions.items():
-                rows = torch.arange(len(t.before))
-                batch = function(rows)
-                _assert_same(batch[order], function(order), f"{name} of {t.head!r} depends on the order of the rows")
-                single = torch.cat([function(row) for row in rows.split(1)])
+            for name, states, method in _methods(env, t):
+                batch = method(states, t.actions)
+                reordered = method(states[order], t.actions[order])
+                _assert_same(batch[order], reordered, f"{name} of {t.head!r} depends on the order of the rows")
+                single = torch.cat([method(*row) for row in zip(states.split(1), t.actions.split(1), strict=True)])
                 _assert_same(batch, single, f"{name} of {t.head!r} depends on the other rows of the batch")
 
     def test_same_seed_same_trajectories(self, env: Environment, n: int) -> None:
         """The same seed gives the same trajectories, another seed others; global generators are left alone."""
         policy = RandomPolicy(env)
-        before = _global_generators()
+        before = global_generators()
         first, log_pf = sample_forward(env, policy, n, generator(1), epsilon=0.1)
         again, log_pf_again = sample_forward(env, policy, n, generator(1), epsilon=0.1)
         back = sample_backward(env, first.states, generator(2))
         back_again = sample_backward(env, first.states, generator(2))
         other, _ = sample_forward(env, policy, n, generator(3), epsilon=0.1)
-        after = _global_generators()
+        assert_untouched(before, "sampling")
         assert torch.equal(first.states, again.states) and torch.equal(log_pf, log_pf_again), (
             "the same seed gives different trajectories"
         )
-        for one, two in zip(back.steps, back_again.steps, strict=True):
-            assert torch.equal(one.actions, two.actions), "the same seed gives different backward trajectories"
+        for step, step_again in zip(back.steps, back_again.steps, strict=True):
+            assert torch.equal(step.actions, step_again.actions), "the same seed gives different backward trajectories"
         if len(first.states.unique(dim=0)) > n // 2:
             assert not torch.equal(first.states, other.states), "another seed gives the same trajectories"
-        for name, (one, two) in {key: (before[key], after[key]) for key in before}.items():
-            assert one == two, f"sampling draws from the global generator of {name}"
 
     def test_states_are_not_modified(self, env: Environment, n: int) -> None:
         """No method changes the states or actions that it is given."""
         for t in _walks(env, n):
-            calls: dict[str, tuple[Tensor, Callable[[Tensor, Tensor], object]]] = {
-                "encode": (t.before, lambda s, a, t=t: env.encode(t.head, s)),
-                "support": (t.before, lambda s, a, t=t: env.support(t.head, s)),
-                "next_head": (t.before, lambda s, a: env.next_head(s)),
-                "is_terminal": (t.before, lambda s, a: env.is_terminal(s)),
-                "step": (t.before, lambda s, a, t=t: env.step(t.head, s, a)),
-                "previous_head": (t.after, lambda s, a: env.previous_head(s)),
-                "parent_actions": (t.after, lambda s, a, t=t: env.parent_actions(t.head, s)),
-                "step_back": (t.after, lambda s, a, t=t: env.step_back(t.head, s, a)),
-            }
-            for name, (states, call) in calls.items():
+            for name, states, method in _methods(env, t):
                 given, actions = states.clone(), t.actions.clone()
-                call(given, actions)
+                method(given, actions)
                 assert torch.equal(given, states), f"{name} of {t.head!r} modifies the states in place"
                 assert torch.equal(actions, t.actions), f"{name} of {t.head!r} modifies the actions in place"
         terminal, _ = random_walk(env, n, generator("terminal"))
-        for name, method in {"decode": env.decode, "to_frame": env.to_frame, "describe": env.describe}.items():
+        for name in ("decode", "to_frame", "describe"):
             given = terminal.clone()
-            method(given)
+            getattr(env, name)(given)
             assert torch.equal(given, terminal), f"{name} modifies the states in place"
 
     # As a module, and what comes out
@@ -315,7 +301,7 @@ class EnvironmentContract:
         assert not list(env.parameters()), "an environment has no parameters"
         for name, module in env.named_modules():
             plain = [key for key, value in vars(module).items() if isinstance(value, Tensor)]
-            assert not plain, f"{name or type(env).__name__}: {plain} are tensors but no buffers; `to` leaves them behind"
+            assert not plain, f"{name or 'the environment'}: `to` leaves {plain} behind, tensors that are no buffers"
         devices = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
         home = env.device
         for device in devices:
@@ -351,7 +337,32 @@ class EnvironmentContract:
 
 def _walks(env: Environment, n: int) -> list[Transition]:
     """Transitions of random walks, uniform and not."""
-    return [t for scale in _SCALES[:2] for t in random_walk(env, n, generator("walk", scale), scale)[1]]
+    return [t for scale in _SCALES[:2] for t in random_walk(env, n, generator("walk", str(scale)), scale)[1]]
+
+
+def _by_head(transitions: list[Transition], rows: int) -> list[Transition]:
+    """For each head some transitions from all over the walks, in random order."""
+    merged = []
+    for head in {t.head: None for t in transitions}:
+        own = [t for t in transitions if t.head == head]
+        order = torch.randperm(sum(len(t.before) for t in own), generator=torch.Generator().manual_seed(0))[:rows]
+        fields = ("before", "support", "logits", "actions", "after")
+        merged.append(Transition(head, *(torch.cat([getattr(t, name) for t in own])[order] for name in fields)))
+    return merged
+
+
+def _methods(env: Environment, t: Transition) -> list[tuple[str, Tensor, Callable[[Tensor, Tensor], Tensor]]]:
+    """Methods of the environment on states and actions, by name, each with the states of a transition that it fits."""
+    return [
+        ("encode", t.before, lambda s, a: env.encode(t.head, s)),
+        ("support", t.before, lambda s, a: env.support(t.head, s)),
+        ("next_head", t.before, lambda s, a: env.next_head(s)),
+        ("is_terminal", t.after, lambda s, a: env.is_terminal(s)),
+        ("step", t.before, lambda s, a: env.step(t.head, s, a)),
+        ("previous_head", t.after, lambda s, a: env.previous_head(s)),
+        ("parent_actions", t.after, lambda s, a: env.parent_actions(t.head, s)),
+        ("step_back", t.after, lambda s, a: env.step_back(t.head, s, a)),
+    ]
 
 
 def _head_names(env: Environment, positions: Tensor) -> list[str]:
@@ -380,10 +391,3 @@ def _assert_same(one: Tensor, two: Tensor, message: str) -> None:
     # Vectorised kernels may round the last bit differently for batches of different sizes.
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-6}.get(one.dtype, 0.0)
     torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance, msg=lambda m: f"{message}\n{m}")
-
-
-def _global_generators() -> dict[str, str]:
-    """State of every global generator, as text."""
-    states = {"torch": str(torch.get_rng_state().tolist()), "numpy": str(np.random.get_state(legacy=False))}
-    states["python"] = str(random.getstate())
-    return states

@@ -31,9 +31,7 @@ class Transition:
     after: Tensor
 
 
-def random_walk(
-    env: Environment, n: int, generator: Generator, scale: float = 2.0
-) -> tuple[Tensor, list[Transition]]:
+def random_walk(env: Environment, n: int, generator: Generator, scale: float = 2.0) -> tuple[Tensor, list[Transition]]:
     """Walk n times from the initial state to the end of the schedule, with logits drawn anew for every state.
 
     Args:
@@ -46,7 +44,7 @@ def random_walk(
         (n, state_size) the states at the end, and the transitions in order.
 
     Raises:
-        AssertionError: if a state in which a decision is due has no legal action.
+        AssertionError: if a state in which a decision is due has no legal action, or if a step gives no states.
     """
     states = env.initial_states(n)
     transitions = []
@@ -61,6 +59,8 @@ def random_walk(
         logits = logits.normal_(generator=generator) * scale
         actions = env.heads[head].distribution(logits, support).sample(generator)
         after = env.step(head, before, actions)
+        assert after.shape == before.shape, f"step of {head!r} changes the shape of states"
+        assert after.dtype == torch.float64, f"step of {head!r} returns {after.dtype}; states are float64"
         states = states.clone()
         states[rows] = after
         transitions.append(Transition(head, before, support, logits, actions, after))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+from torch import Tensor
+
 from crystalgfn.envs import CategoricalHead, Environment
 from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
-from torch import Tensor
 
 
 @ENVIRONMENTS.register

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from crystalgfn.proxies import Proxy
 from crystalgfn.registry import PROXIES
-from torch import Tensor
 
 
 @PROXIES.register
