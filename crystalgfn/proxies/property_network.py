@@ -92,7 +92,9 @@ class PropertyNetwork(nn.Module):
 
     def inputs(self, crystals: Crystals) -> Features:
         """Features saturated at their training range and scaled; ``prototype`` holds the index of a known prototype."""
-        raw = self.features(crystals)
+        return self._scaled(self.features(crystals))
+
+    def _scaled(self, raw: Features) -> Features:
         if len(self.prototypes):
             place = torch.searchsorted(self.prototypes, raw.prototype).clamp_max(len(self.prototypes) - 1)
             known = torch.where(self.prototypes[place] == raw.prototype, place + 1, 0)
@@ -114,6 +116,21 @@ class PropertyNetwork(nn.Module):
         features = self.inputs(crystals)
         sites = Sites.of(features)
         return self.unscale(torch.stack([member(features, sites) for member in self.members]))
+
+    def with_distance(self, crystals: Crystals) -> tuple[Tensor, Tensor]:
+        """Predictions, and how far the crystals lie outside of what was seen in training.
+
+        Returns:
+            (members, n) prediction of each member as from `forward`, and (n,) the sum over the row features of their
+            distance from the training range, each in standard deviations of the training rows; 0 inside.
+        """
+        raw = self.features(crystals)
+        features = self._scaled(raw)
+        sites = Sites.of(features)
+        predictions = self.unscale(torch.stack([member(features, sites) for member in self.members]))
+        lowest, highest, _, deviation = self.row_scale
+        outside = ((lowest - raw.row).clamp_min(0) + (raw.row - highest).clamp_min(0)) / deviation
+        return predictions, outside.sum(1)
 
     def unscale(self, output: Tensor) -> Tensor:
         """The property, from the output of a member (any shape), within the range of the training data."""
