@@ -62,9 +62,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"crystalgfn: error: unknown command {name!r}; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    # Threads that wait for work must sleep: spinning ones can slow a busy machine down fifty times. It has to be set
-    # before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for work spin for a fraction of a millisecond and then sleep: sleeping at once wastes half of a
+    # second core, spinning for long (the default) can slow a busy machine down fifty times. torch reads it on import.
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     return _run(name, arguments, debug)
 
 

@@ -21,7 +21,7 @@ from crystalgfn.policies.base import Policy
 
 @dataclass(frozen=True)
 class Step:
-    """One decision, for the rows of a batch whose turn it was.
+    """One decision, for the rows of a batch whose turn it was and that had a choice.
 
     Attributes:
         head: name of the decision.
@@ -44,7 +44,7 @@ class Trajectories:
 
     Attributes:
         states: (n, state_size) the terminal states.
-        steps: the decisions.
+        steps: the decisions; where only one action was legal there is none.
         log_pb: (n,) float64, sum of log P_B over each trajectory.
     """
 
@@ -91,16 +91,35 @@ def sample_forward(
         if not len(rows):
             continue
         current = states[rows]
-        inputs, support = env.encode(head, current), env.support(head, current)
-        distribution = env.heads[head].distribution(policy(head, inputs), support)
-        actions = _draw(distribution, generator, epsilon)
+        support = env.support(head, current)
+        actions, open_rows = _forced(support)
+        if len(open_rows):
+            inputs, choices = env.encode(head, current[open_rows]), support[open_rows]
+            distribution = env.heads[head].distribution(policy(head, inputs), choices)
+            drawn = _draw(distribution, generator, epsilon)
+            actions[open_rows] = drawn
+            log_pf[rows[open_rows]] += distribution.log_prob(drawn).to(torch.float64)
+            steps.append(Step(head, rows[open_rows], inputs, choices, drawn))
         following = env.step(head, current, actions)
-        log_pf[rows] += distribution.log_prob(actions).to(torch.float64)
         if not env.is_tree:
             log_pb[rows] += env.backward_distribution(head, following).log_prob(actions)
         states[rows] = following
-        steps.append(Step(head, rows, inputs, support, actions))
     return Trajectories(states, steps, log_pb), log_pf
+
+
+def _forced(support: Tensor) -> tuple[Tensor, Tensor]:
+    """What has to be done where only one thing is legal.
+
+    Returns:
+        actions (m, 1) float64, right for the rows with one legal option, and (k,) the other rows. Asking the policy
+        about the first would cost as much as about the others, for a log-probability of zero.
+    """
+    if support.dtype != torch.bool:
+        return torch.zeros(len(support), 1, dtype=torch.float64, device=support.device), torch.arange(
+            len(support), device=support.device
+        )
+    actions = support.to(torch.uint8).argmax(1, keepdim=True).to(torch.float64)
+    return actions, torch.nonzero(support.sum(1) > 1).squeeze(1)
 
 
 def _draw(distribution: Distribution, generator: Generator, epsilon: float) -> Tensor:
@@ -132,7 +151,11 @@ def sample_backward(env: Environment, states: Tensor, generator: Generator) -> T
         log_pb[rows] += distribution.log_prob(actions)
         parents = env.step_back(head, current[rows], actions)
         current[rows] = parents
-        steps.append(Step(head, rows, env.encode(head, parents), env.support(head, parents), actions))
+        support = env.support(head, parents)
+        _, open_rows = _forced(support)
+        if len(open_rows):
+            inputs = env.encode(head, parents[open_rows])
+            steps.append(Step(head, rows[open_rows], inputs, support[open_rows], actions[open_rows]))
     return Trajectories(states, steps[::-1], log_pb)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -99,7 +100,7 @@ def test_predict_needs_only_the_checkpoint(run, tmp_path, monkeypatch):
     table = pd.read_csv("samples.csv")
     assert list(table.columns) == COLUMNS
     assert len(table) == 12  # as the run's config says
-    assert os.listdir() == ["samples.csv"]
+    assert [path.name for path in Path().iterdir()] == ["samples.csv"]
 
 
 def predict(run, out, *options):

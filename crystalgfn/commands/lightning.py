@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from itertools import pairwise
@@ -57,8 +58,8 @@ class CrystalGFNCLI(LightningCLI):
         parser.add_argument(
             "--threads",
             type=int,
-            default=1,
-            help="Threads of torch on the CPU. One is safe; more pay off only on cores that are otherwise idle.",
+            default=2,
+            help="Threads of torch on the CPU; no more than there are cores are used. Matrices are too small for many.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -82,7 +83,7 @@ class CrystalGFNCLI(LightningCLI):
         threads = self.config[self.config.subcommand].threads
         if threads < 1:
             raise InputError(f"threads: {threads} is not allowed; it must be at least 1")
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)

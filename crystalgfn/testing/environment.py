@@ -179,6 +179,7 @@ class EnvironmentContract:
         backward = sample_backward(env, forward.states, generator("backward"))
         states = env.initial_states(n)
         for step in backward.steps:
+            states = _take_forced(env, states)
             current = states[step.rows]
             assert (env.next_head(current) == env.head_position(step.head)).all(), (
                 f"a backward trajectory has {step.head!r} where another head is due"
@@ -191,6 +192,7 @@ class EnvironmentContract:
                 msg=f"a backward trajectory has another support of {step.head!r} than the walk forward",
             )
             states[step.rows] = env.step(step.head, current, step.actions)
+        states = _take_forced(env, states)
         assert torch.equal(states, forward.states), "backward trajectories, walked forward, end in other states"
         assert log_forward(env, policy, backward).isfinite().all(), "a backward trajectory has P_F = 0"
         assert backward.log_pb.isfinite().all(), "a backward trajectory has P_B = 0"
@@ -391,3 +393,21 @@ def _assert_same(one: Tensor, two: Tensor, message: str) -> None:
     # Vectorised kernels may round the last bit differently for batches of different sizes.
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-6}.get(one.dtype, 0.0)
     torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance, msg=lambda m: f"{message}\n{m}")
+
+
+def _take_forced(env: Environment, states: Tensor) -> Tensor:
+    """The states after all actions without an alternative; trajectories leave those out."""
+    while True:
+        due, taken = env.next_head(states), False
+        for position, name in enumerate(env.heads):
+            rows = torch.nonzero(due == position).squeeze(1)
+            if len(rows) == 0 or not isinstance(env.heads[name], CategoricalHead):
+                continue
+            support = env.support(name, states[rows])
+            forced = support.sum(1) == 1
+            if forced.any():
+                actions = support[forced].int().argmax(1, keepdim=True).to(torch.float64)
+                states = states.index_copy(0, rows[forced], env.step(name, states[rows[forced]], actions))
+                taken = True
+        if not taken:
+            return states
