@@ -1,6 +1,15 @@
 """What all tests share."""
 
+import os
+
+# As the command line does it, before torch is imported: threads that wait must not spin for long.
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+
+import pytest
 import torch
 
-# One thread: the tensors are small, and results do not depend on the machine.
-torch.set_num_threads(1)
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """One thread for each test: its tensors are small, and a command that ran before may have chosen another number."""
+    torch.set_num_threads(1)
