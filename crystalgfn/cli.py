@@ -62,8 +62,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"crystalgfn: error: unknown command {name!r}; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    # Threads that wait for work spin for a fraction of a millisecond and then sleep: sleeping at once wastes half of a
-    # second core, spinning for long (the default) can slow a busy machine down fifty times. torch reads it on import.
+    # Where more than one thread is asked for: threads that wait spin for a fraction of a millisecond and then sleep.
+    # Sleeping at once wastes most of a second core, spinning for long takes it from others. torch reads it on import.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     return _run(name, arguments, debug)
 
