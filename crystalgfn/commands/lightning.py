@@ -58,8 +58,7 @@ class CrystalGFNCLI(LightningCLI):
             "--threads",
             type=int,
             default=1,
-            help="Threads of torch on the CPU. Two are 1.7 times faster on idle cores, and can be twenty times slower on "
-            "busy ones.",
+            help="Threads of torch on the CPU. Two are faster on idle cores, and can be far slower on busy ones.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
