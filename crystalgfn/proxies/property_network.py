@@ -113,9 +113,7 @@ class PropertyNetwork(nn.Module):
 
     def forward(self, crystals: Crystals) -> Tensor:
         """(members, n) prediction of each member, within the range of the training data."""
-        features = self.inputs(crystals)
-        sites = Sites.of(features)
-        return self.unscale(torch.stack([member(features, sites) for member in self.members]))
+        return self._predict(self.inputs(crystals))
 
     def with_distance(self, crystals: Crystals) -> tuple[Tensor, Tensor]:
         """Predictions, and how far the crystals lie outside of what was seen in training.
@@ -125,12 +123,14 @@ class PropertyNetwork(nn.Module):
             distance from the training range, each in standard deviations of the training rows; 0 inside.
         """
         raw = self.features(crystals)
-        features = self._scaled(raw)
-        sites = Sites.of(features)
-        predictions = self.unscale(torch.stack([member(features, sites) for member in self.members]))
         lowest, highest, _, deviation = self.row_scale
         outside = ((lowest - raw.row).clamp_min(0) + (raw.row - highest).clamp_min(0)) / deviation
-        return predictions, outside.sum(1)
+        return self._predict(self._scaled(raw)), outside.sum(1)
+
+    def _predict(self, features: Features) -> Tensor:
+        """(members, n) prediction of each member from saturated and scaled features."""
+        sites = Sites.of(features)
+        return self.unscale(torch.stack([member(features, sites) for member in self.members]))
 
     def unscale(self, output: Tensor) -> Tensor:
         """The property, from the output of a member (any shape), within the range of the training data."""
