@@ -163,9 +163,9 @@ def test_empty_batch(proxy: FormationEnergy) -> None:
 
 def test_uncertainty(proxy: FormationEnergy) -> None:
     crystals = random_crystals(100)
-    spread = proxy.uncertainty(crystals)
+    spread = proxy.predict(crystals).uncertainty
     assert spread.shape == (100,) and bool((spread >= 0).all()) and spread.mean() > 0
-    assert spread.mean() > proxy.uncertainty(Crystals.from_arrays(*SALT)).item()  # random crystals are stranger
+    assert spread.mean() > proxy.predict(Crystals.from_arrays(*SALT)).uncertainty.item()  # random crystals are stranger
 
 
 def test_features_follow_the_module(proxy: FormationEnergy) -> None:

@@ -1,8 +1,8 @@
 """Proxies: predict a property of an object."""
 
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.proxies.base import Prediction, Proxy
 from crystalgfn.proxies.density import Density
 from crystalgfn.proxies.formation_energy import FormationEnergy
 from crystalgfn.proxies.hypergrid import HyperGridModes
 
-__all__ = ["Density", "FormationEnergy", "HyperGridModes", "Proxy"]
+__all__ = ["Density", "FormationEnergy", "HyperGridModes", "Prediction", "Proxy"]

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a proxy says of n objects.
+
+    Attributes:
+        value: (n,) the property, in the proxy's unit.
+        uncertainty: (n,) expected absolute error of the values, in the same unit; None if the proxy has no estimate.
+    """
+
+    value: Tensor
+    uncertainty: Tensor | None = None
 
 
 class Proxy(nn.Module, ABC):
@@ -14,17 +28,22 @@ class Proxy(nn.Module, ABC):
     A proxy is a module, so that its tables and weights follow the policy to its device. It is evaluated without
     gradients, in batches, and its parameters are never trained by the GFlowNet.
 
+    A subclass says what it predicts in the attributes below, and implements `forward`; one that can tell how wrong it
+    may be sets ``has_uncertainty`` and implements `predict` as well.
+
     Attributes:
         name: name of the property: column of the CSV and tag in TensorBoard.
         unit: its unit, or an empty string.
         direction: whether a user looks for low or high values; sorts top-k tables.
         valid_range: lowest and highest value the proxy can be trusted for.
+        has_uncertainty: whether `predict` returns an uncertainty.
     """
 
-    name: ClassVar[str]
-    unit: ClassVar[str] = ""
-    direction: ClassVar[Literal["minimize", "maximize"]] = "minimize"
-    valid_range: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
+    name: str
+    unit: str = ""
+    direction: Literal["minimize", "maximize"] = "minimize"
+    valid_range: tuple[float, float] = (float("-inf"), float("inf"))
+    has_uncertainty: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, objects: Any) -> Tensor:
@@ -37,3 +56,10 @@ class Proxy(nn.Module, ABC):
         Returns:
             (n,) finite values in the proxy's unit, one for each object, independent of the other rows.
         """
+
+    def predict(self, objects: Any) -> Prediction:
+        """Property of each object and, if the proxy has an estimate, its uncertainty.
+
+        The values are those of `forward`.
+        """
+        return Prediction(self(objects))

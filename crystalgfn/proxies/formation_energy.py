@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crystalgfn.crystals import Crystals
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.proxies.base import Prediction, Proxy
 from crystalgfn.proxies.property_network import PropertyNetwork
 from crystalgfn.registry import PROXIES
 
@@ -45,6 +45,7 @@ class FormationEnergy(Proxy):
     unit = "eV/atom"
     direction = "minimize"
     valid_range = (-4.6, 5.2)
+    has_uncertainty = True
 
     def __init__(self, weights: Path | str | None = None) -> None:
         super().__init__()
@@ -68,18 +69,10 @@ class FormationEnergy(Proxy):
             (n,) float32 formation energy in eV/atom: the mean over the members of the ensemble, and the rise outside
             of the training range.
         """
-        members, outside = self.network.with_distance(crystals)
-        return members.mean(0) + OUTSIDE_SLOPE * outside
+        return self.predict(crystals).value
 
     @torch.no_grad()
-    def uncertainty(self, crystals: Crystals) -> Tensor:
-        """How far the members of the ensemble are apart; no error bar, it is smaller than the error.
-
-        Args:
-            crystals: a batch of n crystals.
-
-        Returns:
-            (n,) float32 standard deviation over the members in eV/atom.
-        """
-        members: Tensor = self.network(crystals)
-        return members.std(0, correction=0)
+    def predict(self, crystals: Crystals) -> Prediction:
+        """Formation energy and, as its uncertainty, the standard deviation over the members of the ensemble [eV/atom]."""
+        members, outside = self.network.with_distance(crystals)
+        return Prediction(members.mean(0) + OUTSIDE_SLOPE * outside, members.std(0, correction=0))

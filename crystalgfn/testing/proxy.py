@@ -49,6 +49,22 @@ class ProxyContract:
         bad = (~values.isfinite()).nonzero()[:, 0].tolist()
         assert not bad, f"values are not finite for the objects in rows {bad}"
 
+    def test_prediction_agrees_with_forward(self, proxy: Proxy, objects: Any, tolerance: float) -> None:
+        """``predict`` gives the values of ``forward``, and an uncertainty exactly if the proxy says it has one."""
+        with torch.no_grad():
+            prediction = proxy.eval().predict(objects)
+        torch.testing.assert_close(prediction.value, _evaluate(proxy, objects), rtol=tolerance, atol=tolerance)
+        kind, uncertainty = type(proxy).__name__, prediction.uncertainty
+        assert (uncertainty is not None) == proxy.has_uncertainty, (
+            f"{kind}.has_uncertainty is {proxy.has_uncertainty}, but predict gives "
+            f"{'none' if uncertainty is None else 'one'}"
+        )
+        if uncertainty is not None:
+            assert uncertainty.shape == (len(objects),), (
+                f"{len(objects)} objects give an uncertainty of shape {tuple(uncertainty.shape)}"
+            )
+            assert (uncertainty.isfinite() & (uncertainty >= 0)).all(), "uncertainties must be finite and 0 or more"
+
     def test_rows_do_not_interact(self, proxy: Proxy, objects: Any, tolerance: float) -> None:
         """A batch gives the same values as its objects one by one, in any order."""
         values = _evaluate(proxy, objects)
