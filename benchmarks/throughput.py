@@ -80,7 +80,7 @@ def measure(model: GFlowNet, batch: int, rounds: int) -> list[str]:
 
     def train() -> None:
         drawn, _ = sample_forward(env, policy, batch, stream)
-        _, log_reward = model.evaluate(drawn.states)
+        _, log_reward, _ = model.evaluate(drawn.states)
         trajectory_balance(model.log_z, log_forward(env, policy, drawn), drawn.log_pb, log_reward).backward()
 
     calls = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,29 +12,32 @@ from torch import Tensor
 
 from crystalgfn.callbacks.coverage import coverage_metrics, update_coverage
 from crystalgfn.callbacks.sink import Sink
-from crystalgfn.callbacks.window import Metrics, WindowCallback, crystal_environment, environment, proxy_of
+from crystalgfn.callbacks.window import Metrics, WindowCallback, crystal_environment, environment, proxies_of
 from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
+from crystalgfn.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.metrics import Values
 from crystalgfn.proxies.base import Proxy
 from crystalgfn.tables import read_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from crystalgfn.callbacks.drawing import Reference
 
 
 class LogFigures(WindowCallback):
     """Draws the samples as pictures for TensorBoard; with other loggers, or none, it does nothing.
 
-    Tags: ``figures/<property>``, its distribution over the samples, against a reference; ``figures/elements``, a
-    periodic table with the share of samples that contain each element; ``figures/space_groups``, the share of each
-    space group and crystal system.
+    Tags: ``figures/<property>`` for each proxy, its distribution over the samples, against a reference;
+    ``figures/elements``, a periodic table with the share of samples that contain each element;
+    ``figures/space_groups``, the share of each space group and crystal system.
 
     Args:
         every_n_steps: training steps between two sets of pictures of training samples; None draws only the samples of
             validations and tests.
         reference: a table of crystals to compare with, CSV or parquet. Of its rows those count whose elements are all
-            allowed. If it has a column of the proxy's name, that is the reference's property; otherwise the proxy
+            allowed. If it has a column of a proxy's name, that is the reference's property; otherwise the proxy
             predicts it.
         reference_split: only rows that have this text in the column ``split``; None takes all rows.
 
@@ -52,47 +55,55 @@ class LogFigures(WindowCallback):
         if reference is not None and not Path(reference).is_file():
             raise InputError(f"reference: {reference} is not allowed; it must be an existing CSV or parquet file")
         self.reference, self.reference_split = reference, reference_split
-        self._reference: Reference | None = None
+        self._references: dict[str, Reference] = {}
 
     def make_metrics(self, pl_module: LightningModule) -> Metrics:
-        return {"property": Values(), **coverage_metrics(crystal_environment(pl_module, self))}
+        properties = {
+            f"property {column.name}": Values() for column in proxies_of(pl_module).columns if column.is_property
+        }
+        return {**properties, **coverage_metrics(crystal_environment(pl_module, self))}
 
     def prepare(self, pl_module: LightningModule) -> None:
         if self.reference is not None:
             elements = crystal_environment(pl_module, self).elements
-            self._reference = read_reference(Path(self.reference), self.reference_split, elements, proxy_of(pl_module))
+            proxies = list(proxies_of(pl_module))
+            self._references = read_references(Path(self.reference), self.reference_split, elements, proxies)
 
     def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
-        metrics["property"].update(outputs["property"])
+        for column, values in zip(proxies_of(pl_module).columns, outputs["properties"].unbind(1), strict=True):
+            if column.is_property:
+                metrics[f"property {column.name}"].update(values)
         update_coverage(metrics, environment(pl_module).decode(outputs["states"]))
 
     def report(self, metrics: Metrics, pl_module: LightningModule, sink: Sink) -> None:
-        values = metrics["property"].compute()
+        columns = [column for column in proxies_of(pl_module).columns if column.is_property]
+        properties = {column: metrics[f"property {column.name}"].compute().cpu().numpy() for column in columns}
+        n_samples = len(properties[columns[0]])
         counts = {name: metrics[name].compute()["counts"].cpu() for name in ("elements", "space_groups")}
         boards = sink.boards
-        if len(values) == 0 or not boards:
+        if n_samples == 0 or not boards:
             return
 
         from crystalgfn.callbacks import drawing
 
-        shares = counts["elements"].double() / len(values)
-        proxy = proxy_of(pl_module)
+        shares = counts["elements"].double() / n_samples
         which = {"": "training", "val": "validation", "test": "test"}[sink.stage]
-        ending = f"of {len(values):,} {which} samples, step {sink.step}"
+        ending = f"of {n_samples:,} {which} samples, step {sink.step}"
         possible = metrics["elements"].possible.cpu().numpy()
         figures = {
-            proxy.name: drawing.property_figure(
-                values.cpu().numpy(),
-                proxy.name,
-                proxy.unit,
-                f"{proxy.name.replace('_', ' ').capitalize()} {ending}",
-                self._reference,
-            ),
-            "elements": drawing.elements_figure(shares.numpy(), possible, f"Elements {ending}"),
-            "space_groups": drawing.space_groups_figure(
-                counts["space_groups"].numpy(), f"Space groups {ending}", self._reference
-            ),
+            column.name: drawing.property_figure(
+                values,
+                column.name,
+                column.unit,
+                f"{column.name.replace('_', ' ').capitalize()} {ending}",
+                self._references.get(column.name),
+            )
+            for column, values in properties.items()
         }
+        figures["elements"] = drawing.elements_figure(shares.numpy(), possible, f"Elements {ending}")
+        figures["space_groups"] = drawing.space_groups_figure(
+            counts["space_groups"].numpy(), f"Space groups {ending}", self._references.get(columns[0].name)
+        )
         for name, figure in figures.items():
             image = drawing.to_image(figure)
             for board in boards:
@@ -100,14 +111,16 @@ class LogFigures(WindowCallback):
 
 
 @torch.no_grad()
-def read_reference(path: Path, split: str | None, elements: tuple[str, ...], proxy: Proxy) -> Reference:
-    """The rows of a table of crystals that samples can be compared with.
+def read_references(
+    path: Path, split: str | None, elements: tuple[str, ...], proxies: Sequence[Proxy]
+) -> dict[str, Reference]:
+    """The rows of a table of crystals that samples can be compared with, for each property.
 
     Args:
         path: CSV or parquet file.
         split: text that rows must have in the column ``split``; None takes all rows.
         elements: symbols; rows with other elements are left out.
-        proxy: names the property, and predicts it where the table has no such column.
+        proxies: each names a property, and predicts it where the table has no such column.
 
     Raises:
         InputError: if the table cannot be read, it has no such split, or no row is left.
@@ -133,20 +146,27 @@ def read_reference(path: Path, split: str | None, elements: tuple[str, ...], pro
     forbidden[[atomic_numbers()[symbol] - 1 for symbol in elements]] = False
     keep = (crystals.counts[:, forbidden] == 0).all(1)
     rows, crystals = rows[keep], crystals[keep]
-    if proxy.name in table.frame.columns:
+    references = {}
+    for proxy in proxies:
+        values = _property(table.frame, rows, crystals, proxy)
+        keep = torch.isfinite(values)
+        if not keep.any():
+            raise InputError(
+                f"reference: {path} is not allowed; it has no row"
+                f"{f' of the split {split!r}' if split is not None else ''} with a value of {proxy.name} and only "
+                f"the elements {' '.join(elements)}"
+            )
+        groups = torch.bincount(crystals.space_group[keep] - 1, minlength=N_SPACE_GROUPS)
+        label = f"reference ({split})" if split is not None else "reference"
+        references[proxy.name] = Reference(label, values[keep].numpy(), groups.numpy())
+    return references
+
+
+def _property(frame: pd.DataFrame, rows: Tensor, crystals: Crystals, proxy: Proxy) -> Tensor:
+    """(k,) float64 property of k crystals: the column of its name in their rows of a table, else the proxy's."""
+    if proxy.name in frame.columns:
         import pandas as pd
 
-        column = pd.to_numeric(table.frame[proxy.name], errors="coerce").to_numpy(dtype="float64", copy=True)
-        values = torch.from_numpy(column)[rows]
-    else:
-        values = proxy(crystals).double().cpu() if len(crystals) else torch.zeros(0)
-    keep = torch.isfinite(values)
-    if not keep.any():
-        raise InputError(
-            f"reference: {path} is not allowed; it has no row"
-            f"{f' of the split {split!r}' if split is not None else ''} with a value of {proxy.name} and only "
-            f"the elements {' '.join(elements)}"
-        )
-    groups = torch.bincount(crystals.space_group[keep] - 1, minlength=N_SPACE_GROUPS)
-    label = f"reference ({split})" if split is not None else "reference"
-    return Reference(label, values[keep].numpy(), groups.numpy())
+        column = pd.to_numeric(frame[proxy.name], errors="coerce").to_numpy(dtype="float64", copy=True)
+        return torch.from_numpy(column)[rows]
+    return proxy(crystals).double().cpu() if len(crystals) else torch.zeros(0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Histograms of the property and the reward of the samples."""
+"""Histograms of the properties and the reward of the samples."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from crystalgfn.callbacks.sink import Sink
-from crystalgfn.callbacks.window import Metrics, WindowCallback, proxy_of
+from crystalgfn.callbacks.window import Metrics, WindowCallback, proxies_of
 from crystalgfn.metrics import Values
 
 
 class LogHistograms(WindowCallback):
-    """Logs TensorBoard histograms of the samples' property and log R, for any environment.
+    """Logs TensorBoard histograms of the samples' properties and log R, for any environment.
 
-    Tags: ``histograms/<property>``, in the proxy's unit, and ``histograms/log_reward``. Other loggers get nothing.
+    Tags: ``histograms/<property>`` and ``histograms/<property>_uncertainty`` for each proxy, in its unit, and
+    ``histograms/log_reward``. Other loggers get nothing.
 
     Args:
         every_n_steps: training steps in a window.
@@ -25,15 +26,19 @@ class LogHistograms(WindowCallback):
         super().__init__(every_n_steps)
 
     def make_metrics(self, pl_module: LightningModule) -> Metrics:
-        return {"property": Values(), "log_reward": Values()}
+        return {name: Values() for name in (*_names(pl_module), "log_reward")}
 
     def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
-        for name, metric in metrics.items():
-            metric.update(outputs[name])
+        for name, values in zip(_names(pl_module), outputs["properties"].unbind(1), strict=True):
+            metrics[name].update(values)
+        metrics["log_reward"].update(outputs["log_reward"])
 
     def report(self, metrics: Metrics, pl_module: LightningModule, sink: Sink) -> None:
         for name, metric in metrics.items():
             values = metric.compute()
-            tag = sink.tag(f"histograms/{proxy_of(pl_module).name if name == 'property' else name}")
             for board in sink.boards if len(values) else ():
-                board.add_histogram(tag, values.cpu().numpy(), sink.step)
+                board.add_histogram(sink.tag(f"histograms/{name}"), values.cpu().numpy(), sink.step)
+
+
+def _names(pl_module: LightningModule) -> list[str]:
+    return [column.name for column in proxies_of(pl_module).columns]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from crystalgfn.callbacks.window import environment, proxy_of
+from crystalgfn.callbacks.window import environment, proxies_of
 from crystalgfn.data import Ticket
 from crystalgfn.errors import InputError
 from crystalgfn.tables import atomic_path, check_writable, table_kind
@@ -23,8 +23,9 @@ class SampleWriter(Callback):
     """Writes the samples of ``predict`` as one table, CSV or parquet by the ending of its name.
 
     Columns: those of the environment's ``to_frame`` (for crystals formula, space_group, a, b, c [Å], alpha, beta,
-    gamma [degrees], oxidation_states), the property under the proxy's name and in its unit, log_reward and log_pf.
-    Numbers are written in full: reading them gives the same floats.
+    gamma [degrees], oxidation_states), for each proxy the property under its name and in its unit and, if there is
+    one, its uncertainty (``<property>_uncertainty``), log_reward and log_pf. An object whose prediction is not finite,
+    in a run that skips such, has no log_reward. Numbers are written in full: reading them gives the same floats.
 
     Each process writes each batch to a hidden folder beside the table. At the end the first process puts them
     together, in the order in which they were asked for, and the table appears complete or not at all.
@@ -121,9 +122,10 @@ def samples_frame(pl_module: LightningModule, outputs: Mapping[str, Any]) -> pd.
         outputs: what its ``predict_step`` returned.
     """
     frame = environment(pl_module).to_frame(outputs["states"])
-    columns = {proxy_of(pl_module).name: "property", "log_reward": "log_reward", "log_pf": "log_pf"}
-    for column, name in columns.items():
-        frame[column] = outputs[name].double().cpu().numpy()
+    for column, values in zip(proxies_of(pl_module).columns, outputs["properties"].unbind(1), strict=True):
+        frame[column.name] = values.double().cpu().numpy()
+    for name in ("log_reward", "log_pf"):
+        frame[name] = outputs[name].double().cpu().numpy()
     return frame
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from crystalgfn.callbacks.window import (
     check_positive,
     crystal_environment,
     environment,
-    proxy_of,
+    proxies_of,
 )
 from crystalgfn.crystallography import space_groups
 from crystalgfn.crystals import Crystals
@@ -52,7 +53,7 @@ class LogTopK(WindowCallback):
     def make_metrics(self, pl_module: LightningModule) -> Metrics:
         if self.one_per_composition:
             crystal_environment(pl_module, self)
-        return {"top_k": TopK(self.k, environment(pl_module).state_size)}
+        return {"top_k": TopK(self.k, environment(pl_module).state_size, len(proxies_of(pl_module).columns))}
 
     def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
         metric = metrics["top_k"]
@@ -60,7 +61,7 @@ class LogTopK(WindowCallback):
         rows = metric.candidates(outputs["log_reward"])
         if len(rows) == 0:
             return
-        states, values, log_reward = (outputs[name][rows] for name in ("states", "property", "log_reward"))
+        states, values, log_reward = (outputs[name][rows] for name in ("states", "properties", "log_reward"))
         objects = environment(pl_module).decode(states)
         keys = composition_keys(objects) if self.one_per_composition else object_keys(objects, states)
         metric.update(states, values, log_reward, keys)
@@ -69,10 +70,9 @@ class LogTopK(WindowCallback):
         best = metrics["top_k"].compute()
         if len(best["states"]) == 0:
             return
-        name = proxy_of(pl_module).name
-        sink.scalars(
-            {"top_k/log_reward_mean": best["log_reward"].mean(), f"top_k/{name}_mean": best["property"].mean()}
-        )
+        columns = zip(proxies_of(pl_module).columns, best["properties"].mean(0), strict=True)
+        means = {f"top_k/{column.name}_mean": mean for column, mean in columns}
+        sink.scalars({"top_k/log_reward_mean": best["log_reward"].mean(), **means})
         boards = sink.boards
         if boards:
             table = _table(pl_module, best)
@@ -82,13 +82,14 @@ class LogTopK(WindowCallback):
 
 def _table(pl_module: LightningModule, best: Mapping[str, Tensor]) -> str:
     """A markdown table of the kept objects, best first."""
-    proxy = proxy_of(pl_module)
+    columns = proxies_of(pl_module).columns
     header, objects = _objects(pl_module, best["states"])
-    header = ["rank", *header, proxy.name + (f" [{proxy.unit}]" if proxy.unit else ""), "log R"]
+    titles = [column.name + (f" [{column.unit}]" if column.unit else "") for column in columns]
+    header = ["rank", *header, *titles, "log R"]
     lines = [header, ["---"] * len(header)]
-    numbers = zip(best["property"].tolist(), best["log_reward"].tolist(), strict=True)
-    for rank, (cells, (value, log_reward)) in enumerate(zip(objects, numbers, strict=True), start=1):
-        lines.append([str(rank), *cells, f"{value:.6g}", f"{log_reward:.6g}"])
+    numbers = torch.cat([best["properties"], best["log_reward"][:, None]], dim=1).tolist()
+    for rank, (cells, values) in enumerate(zip(objects, numbers, strict=True), start=1):
+        lines.append([str(rank), *cells, *(f"{value:.6g}" for value in values)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

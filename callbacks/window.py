@@ -14,14 +14,14 @@ from crystalgfn.callbacks.sink import Sink
 from crystalgfn.envs import Crystal, Environment
 from crystalgfn.errors import InputError
 from crystalgfn.metrics import SampleMetric
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.proxies import ProxySet
 
 Metrics = dict[str, SampleMetric]
 
 ROWS_AT_ONCE = 4096
 """Training samples wait until they are this many: a few large updates cost less than one in every step."""
 
-_OUTPUTS = ("states", "property", "log_reward")
+_OUTPUTS = ("states", "properties", "log_reward")
 
 
 class WindowCallback(Callback, ABC):
@@ -208,9 +208,9 @@ def environment(pl_module: LightningModule) -> Environment:
     return cast(Environment, pl_module.env)
 
 
-def proxy_of(pl_module: LightningModule) -> Proxy:
-    """The proxy of a module."""
-    return cast(Proxy, pl_module.proxy)
+def proxies_of(pl_module: LightningModule) -> ProxySet:
+    """The proxies of a module."""
+    return cast(ProxySet, pl_module.proxies)
 
 
 def builds_crystals(env: Environment) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -16,7 +16,7 @@ from crystalgfn.envs.base import Environment
 from crystalgfn.errors import InputError
 from crystalgfn.losses import trajectory_balance
 from crystalgfn.policies.base import Policy
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.proxies import Proxy, ProxySet
 from crystalgfn.random import generator
 from crystalgfn.replay import ReplayBuffer
 from crystalgfn.rewards import Reward
@@ -27,13 +27,13 @@ class GFlowNet(LightningModule):
     """Learns to sample objects with probability proportional to a reward, by trajectory balance.
 
     Every step method returns a dictionary with, for the n objects it sampled: ``states`` (n, state_size),
-    ``property`` (n,) in the proxy's unit, ``log_reward`` (n,) and ``log_pf`` (n,); callbacks read it. Training adds
-    ``loss``.
+    ``properties`` (n, columns) with the proxies' predictions and uncertainties, named by ``proxies.columns``,
+    ``log_reward`` (n,) and ``log_pf`` (n,); callbacks read it. Training adds ``loss``.
 
     Args:
         env: what is built, and how.
-        proxy: predicts the property of an object.
-        reward: turns the property into log R.
+        proxy: predicts a property of an object; a list of proxies predicts several.
+        reward: turns what is predicted into log R.
         policy: makes the policy network from each decision's input size and number of logits.
         batch_size: trajectories sampled with the policy in each training step.
         lr: learning rate of the policy at the start.
@@ -43,13 +43,16 @@ class GFlowNet(LightningModule):
         epsilon_steps: steps over which epsilon falls linearly to zero; 0 keeps it.
         replay_capacity: terminal states kept for replay, those of the highest rewards; 0 for no replay.
         replay_batch_size: replayed trajectories added to each training step.
+        on_bad_value: what to do with an object for which a proxy gives NaN or an infinite value: ``stop`` with an
+            error that names it, or ``skip`` it: it is left out of training and metrics and counted
+            (``train/skipped``, all of a run), and a table of samples keeps it without a reward.
         seed: of the policy's first weights and of every random stream.
     """
 
     def __init__(
         self,
         env: Environment,
-        proxy: Proxy,
+        proxy: Proxy | list[Proxy],
         reward: Reward,
         policy: Callable[[Mapping[str, tuple[int, int]]], Policy],
         batch_size: int = 256,
@@ -60,9 +63,12 @@ class GFlowNet(LightningModule):
         epsilon_steps: int = 0,
         replay_capacity: int = 0,
         replay_batch_size: int = 0,
+        on_bad_value: Literal["stop", "skip"] = "stop",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if on_bad_value not in ("stop", "skip"):
+            raise InputError(f"on_bad_value: {on_bad_value!r} is not allowed; allowed: stop, skip")
         _check(batch_size=batch_size, lr=lr, lr_log_z=lr_log_z)
         _check_share(epsilon=epsilon, lr_final=lr_final)
         _check_count(epsilon_steps=epsilon_steps, replay_capacity=replay_capacity, replay_batch_size=replay_batch_size)
@@ -72,8 +78,12 @@ class GFlowNet(LightningModule):
                 "set both, or leave both at 0 for no replay"
             )
         self.env = env
-        self.proxy = proxy.eval().requires_grad_(False)
+        self.proxies = ProxySet(proxy).eval().requires_grad_(False)
         self.reward = reward
+        reward.check(list(self.proxies))
+        self.on_bad_value = on_bad_value
+        self.skipped: Tensor
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.policy = policy({name: (head.input_size, head.n_logits) for name, head in env.heads.items()})
@@ -87,80 +97,112 @@ class GFlowNet(LightningModule):
         self._generator_state: Tensor | None = None
         self._correlation = PearsonCorrCoef()
         self._means = torch.nn.ModuleDict(
-            {name: MeanMetric() for name in (f"{proxy.name}_mean", "log_reward_mean", "loss")}
+            {name: MeanMetric() for name in (*self._mean_names(), "log_reward_mean", "loss")}
         )
 
     # Sampling
 
     @torch.no_grad()
-    def evaluate(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Property (n,) in the proxy's unit and log R (n,) of n terminal states.
+    def evaluate(self, states: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What the proxies and the reward say of n terminal states.
+
+        Returns:
+            properties (n, columns), log R (n,), and its parts by property, each (n,). Where a prediction is not
+            finite and such objects are to be skipped, log R is NaN.
 
         Raises:
-            InputError: if the proxy returns another shape, or a value that is not finite.
+            InputError: if a proxy returns another shape or type, or a value that is not finite and the run is to stop.
         """
-        values = self.proxy(self.env.decode(states))
-        if values.shape != (len(states),):
+
+        def describe(row: int) -> str:
+            return self.env.describe(states[row : row + 1])[0]
+
+        predictions, good = self.proxies.predict(self.env.decode(states), len(states), states.device, describe)
+        if not good.all() and self.on_bad_value == "stop":
+            row = int((~good).nonzero()[0])
             raise InputError(
-                f"proxy {type(self.proxy).__name__}: returned shape {tuple(values.shape)} for {len(states)} objects; "
-                f"it must be ({len(states)},)"
+                f"{self.proxies.complaint(predictions, row, describe(row))}; every value must be finite "
+                "(model.on_bad_value: skip leaves such objects out)"
             )
-        bad = ~torch.isfinite(values)
-        if bad.any():
-            row = int(bad.nonzero()[0])
-            raise InputError(
-                f"proxy {type(self.proxy).__name__}: {self.proxy.name} is {values[row].item()} for "
-                f"{self.env.describe(states[row : row + 1])[0]}; every value must be finite"
-            )
-        return values.to(torch.float64), self.reward(values)
+        parts = self.reward.parts(predictions)
+        log_reward = self.reward(predictions).masked_fill(~good, float("nan"))
+        return self.proxies.matrix(predictions), log_reward, parts
 
     def sample(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """Sample n objects with the policy as it is; see the class for what is returned."""
         trajectories, log_pf = sample_forward(self.env, self.policy, n, generator)
-        values, log_reward = self.evaluate(trajectories.states)
+        properties, log_reward, _ = self.evaluate(trajectories.states)
         return {
             "states": trajectories.states,
-            "property": values,
+            "properties": properties,
             "log_reward": log_reward,
             "log_pf": log_pf,
             "log_pb": trajectories.log_pb,
         }
 
+    def _mean_names(self) -> list[str]:
+        return [f"{column.name}_mean" for column in self.proxies.columns]
+
     # Training
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Tensor]:
         stream = self._training_generator()
+        before = stream.get_state()
+        try:
+            return self._training_step(stream)
+        except Exception:
+            # A checkpoint saved now repeats this step as it was.
+            stream.set_state(before)
+            raise
+
+    def _training_step(self, stream: Generator) -> dict[str, Tensor]:
         trajectories, _ = sample_forward(self.env, self.policy, self.batch_size, stream, self._current_epsilon())
-        values, log_reward = self.evaluate(trajectories.states)
+        properties, log_reward, parts = self.evaluate(trajectories.states)
+        good = torch.isfinite(log_reward)
         all_rewards = log_reward
         if self.replay is not None:
             states, replayed = self.replay.sample(self.replay_batch_size, stream)
             if len(states):
                 trajectories = Trajectories.cat([trajectories, sample_backward(self.env, states, stream)])
                 all_rewards = torch.cat([log_reward, replayed])
-        log_pf = log_forward(self.env, self.policy, trajectories)
+        log_pf, log_pb = log_forward(self.env, self.policy, trajectories), trajectories.log_pb
+        states = trajectories.states[: self.batch_size]
+        if not good.all():
+            keep = torch.isfinite(all_rewards)
+            if not keep.any():
+                raise InputError("on_bad_value: skip leaves nothing to train on; no value of a step is finite")
+            log_pf, log_pb, all_rewards = log_pf[keep], log_pb[keep], all_rewards[keep]
+            states, properties, log_reward = states[good], properties[good], log_reward[good]
+            parts = {name: part[good] for name, part in parts.items()}
+            self.skipped += (~good).sum()
         if self.global_step == 0:
             # Start log Z where the first batch has it, instead of crawling there at its learning rate.
-            first = (all_rewards + trajectories.log_pb - log_pf.detach()).mean()
+            first = (all_rewards + log_pb - log_pf.detach()).mean()
             self.log_z.data.fill_(self.trainer.strategy.reduce(first, reduce_op="mean"))
-        loss = trajectory_balance(self.log_z, log_pf, trajectories.log_pb, all_rewards)
+        loss = trajectory_balance(self.log_z, log_pf, log_pb, all_rewards)
         if not torch.isfinite(loss):
             raise InputError(
                 f"the loss is {loss.item()} at step {self.global_step}; lower model.lr, or set "
                 "trainer.gradient_clip_val"
             )
         if self.replay is not None:
-            self.replay.add(trajectories.states[: self.batch_size], log_reward)
+            self.replay.add(states, log_reward)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/log_z", self.log_z, prog_bar=True)
-        self.log(f"train/{self.proxy.name}_mean", values.mean(), prog_bar=True)
+        for column, values in zip(self.proxies.columns, properties.unbind(1), strict=True):
+            self.log(f"train/{column.name}_mean", values.mean(), prog_bar=column.is_property)
         self.log("train/log_reward_mean", log_reward.mean())
+        if len(parts) > 1:
+            for name, part in parts.items():
+                self.log(f"train/log_reward_of_{name}_mean", part.mean())
+        if self.on_bad_value == "skip":
+            self.log("train/skipped", self.skipped.float())
         return {
             "loss": loss,
-            "states": trajectories.states[: self.batch_size],
-            "property": values,
+            "states": states,
+            "properties": properties,
             "log_reward": log_reward,
-            "log_pf": log_pf.detach()[: self.batch_size],
+            "log_pf": log_pf.detach()[: len(states)],
         }
 
     def _current_epsilon(self) -> float:
@@ -199,13 +241,16 @@ class GFlowNet(LightningModule):
 
     def _evaluation_step(self, ticket: Ticket, stage: str) -> dict[str, Tensor]:
         samples = self.predict_step(ticket, 0)
+        good = torch.isfinite(samples["log_reward"])
+        if not good.all():
+            samples = {name: value[good] for name, value in samples.items()}
         # In a tree log_pf - log_pb is log p(x); elsewhere it is an unbiased estimate of p(x) from one trajectory.
         log_p = samples["log_pf"] - samples["log_pb"]
         log_reward = samples["log_reward"]
         self._correlation(log_p.float(), log_reward.float())
         loss = trajectory_balance(self.log_z, samples["log_pf"], samples["log_pb"], log_reward)
-        values = {f"{self.proxy.name}_mean": samples["property"], "log_reward_mean": log_reward, "loss": loss}
-        for name, value in values.items():
+        values = dict(zip(self._mean_names(), samples["properties"].unbind(1), strict=True))
+        for name, value in (values | {"log_reward_mean": log_reward, "loss": loss}).items():
             metric = self._means[name]
             assert isinstance(metric, MeanMetric)
             metric(value)

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crystalgfn.callbacks import LogCoverage, LogFigures, LogHistograms, LogTopK, LogUniqueness, SampleWriter
-from crystalgfn.callbacks.figures import read_reference
+from crystalgfn.callbacks.figures import read_references
 from crystalgfn.data import Samples
 from crystalgfn.envs import Crystal, HyperGrid
 from crystalgfn.errors import InputError
@@ -138,7 +138,7 @@ def test_crystals_in_tensorboard(tmp_path, reference):
     assert counts == [64, 64]
     assert log.Histograms("val/histograms/log_reward")[0].histogram_value.num == 50
 
-    best = torch.cat([outputs["property"] for outputs in recorder.training]).max().item()
+    best = torch.cat([outputs["properties"] for outputs in recorder.training]).max().item()
     table = text(log, "top_k/table")[-1].splitlines()
     assert len(table) == 5
     assert "density [g/cm³]" in table[0]
@@ -268,14 +268,14 @@ def test_bad_arguments(make, message):
 
 
 def test_reference_is_filtered_and_its_property_predicted_or_read(reference):
-    predicted = read_reference(reference, "val", ELEMENTS, Density())
+    predicted = read_references(reference, "val", ELEMENTS, [Density()])["density"]
     assert predicted.values == pytest.approx([2.63, 3.59, 3.37], abs=0.01)
     assert predicted.groups[224] == 3
 
     class TableDensity(Density):
         name = "table_density"
 
-    read = read_reference(reference, None, ELEMENTS, TableDensity())
+    read = read_references(reference, None, ELEMENTS, [TableDensity()])["table_density"]
     assert read.values.tolist() == [2.6, 3.6, 3.4, 2.0]
     assert read.label == "reference"
 
@@ -289,15 +289,15 @@ def test_reference_is_filtered_and_its_property_predicted_or_read(reference):
 )
 def test_a_reference_that_cannot_be_used(reference, split, elements, message):
     with pytest.raises(InputError, match=message):
-        read_reference(reference, split, elements, Density())
+        read_references(reference, split, elements, [Density()])
 
 
 def test_a_reference_without_splits(reference, tmp_path):
     path = tmp_path / "plain.parquet"
     pd.read_csv(reference).drop(columns="split").to_parquet(path)
     with pytest.raises(InputError, match="has no column 'split', set it to null for all rows"):
-        read_reference(path, "val", ELEMENTS, Density())
-    assert len(read_reference(path, None, ELEMENTS, Density()).values) == 4
+        read_references(path, "val", ELEMENTS, [Density()])
+    assert len(read_references(path, None, ELEMENTS, [Density()])["density"].values) == 4
 
 
 @pytest.mark.parametrize("values", [np.array([2.0]), np.full(9, -3.0), np.zeros(3), np.array([1e-9, 1e9])])
@@ -349,8 +349,8 @@ def test_csv_and_parquet_hold_every_sample_in_full(tmp_path, small_tickets, caps
         assert frame["formula"].tolist() == crystals.formulas()
         assert frame["space_group"].tolist() == crystals.space_group.tolist()
         assert np.array_equal(frame[COLUMNS[2:8]].to_numpy(), crystals.lattice.numpy())
-        for column, name in (("density", "property"), ("log_reward", "log_reward"), ("log_pf", "log_pf")):
-            assert np.array_equal(frame[column].to_numpy(), torch.cat([b[name] for b in batches]).numpy())
+        for column, name in (("density", "properties"), ("log_reward", "log_reward"), ("log_pf", "log_pf")):
+            assert np.array_equal(frame[column].to_numpy(), torch.cat([b[name] for b in batches]).flatten().numpy())
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["samples.csv", "samples.parquet"]
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

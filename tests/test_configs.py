@@ -1,5 +1,6 @@
 """Every shipped config runs, and its checkpoint alone is enough to sample from."""
 
+import inspect
 from pathlib import Path
 
 import pandas as pd
@@ -43,13 +44,15 @@ def test_every_init_arg_is_written(path):
 
     config = yaml.safe_load(path.read_text())["model"]
     for registry, field in zip(load_everything(), ("env", "proxy", "reward", "policy"), strict=True):
-        chosen = config[field]
-        given = set(chosen.get("init_args", {}))
-        cls = registry.get(chosen["class_path"])
-        code = cls.__init__.__code__
-        expected = set(code.co_varnames[1 : code.co_argcount])
-        optional = {"sizes", "weights"}  # the factory's own argument, and weights that come with the package
-        assert given == expected - optional, f"{field}: {cls.__name__}"
+        chosen = config[field] if isinstance(config[field], list) else [config[field]]
+        for entry in chosen:
+            chosen += entry.get("init_args", {}).get("rewards", {}).values()
+            given = set(entry.get("init_args", {}))
+            cls = registry.get(entry["class_path"])
+            parameters = set(inspect.signature(cls).parameters)
+            # The factory's own argument, and files that come with the package.
+            optional = {"sizes"} | ({"weights", "hull"} if field == "proxy" else set())
+            assert given - optional == parameters - optional, f"{field}: {cls.__name__}"
 
 
 def test_configs_cover_the_paper(tmp_path):

@@ -21,6 +21,7 @@ from crystalgfn.crystals import Crystals
 from crystalgfn.envs import Crystal, Environment, HyperGrid, LatticeParameters, SpaceGroup
 from crystalgfn.losses import trajectory_balance
 from crystalgfn.policies import MLP, Policy
+from crystalgfn.proxies import Prediction
 from crystalgfn.proxies.density import Density
 from crystalgfn.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
@@ -124,7 +125,7 @@ def hypergrid_result(loss: Loss) -> Result:
     env, proxy, reward = HyperGrid(2, 8), HyperGridModes(8), Identity()
 
     def log_reward(states: Tensor) -> Tensor:
-        return reward(proxy(env.decode(states)))
+        return reward({proxy.name: Prediction(proxy(env.decode(states)))})
 
     with torch.enable_grad():
         policy, log_z = train(env, log_reward, loss, steps=300, batch=128, lr=1e-2)
@@ -250,7 +251,7 @@ def check_crystal_space(env: Crystal, tolerance: float) -> None:
     density, power = Density(), Power(1.5)
 
     def log_reward(crystals: Crystals) -> Tensor:
-        return power(density(crystals))
+        return power({"density": Prediction(density(crystals))})
 
     space = CrystalSpace.of(env, log_reward)
     with torch.enable_grad():

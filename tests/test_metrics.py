@@ -50,7 +50,7 @@ def updates(seed: int) -> dict[str, tuple[SampleMetric, list[tuple[torch.Tensor,
         "coverage": (Coverage(8), [(b[3][:, 0],) for b in batches]),
         "presence": (Coverage(8), [(torch.nn.functional.one_hot(b[3], 8).bool().any(1),) for b in batches]),
         "values": (Values(), [(b[1],) for b in batches]),
-        "top_k": (TopK(4, 2), batches),
+        "top_k": (TopK(4, 2, 1), [(b[0], b[1][:, None], *b[2:]) for b in batches]),
     }
 
 
@@ -165,17 +165,17 @@ def test_top_k_against_sorting_everything():
     stream = torch.Generator().manual_seed(0)
     keys = torch.randint(0, 40, (300, 1), generator=stream)
     log_reward = torch.rand(300, generator=stream, dtype=torch.float64)
-    metric = TopK(7, 1)
+    metric = TopK(7, 1, 1)
     for part in torch.arange(300).split(32):
         rows = part[metric.candidates(log_reward[part])]
-        metric.update(keys[rows].double(), log_reward[rows] * 2, log_reward[rows], keys[rows])
+        metric.update(keys[rows].double(), log_reward[rows, None] * 2, log_reward[rows], keys[rows])
     best = sorted(((log_reward[keys[:, 0] == key].max().item(), key) for key in keys.unique().tolist()), reverse=True)
     result = metric.compute()
     assert result["log_reward"].tolist() == [value for value, _ in best[:7]]
     assert result["states"][:, 0].tolist() == [key for _, key in best[:7]]
-    assert torch.equal(result["property"], result["log_reward"] * 2)
+    assert torch.equal(result["properties"][:, 0], result["log_reward"] * 2)
     with pytest.raises(ValueError, match="at least 1"):
-        TopK(0, 1)
+        TopK(0, 1, 1)
 
 
 # States

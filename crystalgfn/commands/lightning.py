@@ -152,6 +152,18 @@ def main(args: list[str]) -> int:
     if args[0] != "fit":
         # Only training leaves a run behind.
         trainer_defaults["logger"] = False
+    try:
+        _run(args, trainer_defaults)
+    except ValueError as error:
+        # Where several types are allowed the parser puts what a class said of its settings into a text of its own.
+        cause = InputError.latest
+        if isinstance(error, InputError) or cause is None or str(cause) not in str(error):
+            raise
+        raise cause from None
+    return 0
+
+
+def _run(args: list[str], trainer_defaults: dict[str, Any]) -> None:
     CrystalGFNCLI(
         GFlowNet,
         Samples,
@@ -168,7 +180,6 @@ def main(args: list[str]) -> int:
         parser_class=Parser,
         args=args,
     )
-    return 0
 
 
 def _options(args: list[str], name: str) -> list[str]:

@@ -31,25 +31,26 @@ def top_k_rows(log_reward: Tensor, hashes: Tensor, k: int) -> Tensor:
 class TopK(SampleMetric):
     """Keeps the k best distinct objects by log R.
 
-    ``compute`` returns up to k rows, best first: ``states`` (m, state_size), ``property`` (m,), ``log_reward`` (m,),
-    all float64.
+    ``compute`` returns up to k rows, best first: ``states`` (m, state_size), ``properties`` (m, n_properties),
+    ``log_reward`` (m,), all float64.
 
     Args:
         k: how many to keep.
         state_size: columns of a state.
+        n_properties: columns of the properties.
     """
 
-    def __init__(self, k: int, state_size: int, **kwargs: Any) -> None:
+    def __init__(self, k: int, state_size: int, n_properties: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         self.k = k
         self.states: list[Tensor]
-        self.property: list[Tensor]
+        self.properties: list[Tensor]
         self.log_reward: list[Tensor]
         self.hashes: list[Tensor]
         self.add_rows("states", (state_size,))
-        self.add_rows("property")
+        self.add_rows("properties", (n_properties,))
         self.add_rows("log_reward")
         self.add_rows("hashes", dtype=torch.int64)
 
@@ -60,16 +61,16 @@ class TopK(SampleMetric):
             return torch.arange(len(log_reward), device=log_reward.device)
         return torch.nonzero(log_reward > kept.min()).squeeze(1)
 
-    def update(self, states: Tensor, property: Tensor, log_reward: Tensor, keys: Tensor) -> None:
+    def update(self, states: Tensor, properties: Tensor, log_reward: Tensor, keys: Tensor) -> None:
         """Add n objects.
 
         Args:
             states: (n, state_size) terminal states.
-            property: (n,) property values.
+            properties: (n, n_properties) what is kept with each object.
             log_reward: (n,) log R.
             keys: (n, k) int64, equal exactly for objects that count as the same; of those the best is kept.
         """
-        new = {"states": states, "property": property, "log_reward": log_reward, "hashes": hash_rows(keys)}
+        new = {"states": states, "properties": properties, "log_reward": log_reward, "hashes": hash_rows(keys)}
         merged = {
             name: torch.cat([self.rows(name), value.detach().to(self._no_rows[name].dtype)])
             for name, value in new.items()
@@ -80,4 +81,4 @@ class TopK(SampleMetric):
 
     def compute(self) -> dict[str, Tensor]:
         best = top_k_rows(self.rows("log_reward"), self.rows("hashes"), self.k)
-        return {name: self.rows(name)[best] for name in ("states", "property", "log_reward")}
+        return {name: self.rows(name)[best] for name in ("states", "properties", "log_reward")}
