@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from crystalgfn.registry import ENVIRONMENTS, POLICIES, PROXIES, REWARDS, Registry, load_plugins
@@ -9,6 +11,8 @@ from crystalgfn.registry import ENVIRONMENTS, POLICIES, PROXIES, REWARDS, Regist
 
 def load_everything() -> tuple[Registry[Any], ...]:
     """Import all classes that a config can name.
+
+    Modules in the current folder can be named too; it comes last in the search path, so that it hides none.
 
     Returns:
         the registries: environments, proxies, rewards, policies.
@@ -18,5 +22,8 @@ def load_everything() -> tuple[Registry[Any], ...]:
     import crystalgfn.proxies
     import crystalgfn.rewards  # noqa: F401 - importing registers
 
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
     load_plugins()
     return ENVIRONMENTS, PROXIES, REWARDS, POLICIES

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import make_crystal
@@ -11,6 +14,10 @@ from crystalgfn.crystals import Crystals
 from crystalgfn.proxies.density import Density
 from crystalgfn.random import generator
 from crystalgfn.testing import ProxyContract, random_walk
+
+STRUCTURES = (
+    Path(os.environ.get("CRYSTALGFN_DATA", Path(__file__).parents[2] / "shared" / "data")) / "structures.parquet"
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +39,22 @@ def test_agrees_with_pymatgen(objects: Crystals) -> None:
         # Where the atoms are does not matter to the density.
         expected.append(float(Structure(lattice, species, [[0.0, 0.0, 0.0]] * len(species)).density))
     torch.testing.assert_close(Density()(objects), torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+@pytest.mark.skipif(not STRUCTURES.is_file(), reason="needs a table of real structures")
+def test_agrees_with_pymatgen_on_real_structures() -> None:
+    import pandas as pd
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    cifs = pd.read_parquet(STRUCTURES).cif.iloc[::1200]
+    structures = [Structure.from_str(cif, fmt="cif") for cif in cifs]
+    # Symmetrizing moves a cell's volume by up to the tolerance of the symmetry search.
+    cells = [SpacegroupAnalyzer(s, symprec=0.1).get_conventional_standard_structure() for s in structures]
+    expected = torch.tensor([float(cell.density) for cell in cells], dtype=torch.float64)
+    assert len(expected) > 40
+    torch.testing.assert_close(Density()(Crystals.from_structures(structures)), expected, rtol=1e-4, atol=0)
+    published = torch.tensor([float(s.density) for s in structures], dtype=torch.float64)
+    torch.testing.assert_close(expected, published, rtol=1e-3, atol=0)
 
 
 def test_rock_salt() -> None:
