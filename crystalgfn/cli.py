@@ -14,9 +14,14 @@ COMMANDS = {
     "validate": ("crystalgfn.commands.lightning", "measure a trained model on new samples, in brief"),
     "test": ("crystalgfn.commands.lightning", "measure a trained model on new samples"),
     "predict": ("crystalgfn.commands.lightning", "sample crystals into a table: crystalgfn predict --ckpt_path CKPT"),
-    "list": ("crystalgfn.commands.list", "show the registered environments, proxies, rewards and policies"),
+    "list": ("crystalgfn.commands.list", "show the registered environments, proxies, rewards, policies and losses"),
     "train-proxy": ("crystalgfn.commands.train_proxy", "train a property network on a table of crystals"),
+    "evaluate": ("crystalgfn.commands.evaluate", "measure a table of samples: a page and its numbers"),
+    "import-matbench": ("crystalgfn.commands.import_matbench", "write a MatBench data set as a table of crystals"),
     "score": ("crystalgfn.commands.score", "add a proxy's prediction to a table of crystals"),
+    "build": ("crystalgfn.commands.build", "put atoms into sampled crystals and judge them with CHGNet"),
+    "chgnet-references": ("crystalgfn.commands.chgnet_references", "fit elemental references for CHGNet's energies"),
+    "build-hull": ("crystalgfn.commands.build_hull", "make the convex hull of a table of reference phases"),
 }
 """For each command the module whose ``main`` runs it, and what it does. Modules are imported only when needed."""
 

@@ -52,7 +52,10 @@ def test_parquet_in_and_out(table: Path) -> None:
     scored = pd.read_parquet(out)
     assert scored["formation_energy"].isna().tolist() == [False, True, False, True]
     assert -3 < scored["formation_energy"][0] < -1
-    pd.testing.assert_frame_equal(scored.drop(columns=["formation_energy", "reason"]), pd.read_parquet(source))
+    doubt = scored["formation_energy_uncertainty"]
+    assert doubt.isna().tolist() == [False, True, False, True] and 0 < doubt[0] < 0.2
+    assert list(scored.columns[-3:]) == ["formation_energy", "formation_energy_uncertainty", "reason"]
+    pd.testing.assert_frame_equal(scored[scored.columns[:-3]], pd.read_parquet(source))
 
 
 def test_no_row_can_be_scored(table: Path) -> None:

@@ -14,17 +14,23 @@ import yaml
 
 from crystalgfn.commands.train_proxy import main
 from crystalgfn.errors import InputError
+from crystalgfn.proxies.error_model import ErrorConfig
 from crystalgfn.proxies.fitting import OptimizerConfig
 from crystalgfn.proxies.formation_energy import FormationEnergy
-from crystalgfn.proxies.model_card import ReferenceConfig, ReportConfig
+from crystalgfn.proxies.metrics import ReferenceConfig, ReportConfig
 from crystalgfn.proxies.networks import NetworkSizes
 from crystalgfn.proxies.property_network import PropertyNetwork
-from crystalgfn.proxies.training import DataConfig, split_by_formula, train_proxy
+from crystalgfn.proxies.splits import DataConfig, split_by_formula
+from crystalgfn.proxies.training import train_proxy
 from crystalgfn.tables import read_table
 
-CONFIG = Path(__file__).parent.parent / "configs" / "proxies" / "formation_energy.yaml"
+CONFIGS = [
+    Path(__file__).parents[1] / "configs" / "proxies" / f"{name}.yaml" for name in ("formation_energy", "band_gap")
+]
 QUICK = NetworkSizes(members=2, embedding=8, hidden=16, layers=1)
-SHORT = OptimizerConfig(epochs=2, batch_size=16)
+SHORT = OptimizerConfig(epochs=2, min_steps=1, batch_size=16)
+ERROR = ErrorConfig(epochs=1, embedding=4, hidden=8)
+QUICKLY = ["--optimizer.epochs", "1", "--optimizer.min_steps", "1", "--network.members", "1"]
 
 
 def make_table(path: Path, n: int = 50, **columns: Sequence[object]) -> Path:
@@ -47,17 +53,18 @@ def make_table(path: Path, n: int = 50, **columns: Sequence[object]) -> Path:
 def quick(table: Path, out: Path, seed: int = 0, **data: object) -> tuple[dict[str, object], list[str]]:
     lines: list[str] = []
     config = DataConfig(table, label="e_form", **data)  # type: ignore[arg-type]
-    metrics = train_proxy(config, out, seed=seed, network=QUICK, optimizer=SHORT, log=lines.append)
+    metrics = train_proxy(config, out, seed=seed, network=QUICK, optimizer=SHORT, error=ERROR, log=lines.append)
     return metrics, lines
 
 
 def test_small_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, out = make_table(tmp_path / "mine.csv"), tmp_path / "new" / "mine.pt"
-    args = ["--data.path", str(table), "--data.label", "e_form", "--out", str(out), "--optimizer.epochs", "2"]
+    args = ["--data.path", str(table), "--data.label", "e_form", "--property_name", "formation_energy", "--unit", "eV"]
+    args += ["--out", str(out), "--optimizer.epochs", "2", "--optimizer.min_steps", "1"]
     assert main([*args, "--network.members", "1", "--network.hidden", "16", "--seed", "3"]) == 0
     shown = capsys.readouterr().out
     assert "40 train, 5 val, 5 test" in shown and "by reduced formula with seed 3" in shown
-    assert re.search(r"epoch 2/2  train loss [\d.]+  val MAE [\d.]+ eV/atom", shown)
+    assert re.search(r"epoch 2/2  train loss [\d.]+  val MAE [\d.]+ eV", shown)
     assert sorted(p.name for p in out.parent.iterdir()) == ["mine.json", "mine.md", "mine.pt"]
     metrics = json.loads(out.with_suffix(".json").read_text())
     assert metrics["rows"] == {"train": 40, "val": 5, "test": 5}
@@ -68,31 +75,48 @@ def test_small_table_from_the_command_line(tmp_path: Path, capsys: pytest.Captur
     assert energies.shape == (50,) and bool(energies.isfinite().all())
 
 
-def test_shipped_config_runs(tmp_path: Path) -> None:
-    kinds = ["exact", "other"] * 25
-    table = make_table(tmp_path / "t.csv", formation_energy_kind=kinds, source=["a"] * 50, formation_energy=[-1.0] * 50)
-    args = ["--config", str(CONFIG), "--data.path", str(table), "--out", str(tmp_path / "w.pt")]
-    assert main([*args, "--optimizer.epochs", "1", "--network.members", "1"]) == 0
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_config_runs(config: Path, tmp_path: Path) -> None:
+    kinds, name = ["exact", "other"] * 25, config.stem
+    columns = {f"{name}_kind": kinds, "source": ["a"] * 50, name: [0.0, 0.5, 1.0, 0.0, 0.0] * 10}
+    table = make_table(tmp_path / "t.csv", **columns)
+    args = ["--config", str(config), "--data.path", str(table), "--out", str(tmp_path / "w.pt")]
+    assert main([*args, *QUICKLY]) == 0
     errors = json.loads((tmp_path / "w.json").read_text())["errors"]["test"]
     assert "reference rows" in errors and "reference, source = a" in errors
+    assert ("n_not_zero" in errors["all rows"]) == (name == "band_gap")
 
 
-def test_every_field_of_the_config_is_written_and_explained() -> None:
-    lines = [line for line in CONFIG.read_text().splitlines() if line and not line.startswith("#")]
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_field_of_the_config_is_written_and_explained(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
     assert all("#" in line or line.endswith(":") for line in lines)
-    config = yaml.safe_load(CONFIG.read_text())
+    config = yaml.safe_load(path.read_text())
     assert set(config["network"]) == set(NetworkSizes.__dataclass_fields__)
     assert set(config["optimizer"]) == set(OptimizerConfig.__dataclass_fields__)
+    assert set(config["error"]) == set(ErrorConfig.__dataclass_fields__)
     assert set(config["reference"]) == set(ReferenceConfig.__dataclass_fields__)
     assert set(config["report"]) == set(ReportConfig.__dataclass_fields__)
     assert set(config["data"]) == set(DataConfig.__dataclass_fields__) - {"path"}
 
 
+def test_a_small_table_is_passed_over_more_often(tmp_path: Path) -> None:
+    lines: list[str] = []
+    data = DataConfig(make_table(tmp_path / "t.csv"), label="e_form")
+    optimizer = OptimizerConfig(epochs=2, min_steps=20)
+    train_proxy(data, tmp_path / "w.pt", network=QUICK, optimizer=optimizer, error=ERROR, log=lines.append)
+    # 40 training rows, 8 in a step.
+    assert any("member 2/2  epoch 4/4" in line for line in lines)
+
+
 def test_it_learns(tmp_path: Path) -> None:
     table = make_table(tmp_path / "t.csv", n=240)
-    sizes, long = NetworkSizes(members=1, embedding=16, hidden=32, layers=1), OptimizerConfig(epochs=60, batch_size=32)
+    sizes, long = (
+        NetworkSizes(members=1, embedding=16, hidden=32, layers=1),
+        OptimizerConfig(epochs=60, batch_size=32, min_steps=1),
+    )
     data = DataConfig(table, label="e_form")
-    metrics = train_proxy(data, tmp_path / "w.pt", network=sizes, optimizer=long, log=lambda _: None)
+    metrics = train_proxy(data, tmp_path / "w.pt", network=sizes, optimizer=long, error=ERROR, log=lambda _: None)
     labels = pd.read_csv(table)["e_form"]
     assert metrics["errors"]["val"]["all rows"]["mae"] < 0.4 * (labels - labels.mean()).abs().mean()
 
@@ -110,6 +134,15 @@ def test_same_seed_same_weights_and_no_global_draw(tmp_path: Path) -> None:
     weight = "members.0.out.weight"
     assert not torch.equal(a[weight], c[weight])
     assert not torch.equal(a[weight], a[weight.replace("0", "1")])
+
+
+def test_members_do_not_depend_on_the_error_network(tmp_path: Path) -> None:
+    data = DataConfig(make_table(tmp_path / "t.csv"), label="e_form")
+    for name, error in (("a", ERROR), ("b", ErrorConfig(folds=3, epochs=2, hidden=16))):
+        train_proxy(data, tmp_path / f"{name}.pt", network=QUICK, optimizer=SHORT, error=error, log=lambda _: None)
+    a, b = (PropertyNetwork.load(tmp_path / f"{name}.pt").state_dict() for name in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a if k.startswith("members."))
+    assert not torch.equal(a["calibration"], b["calibration"])
 
 
 def test_split_by_reduced_formula(tmp_path: Path) -> None:
@@ -148,9 +181,9 @@ def test_refused_tables(tmp_path: Path) -> None:
         quick(make_table(tmp_path / "t.csv", split=["holdout"] * 50), out)
     with pytest.raises(InputError, match=r"no usable row in the split 'val'"):
         quick(make_table(tmp_path / "t.csv", split=["train"] * 50), out)
-    with pytest.raises(InputError, match=r"needs at least 3"):
+    with pytest.raises(InputError, match=r"needs at least 4"):
         quick(make_table(tmp_path / "t.csv", formula=["Na4 Cl4"] * 50), out)
-    with pytest.raises(InputError, match=r"at least 3 are needed"):
+    with pytest.raises(InputError, match=r"at least 4 are needed"):
         quick(make_table(tmp_path / "t.csv", n=2), out)
     assert not out.exists()
 
@@ -163,15 +196,23 @@ def test_outputs_are_checked_before_the_table_is_read(tmp_path: Path) -> None:
         (tmp_path, "must end in .pt"),
     ):
         with pytest.raises(InputError, match=words):
-            train_proxy(DataConfig(tmp_path / "no table.csv"), out)
+            train_proxy(DataConfig(tmp_path / "no table.csv", "x"), out)
     (tmp_path / "w.md").mkdir()
     with pytest.raises(InputError, match=r"w.md: is a folder"):
-        train_proxy(DataConfig(tmp_path / "no table.csv"), tmp_path / "w.pt")
+        train_proxy(DataConfig(tmp_path / "no table.csv", "x"), tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("network.members", "0"), ("network.dropout", "1.5"), ("optimizer.epochs", "0"), ("seed", "-1"), ("threads", "0")],
+    [
+        ("network.members", "0"),
+        ("network.dropout", "1.5"),
+        ("optimizer.epochs", "0"),
+        ("seed", "-1"),
+        ("threads", "0"),
+        ("error.folds", "1"),
+        ("optimizer.min_steps", "0"),
+    ],
 )
 def test_settings_out_of_range(tmp_path: Path, option: str, value: str) -> None:
     table = make_table(tmp_path / "t.csv")

@@ -1,4 +1,4 @@
-"""``crystalgfn score``: add a proxy's property to any table of crystals."""
+"""``crystalgfn score``: add a proxy's property, and its uncertainty, to any table of crystals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("table", type=Path, help="CSV or parquet file with one crystal a row")
     parser.add_argument("--proxy", required=True, help="name of a registered proxy, such as FormationEnergy")
     parser.add_argument("--out", type=Path, required=True, help="table to write, CSV or parquet by its ending")
-    parser.add_argument("--weights", type=Path, help="weights for the proxy; the shipped ones if left out")
+    parser.add_argument("--weights", type=Path, help="weights for the proxy, as train-proxy writes them")
     options = parser.parse_args(args)
     frame, name, unit = score(options.table, options.proxy, options.out, options.weights)
     reasons = frame.loc[frame[REASON] != "", REASON]
@@ -52,8 +52,9 @@ def main(args: list[str]) -> int:
 def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tuple[pd.DataFrame, str, str]:
     """Add a proxy's property to a table and write the result.
 
-    All rows and columns are kept, in order. Added are the property, empty where a row could not be scored, and the
-    column ``reason``, which says why.
+    All rows and columns are kept, in order. Added are the property and, if the proxy has one, its uncertainty under
+    the property's name with ``_uncertainty``, both empty where a row could not be scored, and the column ``reason``,
+    which says why.
 
     Args:
         table: CSV or parquet file.
@@ -62,7 +63,7 @@ def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tu
         weights: file of weights for a proxy that takes one.
 
     Returns:
-        the table as written, the name of the new column and its unit.
+        the table as written, the name of the property and its unit.
 
     Raises:
         InputError: if the table cannot be read, the proxy is unknown or cannot take weights, a column of the table has
@@ -71,33 +72,39 @@ def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tu
     import torch
 
     from crystalgfn.errors import InputError
+    from crystalgfn.proxies.proxy_set import UNCERTAINTY
     from crystalgfn.tables import check_writable, read_table, table_kind, write_frame
 
     table_kind(out)
     check_writable(out)
-    model = _make(proxy, weights)
+    model = make_proxy(proxy, weights)
     data = read_table(table, strict=False)
-    taken = [column for column in (model.name, REASON) if column in data.frame.columns]
+    added = [model.name, *([model.name + UNCERTAINTY] if model.has_uncertainty else [])]
+    taken = [column for column in (*added, REASON) if column in data.frame.columns]
     if taken:
         raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
     # In the proxy's own precision: a float32 written as float64 shows digits that mean nothing.
-    values = torch.full((len(data.frame),), float("nan"), dtype=_precision(model, proxy))
+    values = torch.full((len(added), len(data.frame)), float("nan"), dtype=precision(model, proxy))
     reasons = ["" if problem is None else str(problem) for problem in data.problems]
     with torch.no_grad():
         for start in range(0, len(data.rows), BATCH):
             part = slice(start, start + BATCH)
-            values[data.rows[part]] = model(data.crystals[part])
-    for row in data.rows[~values[data.rows].isfinite()].tolist():
+            prediction = model.predict(data.crystals[part])
+            values[0, data.rows[part]] = prediction.value
+            if prediction.uncertainty is not None:
+                values[1, data.rows[part]] = prediction.uncertainty.to(values.dtype)
+    for row in data.rows[~values[:, data.rows].isfinite().all(0)].tolist():
         reasons[row] = f"{proxy} gives no finite value"
-        values[row] = float("nan")
+        values[:, row] = float("nan")
     frame = data.frame.reset_index(drop=True)
-    frame[model.name] = values.numpy()
+    for column, numbers in zip(added, values, strict=True):
+        frame[column] = numbers.numpy()
     frame[REASON] = reasons
     write_frame(frame, out)
     return frame, model.name, model.unit
 
 
-def _precision(model: Proxy, name: str) -> torch.dtype:
+def precision(model: Proxy, name: str) -> torch.dtype:
     """Type of the numbers that a proxy gives for a crystal, here rock salt.
 
     Raises:
@@ -116,24 +123,27 @@ def _precision(model: Proxy, name: str) -> torch.dtype:
         raise InputError(f"--proxy: {name} gives no value for crystals: {type(error).__name__}: {error}") from None
 
 
-def _make(name: str, weights: Path | None) -> Proxy:
+def make_proxy(name: str, weights: Path | None) -> Proxy:
     """The proxy called ``name``."""
     import inspect
 
-    import crystalgfn.proxies  # noqa: F401 - registers the built-in proxies
     from crystalgfn.errors import InputError
-    from crystalgfn.registry import PROXIES, load_plugins
+    from crystalgfn.plugins import load_everything
+    from crystalgfn.registry import PROXIES
 
-    load_plugins()
+    load_everything()
     if name not in PROXIES:
         raise InputError(f"--proxy: unknown proxy {name!r}; registered: {', '.join(sorted(PROXIES))}")
     proxy: type[Proxy] = PROXIES.get(name)
     parameters = inspect.signature(proxy).parameters.values()
-    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    if required:
-        raise InputError(f"--proxy: {name} cannot be made without settings ({', '.join(required)})")
-    if weights is None:
-        return proxy()
-    if "weights" not in [p.name for p in parameters]:
+    takes_weights = "weights" in [p.name for p in parameters]
+    if weights is not None and not takes_weights:
         raise InputError(f"--weights: {name} takes no weights")
-    return proxy(weights=weights)
+    given = {} if weights is None else {"weights": weights}
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    missing = [parameter for parameter in required if parameter not in given]
+    if missing == ["weights"]:
+        raise InputError(f"--weights: {name} needs a file of weights, as crystalgfn train-proxy writes it")
+    if missing:
+        raise InputError(f"--proxy: {name} cannot be made without settings ({', '.join(missing)})")
+    return proxy(**given)

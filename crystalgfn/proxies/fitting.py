@@ -1,15 +1,16 @@
-"""The training loop of a property network: each member on its own, judged on the validation rows after every epoch."""
+"""The training loop of the networks behind a property: each on its own, judged on held-out rows after every epoch."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import smooth_l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from crystalgfn.crystals import Crystals
 from crystalgfn.proxies.features import Features
@@ -19,6 +20,9 @@ from crystalgfn.proxies.property_network import PropertyNetwork
 EVALUATION_BATCH = 2048
 """Rows evaluated at once, to bound memory."""
 
+_SECONDS_BETWEEN_LINES = 5
+"""Least time between two lines of progress of one network."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -26,7 +30,8 @@ class OptimizerConfig:
 
     Attributes:
         epochs: passes over the training rows, for each member.
-        batch_size: rows in a step.
+        min_steps: least number of steps; a small table is passed over more often than ``epochs``.
+        batch_size: rows in a step; fewer where the table has less than eight times as many.
         learning_rate: highest learning rate of the schedule.
         final_learning_rate: learning rate at the end, as a fraction of the highest; with the averaged weights, not
             cooling down to 0 overfits less.
@@ -37,9 +42,11 @@ class OptimizerConfig:
         prototype_dropout: probability of hiding the prototype of a training row.
         min_prototype_rows: training rows that a prototype needs for an embedding of its own.
         gradient_clip: largest norm of the gradient.
+        zero_loss: weight of the cross-entropy of zero or not, for a network with ``zero_share``.
     """
 
     epochs: int = 25
+    min_steps: int = 800
     batch_size: int = 128
     learning_rate: float = 3e-3
     final_learning_rate: float = 0.1
@@ -50,6 +57,7 @@ class OptimizerConfig:
     prototype_dropout: float = 0.2
     min_prototype_rows: int = 3
     gradient_clip: float = 1.0
+    zero_loss: float = 0.3
 
 
 def fit_ensemble(
@@ -58,10 +66,11 @@ def fit_ensemble(
     target: Tensor,
     weight: Tensor,
     train: Tensor,
-    val: Tensor,
+    held_out: Tensor,
     config: OptimizerConfig,
     seed: int,
     log: Callable[[str], None],
+    title: str = "",
 ) -> None:
     """Train every member, one after the other; the model holds their averaged weights in the end.
 
@@ -71,81 +80,119 @@ def fit_ensemble(
         target: (n,) float32, their property.
         weight: (n,) weight of each crystal in the loss.
         train: indices of the training rows.
-        val: indices of the validation rows; they decide nothing here, their error is only shown.
+        held_out: indices of other rows; they decide nothing here, their error is only shown.
         config: how to train.
         seed: seeds the order of the rows and the noise. Dropout uses the global generator, which the caller lends.
         log: takes one line an epoch.
+        title: what the lines begin with.
     """
     features = model.inputs(crystals)
     weight = weight / weight[train].mean()
-    held_out, held_out_target = features[val], target[val]
-    total = torch.zeros_like(held_out_target)
+    shown, shown_target = features[held_out], target[held_out]
+    loss = _property_loss(model, target, weight, config)
+    epochs = _passes(len(train), config)[1]
+    raw: list[Tensor] = []
     for number, member in enumerate(model.members, start=1):
         assert isinstance(member, Member)
         generator = torch.Generator().manual_seed(1000 * seed + number)
-        title = f"member {number}/{len(model.members)}"
-        prediction = _fit_member(
-            model, member, features, target, weight, train, held_out, held_out_target, config, generator, title, log
-        )
-        total += prediction
-        log(f"mean of {number} member(s): val MAE {_mae(total / number, held_out_target):.4f} {model.unit}")
+        started = shown_at = time.time()
+        outputs = shown_target.new_empty(0)
+        for epoch, mean_loss in fit_network(member, features, train, partial(loss, member), config, generator):
+            # Small tables have hundreds of epochs of a fraction of a second.
+            if epoch < epochs and time.time() - shown_at < _SECONDS_BETWEEN_LINES:
+                continue
+            outputs = _evaluate(member, shown)
+            shown_at = time.time()
+            log(
+                f"{title}member {number}/{len(model.members)}  epoch {epoch:>{len(str(epochs))}}/{epochs}  "
+                f"train loss {mean_loss:.4f}  val MAE {_mae(model, [outputs], shown_target)}  "
+                f"{shown_at - started:.0f} s"
+            )
+        raw.append(outputs)
+        if len(model.members) > 1:
+            log(f"{title}{number} member(s) together: val MAE {_mae(model, raw, shown_target)}")
 
 
-def _fit_member(
-    model: PropertyNetwork,
-    member: Member,
+def fit_network(
+    network: Member,
     features: Features,
-    target: Tensor,
-    weight: Tensor,
-    train: Tensor,
-    held_out: Features,
-    held_out_target: Tensor,
+    rows: Tensor,
+    loss: Callable[[Tensor, Features], Tensor],
     config: OptimizerConfig,
     generator: torch.Generator,
-    title: str,
-    log: Callable[[str], None],
-) -> Tensor:
-    """Train one member; returns its predictions for the validation rows."""
-    matrices = [p for p in member.parameters() if p.ndim > 1]
-    vectors = [p for p in member.parameters() if p.ndim <= 1]
+) -> Iterator[tuple[int, float]]:
+    """Train one network; it holds its averaged weights in the end and while an epoch is reported.
+
+    Args:
+        network: what is trained.
+        features: scaled features of n crystals.
+        rows: indices of the training rows.
+        loss: loss of a batch, from the indices of its rows and their disturbed features.
+        config: how to train.
+        generator: draws the order of the rows and the noise.
+
+    Yields:
+        number and mean loss of each epoch.
+    """
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         lr=config.learning_rate,
         fused=True,
     )
-    steps = -(-len(train) // config.batch_size)
-    total_steps = steps * config.epochs
+    batch_size, epochs = _passes(len(rows), config)
+    total_steps = -(-len(rows) // batch_size) * epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate(step, total_steps, config.final_learning_rate)
     )
-    average = _Average(member, config.average)
-    mean, deviation = model.target_scale[2], model.target_scale[3]
-    scaled = (target - mean) / deviation
-    started = time.time()
-    prediction = held_out_target
-    for epoch in range(1, config.epochs + 1):
-        member.train()
+    average = _Average(network, config.average)
+    for epoch in range(1, epochs + 1):
+        network.train()
         total = 0.0
-        for batch in train[torch.randperm(len(train), generator=generator)].split(config.batch_size):
-            inputs = _disturbed(features[batch], config, generator)
-            output = member(inputs, Sites.of(inputs))
-            losses = smooth_l1_loss(output, scaled[batch], beta=config.loss_beta, reduction="none")
-            loss = (weight[batch] * losses).mean()
+        for batch in rows[torch.randperm(len(rows), generator=generator)].split(batch_size):
+            value = loss(batch, _disturbed(features[batch], config, generator))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(member.parameters(), config.gradient_clip)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
             schedule.step()
             average.update()
-            total += float(loss.detach()) * len(batch)
+            total += float(value.detach()) * len(batch)
+        network.eval()
         with average:
-            prediction = model.unscale(_evaluate(member, held_out))
-        log(
-            f"{title}  epoch {epoch:>{len(str(config.epochs))}}/{config.epochs}  train loss {total / len(train):.4f}  "
-            f"val MAE {_mae(prediction, held_out_target):.4f} {model.unit}  {time.time() - started:.0f} s"
-        )
+            yield epoch, total / len(rows)
     average.keep()
-    return prediction
+
+
+def _property_loss(
+    model: PropertyNetwork, target: Tensor, weight: Tensor, config: OptimizerConfig
+) -> Callable[[Member, Tensor, Features], Tensor]:
+    """The loss of a member on a batch: smoothed absolute error, and with ``zero_share`` the one of zero or not.
+
+    With ``zero_share`` crystals whose property is 0 tell nothing of the value that others have.
+    """
+    mean, deviation = model.target_scale[2], model.target_scale[3]
+    scaled = (target - mean) / deviation
+    not_zero = (target != 0).float()
+
+    def loss(member: Member, batch: Tensor, inputs: Features) -> Tensor:
+        output = member(inputs, Sites.of(inputs))
+        losses = smooth_l1_loss(output[:, 0], scaled[batch], beta=config.loss_beta, reduction="none")
+        if model.sizes.zero_share:
+            other = not_zero[batch]
+            unsure = binary_cross_entropy_with_logits(output[:, 1], other, reduction="none")
+            losses = other * losses + config.zero_loss * unsure
+        return (weight[batch] * losses).mean()
+
+    return loss
+
+
+def _passes(rows: int, config: OptimizerConfig) -> tuple[int, int]:
+    """Rows in a step, and epochs, for a number of training rows."""
+    batch_size = min(config.batch_size, max(8, rows // 8))
+    steps = -(-rows // batch_size)
+    return batch_size, max(config.epochs, -(-config.min_steps // steps))
 
 
 def _learning_rate(step: int, total: int, final: float) -> float:
@@ -166,15 +213,16 @@ def _disturbed(features: Features, config: OptimizerConfig, generator: torch.Gen
 
 
 def _evaluate(member: Member, features: Features) -> Tensor:
-    """(n,) output of a member for any number of rows."""
-    member.eval()
+    """(n, outputs) of a member for any number of rows."""
     with torch.no_grad():
         parts = [features[part] for part in torch.arange(len(features)).split(EVALUATION_BATCH)]
         return torch.cat([member(part, Sites.of(part)) for part in parts])
 
 
-def _mae(prediction: Tensor, target: Tensor) -> float:
-    return float((prediction - target).abs().mean())
+def _mae(model: PropertyNetwork, raw: list[Tensor], target: Tensor) -> str:
+    """Mean absolute error of some members together, from their raw outputs, with its unit."""
+    error = (model.combine(torch.stack(raw)).value - target).abs().mean()
+    return f"{float(error):.4f} {model.unit}".strip()
 
 
 class _Average:

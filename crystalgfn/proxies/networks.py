@@ -1,7 +1,7 @@
-"""One member of a property network: from features of crystals to one number.
+"""One member of a property network: from features of crystals to one or two numbers.
 
 It embeds the elements of a crystal in the context of its space group and cell, lets every pair of them exchange a
-message, and reads the property from their average together with the row features.
+message, and reads the output from their average together with the row features.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class NetworkSizes:
         layers: number of residual layers that read the property.
         prototype: width of the embedding of a prototype (space group and counts).
         dropout: probability of dropping a hidden unit while training.
+        zero_share: for a property that is exactly zero for many crystals, such as the band gap of metals: each member
+            also says how probable another value is, and learns the value from crystals that have one.
     """
 
     members: int = 3
@@ -42,6 +44,7 @@ class NetworkSizes:
     layers: int = 2
     prototype: int = 16
     dropout: float = 0.1
+    zero_share: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ class Member(nn.Module):
         row_size: number of row features.
         site_size: number of site features.
         n_prototypes: known prototypes; index 0 stands for every other one.
+        outputs: numbers read for each crystal.
     """
 
-    def __init__(self, sizes: NetworkSizes, row_size: int, site_size: int, n_prototypes: int) -> None:
+    def __init__(self, sizes: NetworkSizes, row_size: int, site_size: int, n_prototypes: int, outputs: int = 1) -> None:
         super().__init__()
         d, h = sizes.embedding, sizes.hidden
         self.properties: Tensor
@@ -107,11 +111,11 @@ class Member(nn.Module):
         self.fractions = nn.Linear(N_ELEMENTS, h, bias=False)
         self.blocks = nn.ModuleList(Block(h, sizes.dropout) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(h)
-        self.out = nn.Linear(h, 1)
+        self.out = nn.Linear(h, outputs)
         self.drop = nn.Dropout(sizes.dropout)
 
     def forward(self, features: Features, sites: Sites) -> Tensor:
-        """(n,) scaled property of each crystal; ``features.prototype`` is the index of its prototype or 0."""
+        """(n, outputs) for n crystals; ``features.prototype`` is the index of a prototype or 0."""
         group = (self.group(self.groups) + self.group_own.weight).index_select(0, features.space_group)
         described = torch.cat([features.row, group, self.prototype_own(features.prototype)], dim=1)
         context = silu(self.context(described))
@@ -126,7 +130,7 @@ class Member(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         out: Tensor = self.out(self.norm(hidden))
-        return out[:, 0]
+        return out
 
 
 class Message(nn.Module):
