@@ -1,9 +1,24 @@
 """Proxies: predict a property of an object."""
 
+from crystalgfn.proxies.band_gap import BandGap
 from crystalgfn.proxies.base import Prediction, Proxy
+from crystalgfn.proxies.chgnet import CHGNetEnergy
 from crystalgfn.proxies.density import Density
+from crystalgfn.proxies.energy_above_hull import EnergyAboveHull
 from crystalgfn.proxies.formation_energy import FormationEnergy
 from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.proxies.property_model import PropertyModel
 from crystalgfn.proxies.proxy_set import ProxySet
 
-__all__ = ["Density", "FormationEnergy", "HyperGridModes", "Prediction", "Proxy", "ProxySet"]
+__all__ = [
+    "BandGap",
+    "CHGNetEnergy",
+    "Density",
+    "EnergyAboveHull",
+    "FormationEnergy",
+    "HyperGridModes",
+    "Prediction",
+    "PropertyModel",
+    "Proxy",
+    "ProxySet",
+]
