@@ -1,0 +1,209 @@
+"""Checks of the structures that ``crystalgfn build`` makes, and a report on a folder of them.
+
+    python benchmarks/structures.py references --data FOLDER
+    python benchmarks/structures.py calibrate --data FOLDER --out DIR
+    python benchmarks/structures.py report STRUCTURES
+    python benchmarks/structures.py distances --data FOLDER
+
+``--data`` holds crystals.parquet (material_id, formula, space_group, cell, formation_energy, energy_above_hull, split)
+and structures.parquet (material_id, cif). `references` judges elemental references on real structures. `calibrate`
+takes real stable crystals, builds them from space group, formula and cell alone, and relaxes the real structures beside
+them; a run that was stopped goes on. `report` sums up a folder that ``crystalgfn build --relax chgnet`` wrote.
+`distances` tells how close atoms come in real structures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+MAX_ATOMS = 20
+NEAR = 0.1  # eV/atom above the hull
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    references = commands.add_parser("references", help="errors of formation energies on real structures")
+    calibrate = commands.add_parser("calibrate", help="build real crystals from group, formula and cell")
+    distances_ = commands.add_parser("distances", help="shortest distances in real structures")
+    for command, n in ((references, 200), (calibrate, 50), (distances_, 3000)):
+        command.add_argument("--data", type=Path, required=True)
+        command.add_argument("--n", type=int, default=n)
+        command.add_argument("--seed", type=int, default=0)
+    references.add_argument("--references", type=Path, nargs="*", help="tables to compare with the shipped one")
+    calibrate.add_argument("--out", type=Path, required=True)
+    calibrate.add_argument("--split", default="test")
+    calibrate.add_argument("--tries", type=int, default=12)
+    calibrate.add_argument("--jobs", type=int, default=1)
+    report_ = commands.add_parser("report", help="sum up a folder of structures")
+    report_.add_argument("structures", type=Path)
+    options = vars(parser.parse_args())
+    functions = {
+        "references": judge_references, "calibrate": calibration, "report": report, "distances": distances,
+    }  # fmt: skip
+    functions[options.pop("command")](**options)
+
+
+def judge_references(data: Path, n: int, seed: int, references: list[Path] | None) -> None:
+    """Mean absolute errors on real structures of the test split with exact labels."""
+    from crystalgfn.commands.chgnet_references import join, read_structures
+    from crystalgfn.structures.chgnet import energies
+    from crystalgfn.structures.references import SHIPPED, References
+
+    rows = join(data / "crystals.parquet", data / "structures.parquet")
+    rows = rows[(rows.split == "test") & (rows.n_atoms <= 60)].sample(n, random_state=seed)
+    structures = read_structures(rows)
+    values = energies(structures)
+    print("| references | source | n | MAE [eV/atom] | median | mean error |\n|---|---|--:|--:|--:|--:|")
+    tables = [References.load(path) for path in [SHIPPED, *(references or [])]]
+    pairs = list(zip(values.tolist(), structures, strict=True))
+    predicted = np.array([[table.formation_energy(e, s.composition) for e, s in pairs] for table in tables])
+    everywhere = np.isfinite(predicted).all(axis=0)  # the same crystals for all tables
+    wbm = (rows.source == "wbm").to_numpy()
+    for table, prediction in zip(tables, predicted, strict=True):
+        errors = prediction - rows.formation_energy.to_numpy(dtype=float)
+        for name, mask in (("Materials Project", ~wbm), ("WBM", wbm)):
+            part = errors[mask & everywhere]
+            print(f"| {table.recipe['method']} | {name} | {len(part)} | {np.abs(part).mean():.3f} | "
+                  f"{np.median(np.abs(part)):.3f} | {part.mean():+.3f} |")  # fmt: skip
+
+
+def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int, jobs: int) -> None:
+    """Build real stable crystals, and relax the real structures for comparison."""
+    from crystalgfn.commands.build import build_table
+    from crystalgfn.commands.chgnet_references import join, read_structures
+    from crystalgfn.structures import outputs
+    from crystalgfn.structures.hull import Reference
+    from crystalgfn.structures.references import References
+    from crystalgfn.structures.run import Workers, run
+
+    rows = join(data / "crystals.parquet", data / "structures.parquet")
+    stable = (rows.split == split) & (rows.energy_above_hull == 0) & (rows.n_atoms <= MAX_ATOMS)
+    rows = rows[stable].sample(n, random_state=seed).reset_index(drop=True)
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / "real.csv"
+    columns = ["material_id", "formula", "space_group", "a", "b", "c", "alpha", "beta", "gamma", "formation_energy"]
+    rows[columns].to_csv(table, index=False)
+    workers = Workers(jobs=jobs, timeout=600)
+    hull = data / "crystals.parquet"
+    built = build_table(table, out / "built", True, None, tries, seed, workers, hull, "formation_energy")
+    structures = read_structures(rows)
+    tasks = [
+        {"id": name, "structure": structure.as_dict(), "seed": seed}
+        for name, structure in zip(built["id"], structures, strict=True)
+    ]
+    settings = {"seed": seed, "split": split, "n": n}
+    results = run(tasks, settings, out / "real", workers, "crystalgfn.structures.build:relax_given")
+    inputs = built[["id", "row", "formula", "space_group"]]
+    real = outputs.make_table(results, inputs, References.load(), Reference(hull), relaxed=True)
+    matches = _matches(out, built["id"], structures)
+    print(f"{n} stable crystals of the {split} split, up to {MAX_ATOMS} atoms in the conventional cell, seed {seed}\n")
+    print("| | built | real |\n|---|--:|--:|")
+    for name, value in (
+        ("within 0.1 eV/atom of the hull", lambda t: f"{int((t.energy_above_hull < NEAR).sum())} of {n}"),
+        ("median energy above hull [eV/atom]", lambda t: f"{t.energy_above_hull.median():.3f}"),
+        ("relaxed", lambda t: f"{int(t.energy_relaxed.notna().sum())}"),
+        ("in the given space group after relaxation", lambda t: f"{int((t.symmetry == 'sampled').sum())}"),
+        ("in a higher one", lambda t: f"{int((t.symmetry == 'higher').sum())}"),
+        ("seconds, all together", lambda t: f"{t.seconds.sum():.0f}"),
+    ):
+        print(f"| {name} | {value(built)} | {value(real)} |")
+    print(f"| the real structure found (StructureMatcher) | {int(matches.sum())} of {n} | |")
+    print(
+        f"| of these before relaxation of the cell | {int(_matches(out, built['id'], structures, 'built').sum())} | |"
+    )
+    frame = built.assign(real_above_hull=real.energy_above_hull, match=matches, material_id=rows.material_id)
+    names = ["material_id", "formula", "space_group", "positions", "energy_above_hull", "real_above_hull", "match"]
+    print(
+        "\nfarther than 0.1 eV/atom:\n" + frame.loc[~(built.energy_above_hull < NEAR), [*names, "reason"]].to_string()
+    )
+
+
+def _matches(out: Path, names: pd.Series, real: list, stage: str = "relaxed") -> np.ndarray:
+    """Whether pymatgen's StructureMatcher, with its defaults, takes each structure for the real one."""
+    import json
+
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core import Structure
+
+    matcher, found = StructureMatcher(), []
+    for name, structure in zip(names, real, strict=True):
+        content = json.loads((out / "built" / "crystals" / f"{name}.json").read_text()).get(f"structure_{stage}")
+        found.append(content is not None and bool(matcher.fit(structure, Structure.from_dict(content))))
+    return np.array(found)
+
+
+def distances(data: Path, n: int, seed: int) -> None:
+    """Shares of real structures whose closest atoms are closer than some ratios of the sum of covalent radii."""
+    from crystalgfn.commands.chgnet_references import join, read_structures
+    from crystalgfn.structures.candidates import distance_ratios
+
+    rows = join(data / "crystals.parquet", data / "structures.parquet", exact=False).sample(n, random_state=seed)
+    structures = read_structures(rows)
+    ratios = distance_ratios(structures)[0]
+    hydrogen = np.array(["H" in structure.composition.as_dict() for structure in structures])
+    print("| ratio | without hydrogen | with |\n|--:|--:|--:|")
+    print(f"| crystals | {int((~hydrogen).sum())} | {int(hydrogen.sum())} |")
+    for ratio in (0.5, 0.55, 0.6, 0.65, 0.7, 0.8):
+        print(f"| {ratio} | {(ratios[~hydrogen] < ratio).mean():.2%} | {(ratios[hydrogen] < ratio).mean():.2%} |")
+
+
+def report(structures: Path) -> None:
+    """A Markdown table about a folder of structures."""
+    frame = pd.read_csv(structures / "structures.csv")
+    relaxed = frame[frame.energy_relaxed.notna()]
+    rows = [
+        ("crystals", f"{len(frame)}"),
+        ("built", f"{int(frame.energy_built.notna().sum())}"),
+        ("relaxed", f"{len(relaxed)}, {int(relaxed.converged.astype(bool).sum())} of these to the end"),
+        ("in the sampled group; in a higher one; elsewhere", "; ".join(
+            str(int((relaxed.symmetry.isin(kind)).sum())) for kind in (["sampled"], ["higher"], ["lower", "other"]))),
+        ("change of the volume, median; 10th, 90th percentile", f"{relaxed.volume_change.median():+.0%}; "
+         f"{relaxed.volume_change.quantile(0.1):+.0%}, {relaxed.volume_change.quantile(0.9):+.0%}"),
+    ]  # fmt: skip
+    proxies = [column for column in frame.columns if column.startswith("proxy_")]
+    for column in proxies:
+        for stage, values in (
+            ("sampled cell", "chgnet_formation_energy_built"),
+            ("relaxed", "chgnet_formation_energy"),
+        ):
+            difference = (relaxed[values] - relaxed[column]).dropna()
+            rows.append((f"CHGNet ({stage}) less {column} [eV/atom]: mean; mean absolute; correlation",
+                         f"{difference.mean():+.2f}; {difference.abs().mean():.2f}; "
+                         f"{relaxed[values].corr(relaxed[column]):.2f}"))  # fmt: skip
+        rows.append((f"{column}, mean [eV/atom]", f"{relaxed[column].mean():.2f}"))
+    rows.append(("CHGNet formation energy, mean [eV/atom]", f"{relaxed.chgnet_formation_energy.mean():.2f}"))
+    if "energy_above_hull" in frame.columns:
+        above = relaxed.energy_above_hull.dropna()
+        rows += [
+            ("below 0.1 eV/atom above the hull; below 0", f"{int((above < NEAR).sum())}; {int((above < 0).sum())}"),
+            ("energy above hull, best; median [eV/atom]", f"{above.min():.3f}; {above.median():.3f}"),
+        ]
+    rows.append(("seconds a crystal, median; all together", f"{frame.seconds.median():.0f}; {frame.seconds.sum():.0f}"))
+    print("| | |\n|---|--:|")
+    for name, value in rows:
+        print(f"| {name} | {value} |")
+    failures = frame.reason.dropna().str.replace(r"\d+", "N", regex=True).value_counts()
+    for reason, count in failures.items():
+        print(f"\n{count} × {reason}")
+    best = relaxed.sort_values(
+        "energy_above_hull" if "energy_above_hull" in frame.columns else "chgnet_formation_energy"
+    )
+    names = [
+        "id",
+        "formula",
+        "space_group",
+        "space_group_relaxed",
+        "chgnet_formation_energy",
+        *proxies,
+        "energy_above_hull",
+    ]
+    print("\n" + best[[name for name in names if name in best.columns]].head(10).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

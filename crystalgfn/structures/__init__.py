@@ -1,0 +1,21 @@
+"""Structures with atoms for sampled crystals, relaxed and judged by CHGNet. Needs ``crystalgfn[structures]``."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from crystalgfn.errors import InputError
+
+EXTRA = ("chgnet", "ase", "joblib")
+"""Packages of the optional extra ``structures``."""
+
+
+def require_extra(packages: tuple[str, ...] = EXTRA) -> None:
+    """Make sure that the optional packages are there, without importing them.
+
+    Raises:
+        InputError: if one is missing; the message says what to install.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} not installed; structures need: pip install 'crystalgfn[structures]'")
