@@ -10,7 +10,6 @@ gives the percentiles of its validation rows within the config's elements.
 from __future__ import annotations
 
 import argparse
-import itertools
 import re
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,13 @@ import pandas as pd
 import yaml
 
 from crystalgfn.crystallography import space_groups
+from crystalgfn.evaluation.checks import (
+    assignment_is_right,
+    cell_volumes,
+    fits_lattice_system,
+    fits_wyckoff,
+    is_neutral,
+)
 
 PAPER = {
     "samples": "10,000, all unique",
@@ -100,11 +106,10 @@ def allowed_groups(entries: list) -> set[int]:
 
 def violation(row, settings: dict) -> str | None:
     """What is wrong with a crystal, by pyxtal and pymatgen; None if nothing is."""
-    from pymatgen.core import Lattice
-
     counts = counts_of(row.formula)
     lengths, angles = np.array([row.a, row.b, row.c]), np.array([row.alpha, row.beta, row.gamma])
-    volume = Lattice.from_parameters(*lengths, *angles).volume
+    lattice = np.concatenate([lengths, angles])[None]
+    volume = cell_volumes(lattice)[0]
     n_atoms, n_elements = sum(counts.values()), len(counts)
     # Table values are decimal numbers of full precision; 1e-6 covers sums and roots of them.
     checks = {
@@ -115,13 +120,13 @@ def violation(row, settings: dict) -> str | None:
         "atoms of an element": all(
             settings["min_atoms_per_element"] <= n <= settings["max_atoms_per_element"] for n in counts.values()
         ),
-        "charge": is_neutral(tuple(sorted(counts.items()))),
-        "Wyckoff positions": fits(row.space_group, tuple(sorted(counts.values()))),
+        "charge": is_neutral(counts.items()),
+        "Wyckoff positions": fits_wyckoff(row.space_group, counts.values()),
         "lengths": within(lengths, settings["lengths"]),
         "angles": within(angles, settings["angles"]),
         "volume": volume > 1e-3,
-        "lattice system": is_lattice_of(row.space_group, lengths, angles),
-        "oxidation states": states_are_right(row.oxidation_states, counts),
+        "lattice system": bool(fits_lattice_system(np.array([row.space_group]), lattice, 1e-6, 1e-6)[0]),
+        "oxidation states": assignment_is_right(row.oxidation_states, counts),
     }
     if settings["volume_per_atom"] is not None:
         checks["volume per atom"] = within(np.array([volume / n_atoms]), settings["volume_per_atom"])
@@ -131,59 +136,6 @@ def violation(row, settings: dict) -> str | None:
 
 def within(values: np.ndarray, ends: list[float]) -> bool:
     return bool((values >= ends[0] * (1 - 1e-6)).all() and (values <= ends[1] * (1 + 1e-6)).all())
-
-
-@cache
-def is_neutral(counts: tuple[tuple[str, int], ...]) -> bool:
-    """Whether one common oxidation state for each element makes the charges sum to zero."""
-    from pymatgen.core import Element
-
-    states = [[s for s in Element(symbol).common_oxidation_states if s] for symbol, _ in counts]
-    return any(
-        sum(s * n for s, (_, n) in zip(choice, counts, strict=True)) == 0 for choice in itertools.product(*states)
-    )
-
-
-@cache
-def fits(number: int, counts: tuple[int, ...]) -> bool:
-    from pyxtal.symmetry import Group
-
-    return bool(_group(number, Group).check_compatible(list(counts))[0])
-
-
-@cache
-def _group(number: int, cls):
-    return cls(number)
-
-
-def is_lattice_of(number: int, lengths: np.ndarray, angles: np.ndarray) -> bool:
-    """Whether the conventional cell has the shape that the group's crystal system prescribes."""
-    from pymatgen.symmetry.groups import SpaceGroup
-
-    system = SpaceGroup.from_int_number(number).crystal_system
-    (a, b, c), right = lengths, np.isclose(angles, 90)
-    if system == "triclinic":
-        return True
-    if system == "monoclinic":
-        return bool(right[0] and right[2])
-    if system in ("trigonal", "hexagonal"):
-        return bool(np.isclose(a, b) and right[:2].all() and np.isclose(angles[2], 120))
-    shape = {"orthorhombic": True, "tetragonal": np.isclose(a, b), "cubic": np.isclose(a, b) and np.isclose(b, c)}
-    return bool(right.all() and shape[system])
-
-
-def states_are_right(text: str, counts: dict[str, int]) -> bool:
-    """Whether the assignment covers the formula, is neutral and can be read by pymatgen."""
-    from pymatgen.core import Species
-
-    atoms: dict[str, int] = {}
-    charge = 0
-    for item in text.split():
-        name, _, n = item.rpartition(":")
-        species = Species.from_str(name)
-        atoms[species.symbol] = atoms.get(species.symbol, 0) + int(n)
-        charge += int(species.oxi_state) * int(n)
-    return charge == 0 and atoms == counts
 
 
 def reference_line(path: Path, elements: list[str]) -> str:

@@ -23,7 +23,7 @@ from crystalgfn.tables import read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from crystalgfn.callbacks.drawing import Reference
+    from crystalgfn.drawing import Reference
 
 
 class LogFigures(WindowCallback):
@@ -84,7 +84,7 @@ class LogFigures(WindowCallback):
         if n_samples == 0 or not boards:
             return
 
-        from crystalgfn.callbacks import drawing
+        from crystalgfn import drawing
 
         shares = counts["elements"].double() / n_samples
         which = {"": "training", "val": "validation", "test": "test"}[sink.stage]
@@ -125,7 +125,7 @@ def read_references(
     Raises:
         InputError: if the table cannot be read, it has no such split, or no row is left.
     """
-    from crystalgfn.callbacks.drawing import Reference
+    from crystalgfn.drawing import Reference
 
     # A table of crystals need not have the property: a generic one serves every proxy.
     table = read_table(path, strict=False)

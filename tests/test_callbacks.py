@@ -302,14 +302,14 @@ def test_a_reference_without_splits(reference, tmp_path):
 
 @pytest.mark.parametrize("values", [np.array([2.0]), np.full(9, -3.0), np.zeros(3), np.array([1e-9, 1e9])])
 def test_figures_of_odd_values(values):
-    from crystalgfn.callbacks import drawing
+    from crystalgfn import drawing
 
     figure = drawing.property_figure(values, "formation_energy", "", "title")
     assert drawing.to_image(figure).shape[2] == 3
 
 
 def test_figures_of_few_samples():
-    from crystalgfn.callbacks import drawing
+    from crystalgfn import drawing
 
     drawing.to_image(drawing.elements_figure(np.zeros(94), np.ones(94, dtype=bool), "title"))
     counts = np.zeros(230, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLE_COLOR, REFERENCE_COLOR = "#2a78b5", "#444444"
+OTHER_COLORS = ("#d9772b", "#8c6bb1", "#2f9e77", "#c2476b", "#8a7a2f")
+"""Of further tables of samples, in turn."""
+
 SYSTEM_COLORS = ("#8c6bb1", "#41a7a0", "#3b74b9", "#5aa04a", "#d9a520", "#de7a31", "#b8373b")
 """One a crystal system, in the order of `crystalgfn.metrics.CRYSTAL_SYSTEMS`."""
 
@@ -37,7 +40,12 @@ class Reference:
 
 
 def property_figure(
-    values: NDArray[np.float64], name: str, unit: str, title: str, reference: Reference | None = None
+    values: NDArray[np.float64],
+    name: str,
+    unit: str,
+    title: str,
+    reference: Reference | None = None,
+    others: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Figure:
     """Distribution of a property over samples, against a reference.
 
@@ -47,36 +55,41 @@ def property_figure(
         unit: of the property, or an empty string.
         title: of the figure.
         reference: drawn as an outline.
+        others: further samples by their label, (m,) each, drawn as outlines.
     """
     figure, axes = _figure(7.0, 4.2)
-    pools = [values] + ([reference.values] if reference is not None else [])
-    # A few cells far out must not squeeze the rest into one bar.
-    low = min(float(np.quantile(pool, 0.005)) for pool in pools)
-    high = max(float(np.quantile(pool, 0.995)) for pool in pools)
-    margin = 0.03 * (high - low) or max(abs(low) * 0.05, 0.5)
-    bins: list[float] = np.linspace(low - margin, high + margin, 51).tolist()
+    outlines = [
+        (label, other, OTHER_COLORS[index % len(OTHER_COLORS)])
+        for index, (label, other) in enumerate((others or {}).items())
+    ]
+    if reference is not None:
+        outlines.append((reference.label, reference.values, REFERENCE_COLOR))
+    pools = [values, *(outline for _, outline, _ in outlines)]
+    bins = _bins(pools)
     axes.hist(
         values, bins=bins, weights=_shares(values), color=SAMPLE_COLOR, alpha=0.75, label=_label("samples", values)
     )
-    if reference is not None:
+    for label, outline, color in outlines:
         axes.hist(
-            reference.values,
+            outline,
             bins=bins,
-            weights=_shares(reference.values),
+            weights=_shares(outline),
             histtype="step",
             linewidth=1.6,
-            color=REFERENCE_COLOR,
-            label=_label(reference.label, reference.values),
+            color=color,
+            label=_label(label, outline),
         )
-    for pool, color in zip(pools, (SAMPLE_COLOR, REFERENCE_COLOR), strict=False):
-        axes.axvline(float(np.median(pool)), ymax=0.76, color=color, linestyle="--", linewidth=1.2)
+    for pool, color in zip(pools, (SAMPLE_COLOR, *(color for _, _, color in outlines)), strict=True):
+        # Bars and medians end below the legend, wherever they are.
+        axes.axvline(float(np.median(pool)), ymax=1 / _headroom(len(pools)), color=color, linestyle="--", linewidth=1.2)
     axes.set_xlim(bins[0], bins[-1])
-    text = name.replace("_", " ")
+    text = _plain(name.replace("_", " "))
     axes.set_xlabel(f"{text} [{unit}]" if unit else text)
     axes.set_ylabel("share of crystals [%]")
-    axes.set_title(title)
-    # Bars and medians end below the legend, wherever they are.
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
+    if title:
+        axes.set_title(title)
+    axes.set_ylim(0, axes.get_ylim()[1] * _headroom(len(pools)))
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])
     axes.legend(frameon=False, loc="upper right", title="dashed: median", alignment="left", title_fontsize="small")
     return figure
 
@@ -103,7 +116,7 @@ def elements_figure(shares: NDArray[np.float64], possible: NDArray[np.bool_], ti
         color = colors(norm(share)) if possible[index] else "#f1f1f1"
         axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=color, edgecolor="#bbbbbb", lw=0.5))
         is_dark = possible[index] and norm(share) > 0.55
-        ink = "white" if is_dark else ("black" if possible[index] else "#aaaaaa")
+        ink = "white" if is_dark else ("#111111" if possible[index] else "#aaaaaa")
         axes.text(column, row - 0.12, symbol, ha="center", va="center", fontsize=10, weight="bold", color=ink)
         if possible[index]:
             text = f"{share:.0f}" if share >= 9.95 or share == 0 else f"{share:.1f}" if share >= 0.05 else "<0.1"
@@ -112,7 +125,8 @@ def elements_figure(shares: NDArray[np.float64], possible: NDArray[np.bool_], ti
     axes.set_ylim(9.9, 0.4)
     axes.set_aspect("equal")
     axes.set_axis_off()
-    axes.set_title(title)
+    if title:
+        axes.set_title(title)
     # The gap above the transition metals holds the colour bar.
     bar = axes.inset_axes((3.2, 2.45, 8.6, 0.4), transform=axes.transData)
     figure.colorbar(ScalarMappable(norm, colors), cax=bar, orientation="horizontal")
@@ -167,7 +181,27 @@ def space_groups_figure(counts: NDArray[np.int64], title: str, reference: Refere
         highest = max(highest, float(known.max()))
     systems.set_xlim(0, max(highest, 1e-9) * 1.1)
     _tidy(systems)
-    figure.suptitle(title)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def sampler_figure(log_reward: NDArray[np.float64], log_p: NDArray[np.float64], log_z: float) -> Figure:
+    """Log-probability of samples over their log R, with the line log p = log R - log Z.
+
+    Args:
+        log_reward: (n,) log R(x).
+        log_p: (n,) log p(x).
+        log_z: estimate of log Z.
+    """
+    figure, axes = _figure(7.0, 5.0)
+    # A picture inside the drawing: thousands of points as shapes would be slow to show.
+    axes.scatter(log_reward, log_p, s=6, color=SAMPLE_COLOR, alpha=0.35, linewidths=0, rasterized=True)
+    ends = np.array([log_reward.min(), log_reward.max()])
+    axes.plot(ends, ends - log_z, color=OTHER_COLORS[0], linewidth=1.4, label=f"log R − log Z, log Z = {log_z:.2f}")
+    axes.set_xlabel("log R(x)")
+    axes.set_ylabel("log p(x)")
+    axes.legend(frameon=False, loc="upper left")
     return figure
 
 
@@ -178,6 +212,23 @@ def to_image(figure: Figure) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def _bins(pools: Sequence[NDArray[np.float64]]) -> list[float]:
+    """Edges of a histogram that holds nearly all values: one a whole number where few occur, 50 bars elsewhere."""
+    # A few cells far out must not squeeze the rest into one bar.
+    low = min(float(np.quantile(pool, 0.005)) for pool in pools)
+    high = max(float(np.quantile(pool, 0.995)) for pool in pools)
+    is_whole = high - low <= 100 and max(abs(low), abs(high)) < 1e6
+    if is_whole and all((pool == np.floor(pool)).all() for pool in pools):
+        return (np.arange(np.floor(low), np.ceil(high) + 2) - 0.5).tolist()
+    margin = 0.03 * (high - low) or max(abs(low) * 0.05, 0.5)
+    return np.linspace(low - margin, high + margin, 51).tolist()
+
+
+def _headroom(n: int) -> float:
+    """By how much an axis is taller than its bars, so that a legend of n lines fits above them."""
+    return 1.2 + 0.06 * n
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -194,8 +245,13 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _plain(text: str) -> str:
+    """A text of a user, in which matplotlib must not see formulas."""
+    return text.replace("$", r"\$")
+
+
 def _label(name: str, values: NDArray[np.float64]) -> str:
-    return f"{name}: n = {len(values):,}, median {np.median(values):.3g}"
+    return f"{_plain(name)}: n = {len(values):,}, median {np.median(values):.3g}"
 
 
 def _shares(values: NDArray[np.float64]) -> NDArray[np.float64]:

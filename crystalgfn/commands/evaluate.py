@@ -1,0 +1,136 @@
+"""``crystalgfn evaluate``: a page and numbers about a table of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RESERVED = ("samples", "reference")
+"""Names that the report gives to tables itself."""
+
+
+def main(args: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        args: what follows ``evaluate``: ``SAMPLES [--reference TABLE] [--samples NAME=TABLE] [--out FOLDER] ...``.
+
+    Returns:
+        exit status 0, also when some rows could not be read; the report counts them.
+
+    Raises:
+        InputError: for a table, setting or folder that cannot be used.
+        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+    """
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="crystalgfn evaluate",
+        description="Measure samples: validity, uniqueness, novelty, diversity, properties. Writes a page and numbers.",
+    )
+    parser.add_argument("table", type=Path, metavar="SAMPLES", help="CSV or parquet file with one crystal a row")
+    parser.add_argument("--reference", type=Path, metavar="TABLE", help="known crystals to compare with")
+    parser.add_argument(
+        "--samples",
+        action="append",
+        default=[],
+        metavar="NAME=TABLE",
+        help="further samples, under a name of your own; may be given several times",
+    )
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for index.html and metrics.json")
+    parser.add_argument("--top", type=int, default=100, metavar="K", help="best crystals to show, by log_reward")
+    parser.add_argument(
+        "--structures", type=Path, metavar="FOLDER", help="folder with structures.csv, or a table that names CIF files"
+    )
+    parser.add_argument("--proxy", metavar="NAME", help="proxy for its property in tables without that column")
+    parser.add_argument("--weights", type=Path, help="weights for the proxy; the shipped ones if left out")
+    parser.add_argument(
+        "--properties", nargs="+", metavar="COLUMN", help="columns to compare; all columns of numbers if left out"
+    )
+    parser.add_argument(
+        "--oxidation-states",
+        default="pymatgen_common",
+        metavar="SET",
+        help="set of oxidation states for the check of charges: pymatgen_common or pymatgen_icsd",
+    )
+    parser.add_argument(
+        "--mixed-valence", action="store_true", help="allow an element two states of one sign in that check"
+    )
+    options = parser.parse_args(args)
+    others = named_tables(options.samples)
+
+    from crystalgfn.errors import InputError
+    from crystalgfn.evaluation.report import METRICS, PAGE, evaluate
+
+    if options.weights is not None and options.proxy is None:
+        raise InputError("--weights: needs --proxy, the name of the proxy that takes them")
+    result = evaluate(
+        options.table,
+        out=options.out,
+        reference=options.reference,
+        others=others,
+        top=options.top,
+        structures=options.structures,
+        proxy=_proxy(options.proxy, options.weights),
+        properties=options.properties,
+        states=options.oxidation_states,
+        mixed_valence=options.mixed_valence,
+    )
+    for line in summary(result.metrics):
+        print(line)
+    print(f"{options.out / PAGE}: the page; {options.out / METRICS}: its numbers")
+    return 0
+
+
+def named_tables(entries: Sequence[str]) -> dict[str, Path]:
+    """Tables by name, from ``NAME=TABLE``.
+
+    Raises:
+        InputError: for an entry without a name or a table, or a name that is taken.
+    """
+    from crystalgfn.errors import InputError
+
+    tables: dict[str, Path] = {}
+    for entry in entries:
+        name, _, path = entry.partition("=")
+        if not name.strip() or not path:
+            raise InputError(f"--samples: {entry!r} is not allowed; it must be NAME=TABLE, such as oxides=oxides.csv")
+        if name in RESERVED or name in tables:
+            raise InputError(f"--samples: the name {name!r} is taken; choose another one")
+        tables[name] = Path(path)
+    return tables
+
+
+def summary(metrics: dict[str, Any]) -> list[str]:
+    """The main numbers of the samples, one a line."""
+    table = metrics["tables"]["samples"]
+    lines = [f"{table['file']}: {table['readable']:,} of {table['rows']:,} rows are crystals"]
+    for problem in table["problems"]:
+        rows = ", ".join(map(str, problem["rows"][:5])) + (", ..." if problem["count"] > 5 else "")
+        lines.append(
+            f"  not used: {problem['count']:,} (row {rows}): column {problem['column']} {problem['reason']}, "
+            f"first {problem['first_value']!r}"
+        )
+    shares = {
+        "unique": metrics["uniqueness"]["samples"]["crystals"],
+        "valid": metrics["validity"]["samples"]["valid"],
+    }
+    if metrics["novelty"] is not None:
+        shares["new crystals among the unique ones"] = metrics["novelty"]["samples"]["new_crystal"]
+    return [*lines, *(f"  {name}: {value['count']:,} of {value['of']:,}" for name, value in shares.items())]
+
+
+def _proxy(name: str | None, weights: Path | None) -> Any:
+    """The proxy to use, None without a name."""
+    if name is None:
+        import crystalgfn.proxies  # noqa: F401 - registers the built-in ones, which know the units of columns
+
+        return None
+    from crystalgfn.commands.score import make_proxy, precision
+
+    proxy = make_proxy(name, weights)
+    precision(proxy, name)  # stops where it has no value for crystals
+    return proxy

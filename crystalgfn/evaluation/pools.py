@@ -1,0 +1,243 @@
+"""Tables as the report sees them: the crystals, their properties, and what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crystalgfn.crystals import LATTICE_PARAMETERS
+from crystalgfn.errors import InputError
+from crystalgfn.evaluation.checks import cell_volumes
+from crystalgfn.metrics import composition_keys, crystal_keys, hash_rows, top_k_rows
+from crystalgfn.tables import CRYSTAL_COLUMNS, CrystalTable, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from crystalgfn.proxies.base import Proxy
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+DERIVED = {"density": "g/cm³", "volume_per_atom": "Å³", "atoms": "", "elements": ""}
+"""Properties that follow from the crystal alone, with their units: used where a table has no such column."""
+
+SAMPLER_COLUMNS = ("log_reward", "log_pf")
+"""Columns that say how a crystal was sampled."""
+
+NOT_PROPERTIES = (*CRYSTAL_COLUMNS, *SAMPLER_COLUMNS)
+
+BATCH = 2048
+"""Crystals that a proxy sees at once, to bound memory."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The crystals of one table.
+
+    Attributes:
+        name: what the report calls them.
+        table: the table; all arrays below are about its k usable rows.
+        counts: (k, 94) atoms of each element.
+        groups: (k,) numbers of the space groups.
+        lattice: (k, 6) a, b, c [Å], alpha, beta, gamma [degrees].
+        objects: (k,) hashes, equal exactly for the same crystal.
+        compositions: (k,) hashes, equal exactly for the same composition of the cell in the same space group.
+        properties: name to (k,) values, NaN where there is none.
+        log_reward: (k,) log R; None without such a column.
+        log_pf: (k,) log p(x); None without such a column.
+        top: indices, among the usable rows, of the best distinct crystals by log R, best first; None without log R.
+    """
+
+    name: str
+    table: CrystalTable
+    counts: Ints
+    groups: Ints
+    lattice: Floats
+    objects: Ints
+    compositions: Ints
+    properties: dict[str, Floats] = field(default_factory=dict)
+    log_reward: Floats | None = None
+    log_pf: Floats | None = None
+    top: Ints | None = None
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """A column of the usable rows, as read."""
+        return self.table.frame[name].iloc[self.table.rows.numpy()]
+
+    def row_numbers(self, rows: Ints) -> list[int]:
+        """Numbers in the file, from 1 without the header, of some usable rows."""
+        return [int(row) + 1 for row in self.table.rows.numpy()[rows]]
+
+
+def read_pool(name: str, path: Path, top: int) -> Pool:
+    """Read a table of crystals; rows that cannot be used stay in ``table.problems``.
+
+    Args:
+        name: what the report calls it.
+        path: CSV or parquet file.
+        top: how many of the best crystals to find.
+
+    Raises:
+        InputError: if the file cannot be read, a column is missing, or no row is usable.
+    """
+    table = read_table(path, strict=False)
+    if len(table.rows) == 0:
+        raise InputError(f"{path}: not one of {len(table.problems)} rows can be used; row 1, {table.problems[0]}")
+    crystals = table.crystals
+    objects = hash_rows(crystal_keys(crystals))
+    sampler = {column: numeric(table, column) for column in SAMPLER_COLUMNS if column in table.frame.columns}
+    best = None
+    if "log_reward" in sampler:
+        # Rows without log R rank last, and those are no part of the best.
+        log_reward = np.nan_to_num(sampler["log_reward"], nan=-np.inf)
+        rows = top_k_rows(torch.from_numpy(log_reward), objects, top).numpy()
+        best = rows[np.isfinite(sampler["log_reward"][rows])]
+    return Pool(
+        name=name,
+        table=table,
+        counts=crystals.counts.numpy(),
+        groups=crystals.space_group.numpy(),
+        lattice=crystals.lattice.numpy(),
+        objects=objects.numpy(),
+        compositions=hash_rows(composition_keys(crystals)).numpy(),
+        log_reward=sampler.get("log_reward"),
+        log_pf=sampler.get("log_pf"),
+        top=best,
+    )
+
+
+def numeric(table: CrystalTable, column: str) -> Floats:
+    """(k,) numbers in a column of the usable rows, NaN where there is no finite one."""
+    return np.asarray(numbers(table.frame[column])[table.rows.numpy()], dtype=np.float64)
+
+
+def numbers(column: pd.Series[Any]) -> Floats:
+    """(n,) numbers in a column, NaN where there is no finite one."""
+    import pandas as pd
+
+    values = np.array(pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan))
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def property_columns(frame: pd.DataFrame) -> list[str]:
+    """Names of the columns whose every filled cell is a number, those that describe crystal and sampling left out."""
+    import pandas as pd
+
+    found = []
+    for column in frame.columns:
+        if column in NOT_PROPERTIES or pd.api.types.is_bool_dtype(frame[column]):
+            continue
+        cells = frame[column]
+        filled = cells[cells.notna() & (cells.astype(str).str.strip() != "")]
+        if len(filled) and pd.to_numeric(filled, errors="coerce").notna().all():
+            found.append(str(column))
+    return found
+
+
+def choose_properties(pools: Sequence[Pool], asked: Sequence[str] | None, proxy: Proxy | None) -> list[str]:
+    """Names of the properties to compare.
+
+    Args:
+        pools: the first one counts.
+        asked: the names a user asks for; None takes the property columns of the first pool, the proxy's property and
+            what follows from the crystals.
+        proxy: what predicts a property where there is no column.
+
+    Raises:
+        InputError: if the first pool has no column of a name that was asked for, or no number in it.
+    """
+    columns = property_columns(pools[0].table.frame.iloc[pools[0].table.rows.numpy()])
+    predicted = [proxy.name] if proxy is not None else []
+    if asked is None:
+        return list(dict.fromkeys([*columns, *predicted, *DERIVED]))
+    known = [*columns, *predicted, *DERIVED]
+    for name in asked:
+        if name not in known:
+            problem = "holds text" if name in pools[0].table.frame.columns else "does not exist"
+            raise InputError(
+                f"--properties: column {name!r} {problem} in {pools[0].table.path}; allowed: "
+                f"{', '.join(dict.fromkeys(known))}"
+            )
+    return list(dict.fromkeys([*asked, *predicted]))
+
+
+def add_properties(pool: Pool, names: Sequence[str], proxy: Proxy | None) -> list[str]:
+    """Fill ``pool.properties``: from a column; else what follows from the crystal; else by the proxy; else leave out.
+
+    Returns:
+        names of the properties that the proxy predicted.
+    """
+    predicted = []
+    for name in names:
+        if name in pool.table.frame.columns:
+            values = numeric(pool.table, name)
+            if np.isfinite(values).any():
+                pool.properties[name] = values
+        elif name in DERIVED:
+            pool.properties[name] = derived(pool, name)
+        elif proxy is not None and name == proxy.name:
+            pool.properties[name] = predict(pool, proxy)
+            predicted.append(name)
+    return predicted
+
+
+def derived(pool: Pool, name: str) -> Floats:
+    """(k,) a property of `DERIVED`."""
+    atoms = pool.counts.sum(axis=1)
+    if name == "atoms":
+        return atoms.astype(np.float64)
+    if name == "elements":
+        return (pool.counts > 0).sum(axis=1).astype(np.float64)
+    volume = cell_volumes(pool.lattice)
+    if name == "volume_per_atom":
+        return np.asarray(volume / atoms, dtype=np.float64)
+    from crystalgfn.proxies.density import Density
+
+    return predict(pool, Density())
+
+
+@torch.no_grad()
+def predict(pool: Pool, proxy: Proxy) -> Floats:
+    """(k,) a proxy's property of each crystal, NaN where it is not finite."""
+    crystals = pool.table.crystals
+    parts = [proxy(crystals[slice(start, start + BATCH)]).double() for start in range(0, len(crystals), BATCH)]
+    values: Floats = torch.cat(parts).cpu().numpy()
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def problems_of(table: CrystalTable) -> list[dict[str, Any]]:
+    """Why rows cannot be used: one entry a kind of problem, with all their numbers from 1, without the header."""
+    kinds: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, problem in enumerate(table.problems, start=1):
+        if problem is not None:
+            entry = kinds.setdefault(
+                (problem.column, problem.what),
+                {
+                    "column": problem.column,
+                    "reason": problem.what,
+                    "allowed": problem.allowed,
+                    "first_value": problem.value,
+                    "count": 0,
+                    "rows": [],
+                },
+            )
+            entry["count"] += 1
+            entry["rows"].append(number)
+    return list(kinds.values())
+
+
+def impossible_cells(table: CrystalTable) -> int:
+    """Number of rows that cannot be used because lengths or angles make no cell."""
+    cell = set(LATTICE_PARAMETERS)
+    return sum(problem is not None and set(problem.column.split(", ")) <= cell for problem in table.problems)
