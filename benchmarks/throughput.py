@@ -45,7 +45,7 @@ def main() -> None:
 
 def build(settings: dict) -> GFlowNet:
     """The model of a config, its policy moved off its uniform start so that no logits are alike."""
-    environments, proxies, rewards, _ = load_everything()
+    environments, proxies, rewards, *_ = load_everything()
     parts = []
     for registry, field in ((environments, "env"), (proxies, "proxy"), (rewards, "reward")):
         spec = settings[field]
@@ -81,7 +81,7 @@ def measure(model: GFlowNet, batch: int, rounds: int) -> list[str]:
     def train() -> None:
         drawn, _ = sample_forward(env, policy, batch, stream)
         _, log_reward, _ = model.evaluate(drawn.states)
-        trajectory_balance(model.log_z, log_forward(env, policy, drawn), drawn.log_pb, log_reward).backward()
+        trajectory_balance(model.log_z, log_forward(env, policy, drawn), drawn.log_pb, log_reward).mean().backward()
 
     calls = [
         lambda: sample_forward(env, policy, batch, stream),

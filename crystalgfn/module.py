@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
 from torchmetrics import MeanMetric, PearsonCorrCoef
 
+from crystalgfn.balance import Balance, MakePolicy, StateFlow
 from crystalgfn.data import Ticket
-from crystalgfn.envs.base import Environment
+from crystalgfn.data_set import DataSet
+from crystalgfn.envs.base import CategoricalHead, Environment
 from crystalgfn.errors import InputError
-from crystalgfn.losses import trajectory_balance
-from crystalgfn.policies.base import Policy
+from crystalgfn.exploration import Exploration, Schedule
+from crystalgfn.finetune import adapt
+from crystalgfn.losses import Loss, TrajectoryBalance, trajectory_balance
 from crystalgfn.proxies import Proxy, ProxySet
 from crystalgfn.random import generator
 from crystalgfn.replay import ReplayBuffer
 from crystalgfn.rewards import Reward
-from crystalgfn.rollout import Trajectories, log_forward, sample_backward, sample_forward
+from crystalgfn.rollout import Trajectories, sample_backward, sample_forward
 
 
 class GFlowNet(LightningModule):
-    """Learns to sample objects with probability proportional to a reward, by trajectory balance.
+    """Learns to sample objects with probability proportional to a reward.
 
     Every step method returns a dictionary with, for the n objects it sampled: ``states`` (n, state_size),
     ``properties`` (n, columns) with the proxies' predictions and uncertainties, named by ``proxies.columns``,
@@ -35,14 +39,19 @@ class GFlowNet(LightningModule):
         proxy: predicts a property of an object; a list of proxies predicts several.
         reward: turns what is predicted into log R.
         policy: makes the policy network from each decision's input size and number of logits.
+        loss: what is minimised; None for trajectory balance.
+        backward_policy: ``fixed``, the environment's own (uniform over the parents of a state), or ``learned``, a
+            network of the policy's kind; only where states can have several parents.
         batch_size: trajectories sampled with the policy in each training step.
-        lr: learning rate of the policy at the start.
+        replay: terminal states seen before, to train on again; None for none.
+        data_set: known objects to train on; None for none.
+        lr: learning rate of the networks at the start.
         lr_log_z: learning rate of log Z at the start.
         lr_final: both learning rates fall along half a cosine to this share of their start at ``max_steps``.
         epsilon: probability of a uniformly random decision at the start of training.
-        epsilon_steps: steps over which epsilon falls linearly to zero; 0 keeps it.
-        replay_capacity: terminal states kept for replay, those of the highest rewards; 0 for no replay.
-        replay_batch_size: replayed trajectories added to each training step.
+        temperature: of the other decisions at the start of training; above 1 they are more alike.
+        exploration_steps: steps over which epsilon falls to 0 and the temperature goes to 1; 0 keeps both.
+        exploration_schedule: how they do: ``linear`` or along half a ``cosine``.
         on_bad_value: what to do with an object for which a proxy gives NaN or an infinite value: ``stop`` with an
             error that names it, or ``skip`` it: it is left out of training and metrics and counted
             (``train/skipped``, all of a run), and a table of samples keeps it without a reward.
@@ -54,15 +63,19 @@ class GFlowNet(LightningModule):
         env: Environment,
         proxy: Proxy | list[Proxy],
         reward: Reward,
-        policy: Callable[[Mapping[str, tuple[int, int]]], Policy],
+        policy: MakePolicy,
+        loss: Loss | None = None,
+        backward_policy: Literal["fixed", "learned"] = "fixed",
         batch_size: int = 256,
+        replay: ReplayBuffer | None = None,
+        data_set: DataSet | None = None,
         lr: float = 1e-3,
         lr_log_z: float = 1.0,
         lr_final: float = 0.01,
         epsilon: float = 0.0,
-        epsilon_steps: int = 0,
-        replay_capacity: int = 0,
-        replay_batch_size: int = 0,
+        temperature: float = 1.0,
+        exploration_steps: int = 0,
+        exploration_schedule: Schedule = "linear",
         on_bad_value: Literal["stop", "skip"] = "stop",
         seed: int = 0,
     ) -> None:
@@ -70,13 +83,15 @@ class GFlowNet(LightningModule):
         if on_bad_value not in ("stop", "skip"):
             raise InputError(f"on_bad_value: {on_bad_value!r} is not allowed; allowed: stop, skip")
         _check(batch_size=batch_size, lr=lr, lr_log_z=lr_log_z)
-        _check_share(epsilon=epsilon, lr_final=lr_final)
-        _check_count(epsilon_steps=epsilon_steps, replay_capacity=replay_capacity, replay_batch_size=replay_batch_size)
-        if bool(replay_capacity) != bool(replay_batch_size):
-            raise InputError(
-                f"replay_capacity ({replay_capacity}) and replay_batch_size ({replay_batch_size}): "
-                "set both, or leave both at 0 for no replay"
-            )
+        if not 0 <= lr_final <= 1:
+            raise InputError(f"lr_final: {lr_final} is not allowed; it must lie between 0 and 1")
+        self.exploration = Exploration(epsilon, temperature, exploration_steps, exploration_schedule)
+        self.loss = loss if loss is not None else TrajectoryBalance()
+        self._keep_states = self.loss.uses_edges or self.loss.forward_looking
+        _check_fit(self.loss, backward_policy, env)
+        if not self.loss.learns_log_z and batch_size < 2:
+            name = type(self.loss).__name__
+            raise InputError(f"batch_size: {batch_size} is not allowed; {name} compares trajectories, use 2 or more")
         self.env = env
         self.proxies = ProxySet(proxy).eval().requires_grad_(False)
         self.reward = reward
@@ -86,12 +101,16 @@ class GFlowNet(LightningModule):
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.policy = policy({name: (head.input_size, head.n_logits) for name, head in env.heads.items()})
-        self.log_z = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
-        self.replay = ReplayBuffer(replay_capacity, env.state_size) if replay_capacity else None
-        self.batch_size, self.replay_batch_size = batch_size, replay_batch_size
+            sizes = {name: (head.input_size, head.n_logits) for name, head in env.heads.items()}
+            self.policy = policy(sizes)
+            self.flow = StateFlow(env, policy) if self.loss.uses_states else None
+            self.backward_policy = policy(sizes) if backward_policy == "learned" else None
+        self.log_z = torch.nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=self.loss.learns_log_z)
+        self.replay, self.data_set = replay, data_set
+        if replay is not None:
+            replay.prepare(env)
+        self.batch_size = batch_size
         self.lr, self.lr_log_z, self.lr_final = lr, lr_log_z, lr_final
-        self.epsilon, self.epsilon_steps = epsilon, epsilon_steps
         self.seed = seed
         self._generator: Generator | None = None
         self._generator_state: Tensor | None = None
@@ -113,11 +132,14 @@ class GFlowNet(LightningModule):
         Raises:
             InputError: if a proxy returns another shape or type, or a value that is not finite and the run is to stop.
         """
+        return self._judge(self.env.decode(states), states)
 
+    @torch.no_grad()
+    def _judge(self, objects: Any, states: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         def describe(row: int) -> str:
             return self.env.describe(states[row : row + 1])[0]
 
-        predictions, good = self.proxies.predict(self.env.decode(states), len(states), states.device, describe)
+        predictions, good = self.proxies.predict(objects, len(states), states.device, describe)
         if not good.all() and self.on_bad_value == "stop":
             row = int((~good).nonzero()[0])
             raise InputError(
@@ -130,7 +152,7 @@ class GFlowNet(LightningModule):
 
     def sample(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """Sample n objects with the policy as it is; see the class for what is returned."""
-        trajectories, log_pf = sample_forward(self.env, self.policy, n, generator)
+        trajectories, log_pf = sample_forward(self.env, self.policy, n, generator, backward=self.backward_policy)
         properties, log_reward, _ = self.evaluate(trajectories.states)
         return {
             "states": trajectories.states,
@@ -156,37 +178,57 @@ class GFlowNet(LightningModule):
             raise
 
     def _training_step(self, stream: Generator) -> dict[str, Tensor]:
-        trajectories, _ = sample_forward(self.env, self.policy, self.batch_size, stream, self._current_epsilon())
-        properties, log_reward, parts = self.evaluate(trajectories.states)
+        epsilon, temperature = self.exploration.at(self.global_step)
+        sampled, _ = sample_forward(
+            self.env,
+            self.policy,
+            self.batch_size,
+            stream,
+            epsilon,
+            temperature,
+            backward=self.backward_policy,
+            keep_states=self._keep_states,
+        )
+        properties, log_reward, parts = self.evaluate(sampled.states)
         good = torch.isfinite(log_reward)
-        all_rewards = log_reward
-        if self.replay is not None:
-            states, replayed = self.replay.sample(self.replay_batch_size, stream)
-            if len(states):
-                trajectories = Trajectories.cat([trajectories, sample_backward(self.env, states, stream)])
-                all_rewards = torch.cat([log_reward, replayed])
-        log_pf, log_pb = log_forward(self.env, self.policy, trajectories), trajectories.log_pb
-        states = trajectories.states[: self.batch_size]
         if not good.all():
-            keep = torch.isfinite(all_rewards)
-            if not keep.any():
-                raise InputError("on_bad_value: skip leaves nothing to train on; no value of a step is finite")
-            log_pf, log_pb, all_rewards = log_pf[keep], log_pb[keep], all_rewards[keep]
-            states, properties, log_reward = states[good], properties[good], log_reward[good]
+            sampled, properties, log_reward = sampled.select(good), properties[good], log_reward[good]
             parts = {name: part[good] for name, part in parts.items()}
             self.skipped += (~good).sum()
-        if self.global_step == 0:
+        batches, rewards, places = [sampled], [log_reward], None
+        if self.replay is not None:
+            places, states, replayed = self.replay.sample(stream)
+            if len(states):
+                batches.append(self._backward_from(states, stream))
+                rewards.append(replayed)
+        if self.data_set is not None:
+            states, known = self.data_set.sample(stream)
+            batches.append(self._backward_from(states, stream))
+            rewards.append(known)
+        if not any(map(len, batches)):
+            raise InputError("on_bad_value: skip leaves nothing to train on; no value of a step is finite")
+        balance = self._balance(
+            Trajectories.cat(batches) if len(batches) > 1 else sampled,
+            torch.cat(rewards) if len(rewards) > 1 else log_reward,
+        )
+        if self.global_step == 0 or not self.loss.learns_log_z:
+            estimate = (balance.log_reward + balance.log_pb.detach() - balance.log_pf.detach()).mean()
             # Start log Z where the first batch has it, instead of crawling there at its learning rate.
-            first = (all_rewards + log_pb - log_pf.detach()).mean()
-            self.log_z.data.fill_(self.trainer.strategy.reduce(first, reduce_op="mean"))
-        loss = trajectory_balance(self.log_z, log_pf, log_pb, all_rewards)
+            self.log_z.data.fill_(self.trainer.strategy.reduce(estimate, reduce_op="mean"))
+            if self.global_step == 0 and self.flow is not None:
+                self.flow.start_at(balance)
+                balance = self._balance(balance.trajectories, balance.log_reward)
+        losses = self.loss(balance)
+        loss = losses.mean()
         if not torch.isfinite(loss):
             raise InputError(
                 f"the loss is {loss.item()} at step {self.global_step}; lower model.lr, or set "
                 "trainer.gradient_clip_val"
             )
-        if self.replay is not None:
-            self.replay.add(states, log_reward)
+        n = len(sampled)
+        if self.replay is not None and places is not None:
+            self.replay.update(places, losses.detach()[n : n + len(places)])
+            self.replay.add(sampled.states, log_reward, losses.detach()[:n])
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/log_z", self.log_z, prog_bar=True)
         for column, values in zip(self.proxies.columns, properties.unbind(1), strict=True):
@@ -199,26 +241,33 @@ class GFlowNet(LightningModule):
             self.log("train/skipped", self.skipped.float())
         return {
             "loss": loss,
-            "states": states,
+            "states": sampled.states,
             "properties": properties,
             "log_reward": log_reward,
-            "log_pf": log_pf.detach()[: len(states)],
+            "log_pf": balance.log_pf.detach()[:n],
         }
 
-    def _current_epsilon(self) -> float:
-        if not self.epsilon_steps:
-            return self.epsilon
-        return self.epsilon * max(0.0, 1 - self.global_step / self.epsilon_steps)
+    def _backward_from(self, states: Tensor, stream: Generator) -> Trajectories:
+        return sample_backward(self.env, states, stream, self.backward_policy, self._keep_states)
+
+    def _balance(self, trajectories: Trajectories, log_reward: Tensor) -> Balance:
+        partial = self._log_partial if self.loss.forward_looking else None
+        return Balance(
+            self.env, self.policy, trajectories, log_reward, self.log_z, self.flow, self.backward_policy, partial
+        )
+
+    def _log_partial(self, states: Tensor) -> Tensor:
+        """(m,) log R of states on the way; 0 where a prediction is not finite, which is as good a start as any."""
+        _, log_reward, _ = self._judge(self.env.decode_partial(states), states)
+        return torch.where(log_reward.isfinite(), log_reward, 0.0)
+
+    def on_fit_start(self) -> None:
+        if self.data_set is not None:
+            self.data_set.load(self.env, lambda states: self.evaluate(states)[1])
+            rank_zero_info(self.data_set.summary())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.Adam(
-            [
-                {"params": list(self.policy.parameters()), "lr": self.lr, "name": "policy"},
-                {"params": [self.log_z], "lr": self.lr_log_z, "name": "log_z"},
-            ],
-            lr=self.lr,
-            fused=True,
-        )
+        optimizer = torch.optim.Adam(list(self._parameter_groups()), lr=self.lr, fused=True)
         steps = self.trainer.max_steps
         if steps is None or steps < 1:
             return optimizer
@@ -230,6 +279,14 @@ class GFlowNet(LightningModule):
             ),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+    def _parameter_groups(self) -> Iterator[dict[str, Any]]:
+        networks = {"policy": self.policy, "flow": self.flow, "backward_policy": self.backward_policy}
+        for name, network in networks.items():
+            if network is not None:
+                yield {"params": list(network.parameters()), "lr": self.lr, "name": name}
+        if self.loss.learns_log_z:
+            yield {"params": [self.log_z], "lr": self.lr_log_z, "name": "log_z"}
 
     # Validation, test and prediction
 
@@ -248,6 +305,7 @@ class GFlowNet(LightningModule):
         log_p = samples["log_pf"] - samples["log_pb"]
         log_reward = samples["log_reward"]
         self._correlation(log_p.float(), log_reward.float())
+        # Of trajectory balance, whatever is minimised: it is zero for a perfect sampler and compares losses.
         loss = trajectory_balance(self.log_z, samples["log_pf"], samples["log_pb"], log_reward)
         values = dict(zip(self._mean_names(), samples["properties"].unbind(1), strict=True))
         for name, value in (values | {"log_reward_mean": log_reward, "loss": loss}).items():
@@ -263,6 +321,16 @@ class GFlowNet(LightningModule):
         # A full ticket is drawn whatever is asked for, so that fewer samples are a prefix of more.
         samples = self.sample(batch.size, generator(*batch.stream, device=self.device))
         return {name: value[: batch.n] for name, value in samples.items()}
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn != "fit":
+            adapt(self)
+
+    def on_test_start(self) -> None:
+        adapt(self)
+
+    def on_predict_start(self) -> None:
+        adapt(self)
 
     # Random streams and checkpoints
 
@@ -297,13 +365,29 @@ def _check(**settings: float) -> None:
             raise InputError(f"{name}: {value} is not allowed; it must be above 0")
 
 
-def _check_share(**settings: float) -> None:
-    for name, value in settings.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{name}: {value} is not allowed; it must lie between 0 and 1")
-
-
-def _check_count(**settings: int) -> None:
-    for name, value in settings.items():
-        if value < 0:
-            raise InputError(f"{name}: {value} is not allowed; it must be 0 or more")
+def _check_fit(loss: Loss, backward_policy: str, env: Environment) -> None:
+    """Raise InputError for a loss or backward policy that an environment cannot do with."""
+    name, of_env = type(loss).__name__, type(env).__name__
+    if loss.uses_edges:
+        continuous = [head for head, spec in env.heads.items() if not isinstance(spec, CategoricalHead)]
+        if continuous:
+            raise InputError(
+                f"loss: {name} sums over all actions, but {of_env} has continuous decisions ({', '.join(continuous)}); "
+                "use another loss, such as TrajectoryBalance"
+            )
+    if loss.forward_looking and not env.has_partial_objects:
+        raise InputError(
+            f"loss: {name} needs rewards of unfinished objects, and those of {of_env} have none; use DetailedBalance"
+        )
+    if backward_policy not in ("fixed", "learned"):
+        raise InputError(f"backward_policy: {backward_policy!r} is not allowed; allowed: fixed, learned")
+    if backward_policy == "learned":
+        if env.is_tree:
+            raise InputError(
+                f"backward_policy: 'learned' is not allowed; {of_env} is a tree, where every state has one parent; "
+                "use fixed"
+            )
+        if loss.uses_edges:
+            raise InputError(f"backward_policy: 'learned' is not allowed; {name} has no use for one; use fixed")
+        if type(env).encode_backward is Environment.encode_backward:
+            raise InputError(f"backward_policy: 'learned' is not allowed; {of_env} lacks encode_backward; use fixed")

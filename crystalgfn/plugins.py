@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crystalgfn.registry import ENVIRONMENTS, POLICIES, PROXIES, REWARDS, Registry, load_plugins
+from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, PROXIES, REWARDS, Registry, load_plugins
 
 
 def load_everything() -> tuple[Registry[Any], ...]:
@@ -15,9 +15,10 @@ def load_everything() -> tuple[Registry[Any], ...]:
     Modules in the current folder can be named too; it comes last in the search path, so that it hides none.
 
     Returns:
-        the registries: environments, proxies, rewards, policies.
+        the registries: environments, proxies, rewards, policies, losses.
     """
     import crystalgfn.envs
+    import crystalgfn.losses
     import crystalgfn.policies
     import crystalgfn.proxies
     import crystalgfn.rewards  # noqa: F401 - importing registers
@@ -26,4 +27,4 @@ def load_everything() -> tuple[Registry[Any], ...]:
     if here not in sys.path:
         sys.path.append(here)
     load_plugins()
-    return ENVIRONMENTS, PROXIES, REWARDS, POLICIES
+    return ENVIRONMENTS, PROXIES, REWARDS, POLICIES, LOSSES

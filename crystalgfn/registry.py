@@ -76,6 +76,7 @@ ENVIRONMENTS: Registry[Any] = Registry("environment")
 PROXIES: Registry[Any] = Registry("proxy")
 REWARDS: Registry[Any] = Registry("reward")
 POLICIES: Registry[Any] = Registry("policy")
+LOSSES: Registry[Any] = Registry("loss")
 
 
 def load_plugins() -> list[str]:

@@ -8,13 +8,14 @@ gradients, in one policy call a head and without asking the environment twice.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
 
-from crystalgfn.distributions import Distribution
+from crystalgfn.distributions import Distribution, MaskedCategorical
 from crystalgfn.envs.base import Environment
 from crystalgfn.policies.base import Policy
 
@@ -29,6 +30,7 @@ class Step:
         inputs: (m, input_size) float32, what the policy sees.
         support: (m, support_size) the legal actions.
         actions: (m, 1) the actions taken.
+        turn: position in the environment's schedule.
     """
 
     head: str
@@ -36,6 +38,31 @@ class Step:
     inputs: Tensor
     support: Tensor
     actions: Tensor
+    turn: int
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The states that the rows of a batch reached in one turn, by a choice or by a forced decision.
+
+    Attributes:
+        head: name of the decision that led here.
+        rows: (m,) int64, the rows of the batch.
+        states: (m, state_size) the states reached.
+        actions: (m, 1) the actions that led to them.
+        log_pb: (m,) float64, log P_B of these actions.
+        turn: position in the environment's schedule.
+    """
+
+    head: str
+    rows: Tensor
+    states: Tensor
+    actions: Tensor
+    log_pb: Tensor
+    turn: int
+
+
+Part = TypeVar("Part", Step, Arrival)
 
 
 @dataclass(frozen=True)
@@ -44,13 +71,15 @@ class Trajectories:
 
     Attributes:
         states: (n, state_size) the terminal states.
-        steps: the decisions; where only one action was legal there is none.
+        steps: the decisions, in order; where only one action was legal there is none.
         log_pb: (n,) float64, sum of log P_B over each trajectory.
+        arrivals: the states on the way, in order: always where states can have several parents, else if asked for.
     """
 
     states: Tensor
     steps: list[Step]
     log_pb: Tensor
+    arrivals: list[Arrival]
 
     def __len__(self) -> int:
         return len(self.states)
@@ -59,16 +88,42 @@ class Trajectories:
     def cat(parts: Iterable[Trajectories]) -> Trajectories:
         """One batch from several, in order."""
         parts = list(parts)
-        steps, offset = [], 0
+        steps: list[Step] = []
+        arrivals: list[Arrival] = []
+        offset = 0
         for part in parts:
-            steps += [Step(s.head, s.rows + offset, s.inputs, s.support, s.actions) for s in part.steps]
+            steps += [replace(step, rows=step.rows + offset) for step in part.steps]
+            arrivals += [replace(arrival, rows=arrival.rows + offset) for arrival in part.arrivals]
             offset += len(part)
-        return Trajectories(torch.cat([p.states for p in parts]), steps, torch.cat([p.log_pb for p in parts]))
+        return Trajectories(torch.cat([p.states for p in parts]), steps, torch.cat([p.log_pb for p in parts]), arrivals)
+
+    def select(self, keep: Tensor) -> Trajectories:
+        """The trajectories where ``keep`` (n,) is true, in order."""
+        position = keep.cumsum(0) - 1
+
+        def of(parts: Sequence[Part], fields: Sequence[str]) -> list[Part]:
+            chosen = []
+            for part in parts:
+                own = keep[part.rows]
+                values = {name: getattr(part, name)[own] for name in fields}
+                chosen.append(replace(part, rows=position[part.rows[own]], **values))
+            return [part for part in chosen if len(part.rows)]
+
+        steps = of(self.steps, ("inputs", "support", "actions"))
+        arrivals = of(self.arrivals, ("states", "actions", "log_pb"))
+        return Trajectories(self.states[keep], steps, self.log_pb[keep], arrivals)
 
 
 @torch.no_grad()
 def sample_forward(
-    env: Environment, policy: Policy, n: int, generator: Generator, epsilon: float = 0.0
+    env: Environment,
+    policy: Policy,
+    n: int,
+    generator: Generator,
+    epsilon: float = 0.0,
+    temperature: float = 1.0,
+    backward: Policy | None = None,
+    keep_states: bool = False,
 ) -> tuple[Trajectories, Tensor]:
     """Sample n trajectories.
 
@@ -78,15 +133,19 @@ def sample_forward(
         n: number of trajectories.
         generator: the only source of randomness.
         epsilon: probability with which a decision is drawn uniformly from the legal actions instead of the policy.
+        temperature: decisions of the policy are drawn with probabilities (densities of each component of a mixture)
+            to the power of 1 / temperature.
+        backward: the learned backward policy; None for the environment's own.
+        keep_states: keep the states on the way in a tree too.
 
     Returns:
-        the trajectories, and (n,) float64 log P_F of each under the policy (not under the exploring mixture).
+        the trajectories, and (n,) float64 log P_F of each under the policy (not under what explores).
     """
     states = env.initial_states(n)
     log_pf = torch.zeros(n, dtype=torch.float64, device=states.device)
     log_pb = torch.zeros_like(log_pf)
-    steps = []
-    for head in env.schedule:
+    steps, arrivals = [], []
+    for turn, head in enumerate(env.schedule):
         rows = torch.nonzero(env.next_head(states) == env.head_position(head)).squeeze(1)
         if not len(rows):
             continue
@@ -96,15 +155,31 @@ def sample_forward(
         if len(open_rows):
             inputs, choices = env.encode(head, current[open_rows]), support[open_rows]
             distribution = env.heads[head].distribution(policy(head, inputs), choices)
-            drawn = _draw(distribution, generator, epsilon)
+            drawn = _draw(distribution, generator, epsilon, temperature)
             actions[open_rows] = drawn
             log_pf[rows[open_rows]] += distribution.log_prob(drawn).to(torch.float64)
-            steps.append(Step(head, rows[open_rows], inputs, choices, drawn))
+            steps.append(Step(head, rows[open_rows], inputs, choices, drawn, turn))
         following = env.step(head, current, actions)
-        if not env.is_tree:
-            log_pb[rows] += env.backward_distribution(head, following).log_prob(actions)
+        if keep_states or not env.is_tree:
+            share = backward_distribution(env, backward, head, following).log_prob(actions).to(torch.float64)
+            log_pb[rows] += share
+            arrivals.append(Arrival(head, rows, following, actions, share, turn))
         states[rows] = following
-    return Trajectories(states, steps, log_pb), log_pf
+    return Trajectories(states, steps, log_pb, arrivals), log_pf
+
+
+def backward_distribution(env: Environment, backward: Policy | None, head: str, states: Tensor) -> Distribution:
+    """P_B over the actions of one head that can have led to each state.
+
+    Args:
+        env: the environment.
+        backward: the learned backward policy; None for the environment's own P_B.
+        head: the decision that led to the states.
+        states: (m, state_size) the states.
+    """
+    if backward is None:
+        return env.backward_distribution(head, states)
+    return MaskedCategorical(backward(head, env.encode_backward(head, states)), env.parent_actions(head, states))
 
 
 def _forced(support: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,8 +197,8 @@ def _forced(support: Tensor) -> tuple[Tensor, Tensor]:
     return actions, torch.nonzero(support.sum(1) > 1).squeeze(1)
 
 
-def _draw(distribution: Distribution, generator: Generator, epsilon: float) -> Tensor:
-    actions = distribution.sample(generator)
+def _draw(distribution: Distribution, generator: Generator, epsilon: float, temperature: float) -> Tensor:
+    actions = (distribution if temperature == 1 else distribution.tempered(temperature)).sample(generator)
     if epsilon <= 0:
         return actions
     explores = torch.empty_like(actions).uniform_(generator=generator) < epsilon
@@ -131,44 +206,61 @@ def _draw(distribution: Distribution, generator: Generator, epsilon: float) -> T
 
 
 @torch.no_grad()
-def sample_backward(env: Environment, states: Tensor, generator: Generator) -> Trajectories:
+def sample_backward(
+    env: Environment,
+    states: Tensor,
+    generator: Generator,
+    backward: Policy | None = None,
+    keep_states: bool = False,
+) -> Trajectories:
     """Sample a trajectory that leads to each terminal state, with the backward policy.
 
     Args:
         env: the environment.
         states: (n, state_size) terminal states.
         generator: the only source of randomness; not touched where every state has one parent.
+        backward: the learned backward policy; None for the environment's own.
+        keep_states: keep the states on the way in a tree too.
     """
     current = states.clone()
     log_pb = torch.zeros(len(states), dtype=torch.float64, device=states.device)
-    steps = []
-    for head in reversed(env.schedule):
+    steps, arrivals = [], []
+    for turn, head in reversed(list(enumerate(env.schedule))):
         rows = torch.nonzero(env.previous_head(current) == env.head_position(head)).squeeze(1)
         if not len(rows):
             continue
-        distribution = env.backward_distribution(head, current[rows])
+        reached = current[rows]
+        distribution = backward_distribution(env, backward, head, reached)
         actions = distribution.sample(generator)
-        log_pb[rows] += distribution.log_prob(actions)
-        parents = env.step_back(head, current[rows], actions)
+        share = distribution.log_prob(actions).to(torch.float64)
+        log_pb[rows] += share
+        if keep_states or not env.is_tree:
+            arrivals.append(Arrival(head, rows, reached, actions, share, turn))
+        parents = env.step_back(head, reached, actions)
         current[rows] = parents
         support = env.support(head, parents)
         _, open_rows = _forced(support)
         if len(open_rows):
             inputs = env.encode(head, parents[open_rows])
-            steps.append(Step(head, rows[open_rows], inputs, support[open_rows], actions[open_rows]))
-    return Trajectories(states, steps[::-1], log_pb)
+            steps.append(Step(head, rows[open_rows], inputs, support[open_rows], actions[open_rows], turn))
+    return Trajectories(states, steps[::-1], log_pb, arrivals[::-1])
 
 
 def log_forward(env: Environment, policy: Policy, trajectories: Trajectories) -> Tensor:
     """(n,) float64, log P_F of each trajectory under the policy, with gradients."""
     log_pf = torch.zeros(len(trajectories), dtype=torch.float64, device=trajectories.states.device)
-    by_head: dict[str, list[Step]] = defaultdict(list)
-    for step in trajectories.steps:
-        by_head[step.head].append(step)
-    for head, steps in by_head.items():
+    for head, steps in by_head(trajectories.steps).items():
         rows, inputs, support, actions = (
             torch.cat([getattr(step, name) for step in steps]) for name in ("rows", "inputs", "support", "actions")
         )
         distribution = env.heads[head].distribution(policy(head, inputs), support)
         log_pf = log_pf.index_add(0, rows, distribution.log_prob(actions).to(torch.float64))
     return log_pf
+
+
+def by_head(parts: Iterable[Part]) -> dict[str, list[Part]]:
+    """The steps or arrivals of each head, so that a network is called once a head."""
+    sorted_parts: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        sorted_parts[part.head].append(part)
+    return sorted_parts

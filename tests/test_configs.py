@@ -12,7 +12,7 @@ from small import checkpoint_of
 from crystalgfn.cli import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if "proxies" not in path.parts)
+RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("proxies", "restrictions"))
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 
@@ -43,7 +43,7 @@ def test_every_init_arg_is_written(path):
     from crystalgfn.plugins import load_everything
 
     config = yaml.safe_load(path.read_text())["model"]
-    for registry, field in zip(load_everything(), ("env", "proxy", "reward", "policy"), strict=True):
+    for registry, field in zip(load_everything(), ("env", "proxy", "reward", "policy", "loss"), strict=True):
         chosen = config[field] if isinstance(config[field], list) else [config[field]]
         for entry in chosen:
             chosen += entry.get("init_args", {}).get("rewards", {}).values()

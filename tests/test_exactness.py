@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers import make_crystal, reachable_compositions
+from exact import SAMPLES, CrystalSpace, sampling_floor, terminating_distribution, total_variation
+from helpers import make_crystal
 from torch import Tensor
 
-from crystalgfn.crystallography import element_symbols
 from crystalgfn.crystals import Crystals
-from crystalgfn.envs import Crystal, Environment, HyperGrid, LatticeParameters, SpaceGroup
+from crystalgfn.envs import Crystal, Environment, HyperGrid
 from crystalgfn.losses import trajectory_balance
 from crystalgfn.policies import MLP, Policy
 from crystalgfn.proxies import Prediction
@@ -27,8 +27,6 @@ from crystalgfn.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
 from crystalgfn.rewards import Identity, Power
 from crystalgfn.rollout import log_forward, sample_backward, sample_forward
-
-SAMPLES = 10_000
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -49,23 +47,12 @@ def train(
         log_pf, target = log_forward(env, policy, trajectories), log_reward(trajectories.states)
         if step == 0:
             log_z.data.fill_((target + trajectories.log_pb - log_pf.detach()).mean())
-        value = loss(log_z, log_pf, trajectories.log_pb, target)
+        value = loss(log_z, log_pf, trajectories.log_pb, target).mean()
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         scheduler.step()
     return policy, log_z.item()
-
-
-def total_variation(one: Tensor, two: Tensor) -> float:
-    return (one - two).abs().sum().item() / 2
-
-
-def sampling_floor(probabilities: Tensor) -> float:
-    """Mean total variation between a distribution and its own empirical one from SAMPLES samples."""
-    draws = torch.multinomial(probabilities.expand(50, -1), SAMPLES, True, generator=generator("floor"))
-    counts = torch.stack([row.bincount(minlength=len(probabilities)) for row in draws])
-    return sum(total_variation(row / SAMPLES, probabilities) for row in counts) / len(counts)
 
 
 @dataclass(frozen=True)
@@ -95,29 +82,6 @@ class Result:
 
 
 # The hypergrid
-
-
-def terminating_distribution(env: HyperGrid, policy: Policy) -> Tensor:
-    """(cells,) probability of stopping in each cell, in the order of `enumerate`."""
-    cells = env.enumerate()
-    cells[:, -1] = 0
-    strides = env.height ** torch.arange(env.dimensions - 1, -1, -1)
-    visits = torch.zeros(len(cells), dtype=torch.float64)
-    visits[0] = 1.0
-    stops = torch.zeros_like(visits)
-    for total in range(env.dimensions * (env.height - 1) + 1):
-        level = torch.nonzero(cells.sum(1) == total).squeeze(1)
-        logits = policy("move", env.encode("move", cells[level]))
-        distribution = env.forward_distribution("move", cells[level], logits)
-        for option in range(env.dimensions + 1):
-            actions = torch.full((len(level), 1), float(option), dtype=torch.float64)
-            flow = visits[level] * distribution.log_prob(actions).exp()
-            if option == env.dimensions:
-                stops[level] += flow
-            else:
-                moves = flow > 0
-                visits.index_add_(0, level[moves] + strides[option], flow[moves])
-    return stops
 
 
 @torch.no_grad()
@@ -164,86 +128,6 @@ def test_broken_losses_are_found(name: str) -> None:
 
 
 # A crystal space that can be listed
-
-
-@dataclass(frozen=True)
-class CrystalSpace:
-    """All (space group, composition) of an environment, with their exact weights.
-
-    Attributes:
-        env: the environment.
-        log_reward: log R of n crystals.
-        states: (m, state_size) a state for each, in which the lattice parameters are still open.
-    """
-
-    env: Crystal
-    log_reward: Callable[[Crystals], Tensor]
-    states: Tensor
-
-    @staticmethod
-    def of(env: Crystal, log_reward: Callable[[Crystals], Tensor]) -> CrystalSpace:
-        columns = [element_symbols().index(symbol) for symbol in env.elements]
-        groups, rows = [], []
-        for number in env.space_groups:
-            compositions = reachable_compositions(env, number)
-            groups += [number] * len(compositions)
-            rows += compositions
-        counts = torch.zeros(len(rows), 94, dtype=torch.int64)
-        counts[:, columns] = torch.tensor(rows)
-        stage, numbers = env.stage("space_group"), torch.tensor(groups)
-        assert isinstance(stage, SpaceGroup)
-        parts = [stage.states_of(numbers), env.composition.terminal_states(counts, numbers)]
-        states = torch.cat([*parts, torch.zeros(len(rows), 10, dtype=torch.float64)], 1)
-        states[:, -10:] = env.stage("lattice_parameters").start(env.condition("lattice_parameters", states))
-        return CrystalSpace(env, log_reward, states)
-
-    @property
-    def groups_and_counts(self) -> Tensor:
-        """(m, 95) number of the group and atoms of each element."""
-        crystals = self.env.decode(self.states)
-        return torch.cat([crystals.space_group.unsqueeze(1), crystals.counts], 1)
-
-    def free_lengths(self) -> Tensor:
-        """(m,) how many lengths are free: one in cubic cells, two in tetragonal ones."""
-        return torch.where(self.env.decode(self.states).space_group >= 195, 1, 2)
-
-    def grid(self, row: int, points: int) -> tuple[Crystals, Tensor, Tensor]:
-        """Cells of one (space group, composition) at the midpoints of a grid in units of the lengths' range.
-
-        Returns:
-            the crystals; (p,) which of them have a legal volume per atom; and (p, 2) their a and c.
-        """
-        lattice = self.env.stage("lattice_parameters")
-        assert isinstance(lattice, LatticeParameters)
-        low, high = lattice._ranges["a"]
-        axis = low + (high - low) * (torch.arange(points, dtype=torch.float64) + 0.5) / points
-        cubic = self.free_lengths()[row] == 1
-        a_and_c = torch.stack([axis, axis], 1) if cubic else torch.cartesian_prod(axis, axis)
-        chosen = self.env.decode(self.states[row].expand(len(a_and_c), -1))
-        cells = torch.cat([a_and_c[:, [0, 0, 1]], torch.full((len(a_and_c), 3), 90.0, dtype=torch.float64)], 1)
-        crystals = Crystals(chosen.space_group, chosen.counts, cells)
-        bounds = self.env.volume_per_atom or (0.0, math.inf)
-        per_atom = crystals.volume / crystals.n_atoms
-        return crystals, (per_atom >= bounds[0]) & (per_atom <= bounds[1]), a_and_c
-
-    def log_weights(self, points: int = 120) -> Tensor:
-        """(m,) log of the integral of R over the lattice parameters, each in units of its range."""
-        weights = []
-        for row in range(len(self.states)):
-            crystals, legal, _ = self.grid(row, points)
-            weights.append(torch.where(legal, self.log_reward(crystals), -math.inf).logsumexp(0) - math.log(len(legal)))
-        return torch.stack(weights)
-
-    def log_density(self, policy: Policy, row: int, a_and_c: Tensor) -> Tensor:
-        """(p,) log of the policy's density of a, and c where it is free, given one (space group, composition)."""
-        env, states = self.env, self.states[row].expand(len(a_and_c), -1)
-        total = torch.zeros(len(a_and_c), dtype=torch.float64)
-        for head, column in (("a", 0), ("c", 1))[: int(self.free_lengths()[row])]:
-            values = a_and_c[:, column : column + 1]
-            distribution = env.forward_distribution(head, states, policy(head, env.encode(head, states)))
-            total += distribution.log_prob(values)
-            states = env.step(head, states, values)
-        return total
 
 
 @torch.no_grad()

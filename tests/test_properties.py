@@ -165,7 +165,11 @@ def test_a_failing_step_costs_no_step(problem, tmp_path, capfd):
     assert torch.equal(first["generator_states"][0], second["generator_states"][0])
 
 
-@pytest.mark.parametrize("replay", [{}, {"replay_capacity": 20, "replay_batch_size": 4}], ids=["on-policy", "replay"])
+@pytest.mark.parametrize(
+    "replay",
+    [{}, {"replay": {"class_path": "ReplayBuffer", "init_args": {"capacity": 20, "batch_size": 4}}}],
+    ids=["on-policy", "replay"],
+)
 def test_bad_values_are_skipped_and_counted(replay, tmp_path):
     config = config_with(tmp_path, sometimes(), on_bad_value="skip", **replay)
     config["model"]["env"]["init_args"]["elements"] = ["Li", "Na", "O"]

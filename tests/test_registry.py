@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crystalgfn import registry
-from crystalgfn.registry import ENVIRONMENTS, POLICIES, PROXIES, REWARDS, Registry, load_plugins
+from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, PROXIES, REWARDS, Registry, load_plugins
 
 
 class Apple:
@@ -63,6 +63,7 @@ def test_a_module_may_be_loaded_again() -> None:
 
 def test_built_in_classes() -> None:
     import crystalgfn.envs
+    import crystalgfn.losses
     import crystalgfn.policies
     import crystalgfn.proxies
     import crystalgfn.rewards  # noqa: F401 - importing registers
@@ -71,7 +72,8 @@ def test_built_in_classes() -> None:
     assert {"Density", "HyperGridModes"} <= set(PROXIES)
     assert {"Boltzmann", "Power", "Identity"} <= set(REWARDS)
     assert {"MLP"} <= set(POLICIES)
-    for names in (ENVIRONMENTS, PROXIES, REWARDS, POLICIES):
+    assert {"TrajectoryBalance", "DetailedBalance", "FlowMatching"} <= set(LOSSES)
+    for names in (ENVIRONMENTS, PROXIES, REWARDS, POLICIES, LOSSES):
         for name in names:
             assert names.summary(name), f"{names.kind} {name} has no docstring"
 

@@ -11,7 +11,7 @@ from crystalgfn.registry import Registry
 def main(args: list[str]) -> int:
     """Print every registered class with the first line of its docstring."""
     parser = argparse.ArgumentParser(
-        prog="crystalgfn list", description="Show the registered environments, proxies, rewards and policies."
+        prog="crystalgfn list", description="Show the registered environments, proxies, rewards, policies and losses."
     )
     parser.parse_args(args)
     from crystalgfn.plugins import load_everything

@@ -1,0 +1,141 @@
+"""Distributions that are known exactly, and those that policies sample from, computed and not estimated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from helpers import reachable_compositions
+from torch import Tensor
+
+from crystalgfn.crystallography import element_symbols
+from crystalgfn.crystals import Crystals
+from crystalgfn.envs import Crystal, Environment, LatticeParameters, SpaceGroup
+from crystalgfn.policies import Policy
+from crystalgfn.random import generator
+
+SAMPLES = 10_000
+
+
+def total_variation(one: Tensor, two: Tensor) -> float:
+    return (one - two).abs().sum().item() / 2
+
+
+def sampling_floor(probabilities: Tensor, samples: int = SAMPLES) -> float:
+    """Mean total variation between a distribution and its own empirical one."""
+    draws = torch.multinomial(probabilities.expand(50, -1), samples, True, generator=generator("floor"))
+    counts = torch.stack([row.bincount(minlength=len(probabilities)) for row in draws])
+    return sum(total_variation(row / samples, probabilities) for row in counts) / len(counts)
+
+
+@torch.no_grad()
+def terminating_distribution(env: Environment, policy: Policy) -> Tensor:
+    """(m,) probability of each terminal state of an environment with discrete decisions, in order of `enumerate`."""
+    listed = env.enumerate()
+    place = {tuple(row): i for i, row in enumerate(listed.tolist())}
+    result = torch.zeros(len(listed), dtype=torch.float64)
+    states, flow = env.initial_states(1), torch.ones(1, dtype=torch.float64)
+    while len(states):
+        reached, arriving = [], []
+        due = env.next_head(states)
+        for position, (name, head) in enumerate(env.heads.items()):
+            current, own = states[due == position], flow[due == position]
+            if not len(current):
+                continue
+            support = env.support(name, current)
+            distribution = head.distribution(policy(name, env.encode(name, current)), support)
+            rows, options = support.nonzero(as_tuple=True)
+            log_prob = torch.stack(
+                [distribution.log_prob(torch.full((len(current), 1), float(k))) for k in range(support.shape[1])], 1
+            )
+            reached.append(env.step(name, current[rows], options.unsqueeze(1).to(torch.float64)))
+            arriving.append(own[rows] * log_prob[rows, options].to(torch.float64).exp())
+        states, where = torch.unique(torch.cat(reached), dim=0, return_inverse=True)
+        flow = torch.zeros(len(states), dtype=torch.float64).index_add(0, where, torch.cat(arriving))
+        ended = env.is_terminal(states)
+        for row, probability in zip(states[ended].tolist(), flow[ended].tolist(), strict=True):
+            result[place[tuple(row)]] += probability
+        states, flow = states[~ended], flow[~ended]
+    return result
+
+
+@dataclass(frozen=True)
+class CrystalSpace:
+    """All (space group, composition) of an environment, with their exact weights.
+
+    Attributes:
+        env: the environment.
+        log_reward: log R of n crystals.
+        states: (m, state_size) a state for each, in which the lattice parameters are still open.
+    """
+
+    env: Crystal
+    log_reward: Callable[[Crystals], Tensor]
+    states: Tensor
+
+    @staticmethod
+    def of(env: Crystal, log_reward: Callable[[Crystals], Tensor]) -> CrystalSpace:
+        columns = [element_symbols().index(symbol) for symbol in env.elements]
+        groups, rows = [], []
+        for number in env.space_groups:
+            compositions = reachable_compositions(env, number)
+            groups += [number] * len(compositions)
+            rows += compositions
+        counts = torch.zeros(len(rows), 94, dtype=torch.int64)
+        counts[:, columns] = torch.tensor(rows)
+        stage, numbers = env.stage("space_group"), torch.tensor(groups)
+        assert isinstance(stage, SpaceGroup)
+        parts = [stage.states_of(numbers), env.composition.terminal_states(counts, numbers)]
+        states = torch.cat([*parts, torch.zeros(len(rows), 10, dtype=torch.float64)], 1)
+        states[:, -10:] = env.stage("lattice_parameters").start(env.condition("lattice_parameters", states))
+        return CrystalSpace(env, log_reward, states)
+
+    @property
+    def groups_and_counts(self) -> Tensor:
+        """(m, 95) number of the group and atoms of each element."""
+        crystals = self.env.decode(self.states)
+        return torch.cat([crystals.space_group.unsqueeze(1), crystals.counts], 1)
+
+    def free_lengths(self) -> Tensor:
+        """(m,) how many lengths are free: one in cubic cells, two in tetragonal ones."""
+        return torch.where(self.env.decode(self.states).space_group >= 195, 1, 2)
+
+    def grid(self, row: int, points: int) -> tuple[Crystals, Tensor, Tensor]:
+        """Cells of one (space group, composition) at the midpoints of a grid in units of the lengths' range.
+
+        Returns:
+            the crystals; (p,) which of them have a legal volume per atom; and (p, 2) their a and c.
+        """
+        lattice = self.env.stage("lattice_parameters")
+        assert isinstance(lattice, LatticeParameters)
+        low, high = lattice._ranges["a"]
+        axis = low + (high - low) * (torch.arange(points, dtype=torch.float64) + 0.5) / points
+        cubic = self.free_lengths()[row] == 1
+        a_and_c = torch.stack([axis, axis], 1) if cubic else torch.cartesian_prod(axis, axis)
+        chosen = self.env.decode(self.states[row].expand(len(a_and_c), -1))
+        cells = torch.cat([a_and_c[:, [0, 0, 1]], torch.full((len(a_and_c), 3), 90.0, dtype=torch.float64)], 1)
+        crystals = Crystals(chosen.space_group, chosen.counts, cells)
+        bounds = self.env.volume_per_atom or (0.0, math.inf)
+        per_atom = crystals.volume / crystals.n_atoms
+        return crystals, (per_atom >= bounds[0]) & (per_atom <= bounds[1]), a_and_c
+
+    def log_weights(self, points: int = 120) -> Tensor:
+        """(m,) log of the integral of R over the lattice parameters, each in units of its range."""
+        weights = []
+        for row in range(len(self.states)):
+            crystals, legal, _ = self.grid(row, points)
+            weights.append(torch.where(legal, self.log_reward(crystals), -math.inf).logsumexp(0) - math.log(len(legal)))
+        return torch.stack(weights)
+
+    def log_density(self, policy: Policy, row: int, a_and_c: Tensor) -> Tensor:
+        """(p,) log of the policy's density of a, and c where it is free, given one (space group, composition)."""
+        env, states = self.env, self.states[row].expand(len(a_and_c), -1)
+        total = torch.zeros(len(a_and_c), dtype=torch.float64)
+        for head, column in (("a", 0), ("c", 1))[: int(self.free_lengths()[row])]:
+            values = a_and_c[:, column : column + 1]
+            distribution = env.forward_distribution(head, states, policy(head, env.encode(head, states)))
+            total += distribution.log_prob(values)
+            states = env.step(head, states, values)
+        return total
