@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from crystalgfn.errors import InputError
+from crystalgfn.restriction import Restriction
 
 TICKET_SIZE = 1000
 """Objects drawn from one random stream. It is fixed, so that samples depend on the seed alone."""
@@ -69,19 +71,61 @@ class Samples(LightningDataModule):
         seed: of the random streams of sampling; the same seed gives the same samples, and fewer samples are the
             first of more.
         out: table that ``predict`` writes.
+        restrict: what may be sampled, as settings by name or as a file that holds them (docs/restriction.md); not for
+            training. None for everything that the model knows.
+        finetune_steps: training steps in the restricted space before sampling; the checkpoint stays as it is.
+        finetune_lr: learning rate of these steps at the start.
 
     Raises:
-        InputError: if a number of samples is not positive.
+        InputError: if a number is not allowed.
     """
 
     def __init__(
-        self, num_samples: int = 10_000, num_val_samples: int = 1_000, seed: int = 0, out: Path = Path("samples.csv")
+        self,
+        num_samples: int = 10_000,
+        num_val_samples: int = 1_000,
+        seed: int = 0,
+        out: Path = Path("samples.csv"),
+        restrict: Restriction | None = None,
+        finetune_steps: int = 0,
+        finetune_lr: float = 1e-3,
     ) -> None:
         super().__init__()
+        if finetune_steps < 0:
+            raise InputError(f"finetune_steps: {finetune_steps} is not allowed; it must be 0 or more")
+        if not 0 < finetune_lr < math.inf:
+            raise InputError(f"finetune_lr: {finetune_lr} is not allowed; it must be a number above 0")
+        if finetune_steps and restrict is None:
+            raise InputError(
+                f"finetune_steps: {finetune_steps} is not allowed without a restriction; set data.restrict, or train "
+                "on with 'crystalgfn fit --ckpt_path'"
+            )
+        self._unrestricted: Any = None
+        self.restrict, self.finetune_steps, self.finetune_lr = restrict, finetune_steps, finetune_lr
         for name, value in (("num_samples", num_samples), ("num_val_samples", num_val_samples)):
             if value < 1:
                 raise InputError(f"{name}: {value} is not allowed; it must be at least 1")
         self.num_samples, self.num_val_samples, self.seed, self.out = num_samples, num_val_samples, seed, Path(out)
+
+    def setup(self, stage: str) -> None:
+        """Restrict the model's environment, before anything is sampled or written."""
+        if self.restrict is None:
+            return
+        if stage == "fit":
+            raise InputError(
+                "restrict: is not allowed in training; it is for predict, test and validate. To train on a smaller "
+                "space, change model.env"
+            )
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        self._unrestricted = module.env
+        module.env = self._unrestricted.restricted(self.restrict)
+
+    def teardown(self, stage: str) -> None:
+        """Give the model its environment back."""
+        if self._unrestricted is not None and self.trainer is not None:
+            self.trainer.lightning_module.env = self._unrestricted
+            self._unrestricted = None
 
     def train_dataloader(self) -> DataLoader[int]:
         return DataLoader(Ticks(), batch_size=None)

@@ -30,6 +30,10 @@ class Distribution(ABC):
     def uniform(self) -> Distribution:
         """The uniform distribution over the same legal actions."""
 
+    @abstractmethod
+    def tempered(self, temperature: float) -> Distribution:
+        """The same choice made less (temperature > 1) or more decidedly, for exploration."""
+
 
 class MaskedCategorical(Distribution):
     """Softmax over the legal options.
@@ -54,6 +58,9 @@ class MaskedCategorical(Distribution):
 
     def uniform(self) -> MaskedCategorical:
         return MaskedCategorical(torch.zeros_like(self.logits), self.mask)
+
+    def tempered(self, temperature: float) -> MaskedCategorical:
+        return MaskedCategorical(self.logits / temperature, self.mask)
 
 
 class BetaMixture(Distribution):
@@ -132,12 +139,21 @@ class BetaMixture(Distribution):
         return torch.where(inside, log_density, _NEGATIVE_INFINITY)
 
     def uniform(self) -> BetaMixture:
-        flat = object.__new__(BetaMixture)
-        flat.support, flat.reference, flat.log_scale = self.support, self.reference, self.log_scale
-        flat._low, flat._high = self._low, self._high
         ones = torch.ones_like(self._low).unsqueeze(1)
-        flat.alpha, flat.beta, flat.log_weights = ones, ones, torch.zeros_like(ones)
-        return flat
+        return self._with(ones, ones, torch.zeros_like(ones))
+
+    def tempered(self, temperature: float) -> BetaMixture:
+        # A Beta to the power of 1 / temperature is a Beta again, with kappa / temperature.
+        alpha, beta = (1 + (x - 1) / temperature for x in (self.alpha, self.beta))
+        return self._with(alpha, beta, (self.log_weights / temperature).log_softmax(1))
+
+    def _with(self, alpha: Tensor, beta: Tensor, log_weights: Tensor) -> BetaMixture:
+        """Another mixture on the same intervals."""
+        other = object.__new__(BetaMixture)
+        other.support, other.reference, other.log_scale = self.support, self.reference, self.log_scale
+        other._low, other._high = self._low, self._high
+        other.alpha, other.beta, other.log_weights = alpha, beta, log_weights
+        return other
 
 
 class Determined(Distribution):
@@ -158,4 +174,7 @@ class Determined(Distribution):
         return torch.where(same, 0.0, _NEGATIVE_INFINITY).to(torch.float64)
 
     def uniform(self) -> Determined:
+        return self
+
+    def tempered(self, temperature: float) -> Determined:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from itertools import pairwise
@@ -20,6 +21,7 @@ from crystalgfn.data import Samples
 from crystalgfn.errors import InputError
 from crystalgfn.module import GFlowNet
 from crystalgfn.plugins import load_everything
+from crystalgfn.restriction import PREFIX, Restriction, read_restriction
 
 CONFIG_KEY = "crystalgfn"
 """Where a checkpoint keeps the version and the settings it was made with."""
@@ -73,6 +75,7 @@ class CrystalGFNCLI(LightningCLI):
             kept = ("model", "data", "trainer", "threads") if subcommand == "fit" else ("model", "data")
             inherited = {key: config[key] for key in kept if key in config}
             rest = ["--config", yaml.safe_dump(inherited), *rest]
+        rest = with_restriction(rest)
         if subcommand == "predict":
             # Samples go to the table as they come; keeping them all as well would cost memory without bound.
             rest = ["--return_predictions", "false", *rest]
@@ -92,6 +95,58 @@ class CrystalGFNCLI(LightningCLI):
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             callbacks.insert(0, SaveSettings({key: self.config_dump[key] for key in keys}))
         return trainer
+
+
+def with_restriction(args: list[str]) -> list[str]:
+    """Options in which all that is said about a restriction is one checked value.
+
+    ``--data.restrict`` names a file or holds settings, ``--data.restrict.KEY`` sets one; the later one counts.
+
+    Raises:
+        InputError: if a file cannot be read, or a setting is not allowed.
+    """
+    name = f"--data.{PREFIX}"
+    values: dict[str, Any] = {}
+    others: list[str] = []
+    said = False
+    rest = iter(args)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if (option != name and not option.startswith(f"{name}.")) or option == f"{name}.help":
+            others.append(argument)
+            continue
+        if not equals:
+            following = next(rest, None)
+            if following is None:
+                raise InputError(f"{PREFIX}: {option} needs a value")
+            value = following
+        said = True
+        if option == name and _is_file(value):
+            values |= read_restriction(value)
+            continue
+        try:
+            parsed = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise InputError(f"{option[2:]}: {value} is no YAML value: {' '.join(str(error).split())}") from None
+        if option != name:
+            values[option[len(name) + 1 :]] = parsed
+        elif parsed is None:
+            values = {}
+        elif isinstance(parsed, dict):
+            values |= parsed
+        else:
+            raise InputError(f"{PREFIX}: there is no file {value}")
+    if not said:
+        return args
+    checked = Restriction.parse(values).given()
+    return [*others, name, json.dumps(checked) if checked else "null"]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null byte
+        return False
 
 
 def check_config(path: str) -> None:

@@ -11,15 +11,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from crystalgfn.distributions import BetaMixture, Determined, Distribution, MaskedCategorical
+from crystalgfn.errors import InputError
+from crystalgfn.truncated import TruncatedBetaMixture
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from crystalgfn.restriction import Restriction
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,37 @@ class BetaMixtureHead(Head):
         return BetaMixture(logits, support, self.reference, self.log_scale)
 
 
+class ObjectTable(NamedTuple):
+    """Objects as read from a table.
+
+    Attributes:
+        frame: the table.
+        rows: (k,) int64, the rows, from 0, that hold an object.
+        objects: these k objects, as a batch.
+        problems: for each other row what is wrong with it.
+    """
+
+    frame: pd.DataFrame
+    rows: Tensor
+    objects: Any
+    problems: dict[int, str]
+
+
+@dataclass(frozen=True)
+class TruncatedBetaMixtureHead(BetaMixtureHead):
+    """A real value whose mixture lives on a wider interval than what is legal.
+
+    Its support is (n, 4) float64: low and high end of what is legal, then those of the mixture's own interval.
+    """
+
+    @property
+    def support_size(self) -> int:
+        return 4
+
+    def distribution(self, logits: Tensor, support: Tensor) -> TruncatedBetaMixture:
+        return TruncatedBetaMixture(logits, support, self.reference, self.log_scale)
+
+
 class Environment(nn.Module, ABC):
     """Builds objects step by step.
 
@@ -106,10 +142,12 @@ class Environment(nn.Module, ABC):
         state_size: columns of a state.
         is_enumerable: whether `enumerate` lists all terminal states.
         is_tree: whether every state has one parent, so that a terminal state has exactly one trajectory.
+        has_partial_objects: whether `decode_partial` gives objects for states on the way.
     """
 
     is_enumerable: ClassVar[bool] = False
     is_tree: ClassVar[bool] = False
+    has_partial_objects: ClassVar[bool] = False
 
     heads: Mapping[str, Head]
     schedule: tuple[str, ...]
@@ -167,9 +205,74 @@ class Environment(nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} cannot enumerate its terminal states")
 
+    def restricted(self, restriction: Restriction) -> Environment:
+        """An environment that builds only what a restriction allows, for the same policy.
+
+        Heads have the same names and sizes, and encodings of the same states are equal. A restriction always refers
+        to the space that the environment was made with: restricting again replaces an earlier restriction.
+
+        Raises:
+            InputError: if this environment has no restrictions, a field does not fit it, or nothing is left.
+        """
+        raise InputError(
+            f"restrict: the environment {type(self).__name__} has no restrictions; allowed: none (leave restrict out)"
+        )
+
     def describe(self, states: Tensor) -> list[str]:
         """A short name for the object of each terminal state, for messages and top-k tables."""
         return [", ".join(f"{k}={v}" for k, v in row.items()) for row in self.to_frame(states).to_dict("records")]
+
+    def decode_partial(self, states: Tensor) -> Any:
+        """The objects that n states on the way stand for, as `decode` gives those of terminal states.
+
+        Only where unfinished objects are objects too, so that a proxy can judge them: `has_partial_objects`.
+
+        Raises:
+            TypeError: if unfinished objects are none.
+        """
+        raise TypeError(f"{type(self).__name__} has no objects for states on the way")
+
+    def encode_backward(self, head: str, states: Tensor) -> Tensor:
+        """What a learned backward policy sees of n states to which this head led.
+
+        Only where states can have several parents; in a tree there is nothing to learn.
+
+        Returns:
+            (n, heads[head].input_size) float32.
+
+        Raises:
+            TypeError: if the environment has no such encoding.
+        """
+        raise TypeError(f"{type(self).__name__} has no encoding for a learned backward policy")
+
+    def kinds(self, states: Tensor) -> Tensor:
+        """(n, k) what makes terminal states alike, for variety in a replay buffer: equal rows are of one kind."""
+        return states
+
+    def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        """Terminal states of objects: the inverse of `decode`.
+
+        Args:
+            objects: n objects, as `decode` returns them.
+            tolerance: largest relative deviation of an object from one that can be built; it is moved there.
+
+        Returns:
+            (n, state_size) the states, and for each object why it cannot be built, an empty text if it can. The
+            states of the others mean nothing.
+
+        Raises:
+            TypeError: if the environment cannot do this.
+        """
+        raise TypeError(f"{type(self).__name__} cannot turn objects into states")
+
+    def read_table(self, path: Path) -> ObjectTable:
+        """Read objects from a table, a row each, with the columns of `to_frame`.
+
+        Raises:
+            InputError: if the file cannot be read or has not the columns it needs.
+            TypeError: if the environment reads no tables.
+        """
+        raise TypeError(f"{type(self).__name__} reads no tables")
 
     def is_terminal(self, states: Tensor) -> Tensor:
         """(n,) bool, whether nothing is left to decide."""

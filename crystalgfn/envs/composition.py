@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from crystalgfn.crystallography import (
     N_ELEMENTS,
+    NOWHERE,
     WyckoffAutomaton,
     atomic_numbers,
     charge_assignments,
@@ -17,8 +18,13 @@ from crystalgfn.crystallography import (
 )
 from crystalgfn.envs import bitset
 from crystalgfn.envs.base import CategoricalHead
-from crystalgfn.envs.look_ahead import CompositionRules, build_look_ahead
+from crystalgfn.envs.composition_limits import CompositionLimits
+from crystalgfn.envs.look_ahead import CompositionRules, atom_levels, build_look_ahead
 from crystalgfn.envs.stage import Stage
+from crystalgfn.errors import InputError
+
+MAX_TABLE_ENTRIES = 150_000_000
+"""Largest look-ahead table that is built; it takes four bytes an entry."""
 
 
 class Composition(Stage):
@@ -29,7 +35,7 @@ class Composition(Stage):
 
     State: counts in the order of ``elements`` (E); position of the first element that may still come; 1 while an
     element waits for its count; 1 when done; number of elements; number of atoms; Wyckoff node plus one (0: not
-    started); root node; words of the set of charges.
+    started), with the state of the memory (see `CompositionRules`); root node; words of the set of charges.
 
     Condition: the space group's number.
 
@@ -41,6 +47,11 @@ class Composition(Stage):
         charge_neutral: whether the oxidation states must be able to sum to zero.
         mixed_valence: whether one element may have two oxidation states (of one sign).
         states: oxidation states of each element, by symbol.
+        limits: what may be chosen, where it is less than the arguments above allow. They alone decide what the policy
+            sees, and how many options its decisions have.
+
+    Raises:
+        InputError: if the look-ahead tables would be too large.
     """
 
     condition_size = 1
@@ -55,10 +66,14 @@ class Composition(Stage):
         charge_neutral: bool,
         mixed_valence: bool,
         states: Mapping[str, tuple[int, ...]],
+        limits: CompositionLimits | None = None,
     ) -> None:
         super().__init__()
         self.elements = tuple(elements)
-        self._least, self._largest = n_elements
+        if limits is None:
+            limits = CompositionLimits([frozenset(range(count[0], count[1] + 1))] * len(elements), n_elements)
+        # The largest number of elements that the policy knows of, and the one that is allowed.
+        self._largest, self._limit = n_elements[1], limits.n_elements[1]
         self._assignments = [
             [
                 charge_assignments(states[symbol], n, mixed_valence) if charge_neutral else {0: {0: n}}
@@ -66,17 +81,24 @@ class Composition(Stage):
             ]
             for symbol in elements
         ]
+        max_count = min(limits.max_count, count[1])
         charges = [
-            [sorted(ways) if n >= count[0] else [] for n, ways in enumerate(by_count, start=1)]
-            for by_count in self._assignments
+            [sorted(ways) if n in allowed else [] for n, ways in enumerate(by_count[:max_count], start=1)]
+            for by_count, allowed in zip(self._assignments, limits.counts, strict=True)
         ]
-        nodes, roots, atoms = _wyckoff_nodes(atoms_by_group, count[1], n_elements[1])
-        max_charge = _max_charge(charges, n_elements[1], count[1], max(high for _, high in atoms))
-        rules = CompositionRules(charges, n_elements, count[1], atoms, nodes, max_charge)
+        nodes, roots, atoms = _wyckoff_nodes(atoms_by_group, max_count, self._limit)
+        max_charge = _max_charge(charges, self._limit, max_count, max(high for _, high in atoms))
+        memory = limits.memory()
+        rules = CompositionRules(
+            charges, limits.n_elements, max_count, atoms, nodes, max_charge, limits.required, memory
+        )
+        _check_size(rules)
         tables = build_look_ahead(rules)
+        nodes = [row + [NOWHERE] * (count[1] - max_count) for row in nodes]
 
         size, words = len(elements), tables.sets.shape[1]
         self._n, self._n_counts, self._n_levels, self._max_charge = size, count[1], tables.n_levels, max_charge
+        self._max_count, self._n_memories = max_count, rules.n_memories
         self._next, self._pending, self._done, self._k, self._atoms, self._node, self._root = range(size, size + 7)
         self._words = slice(size + 7, size + 7 + words)
         self.state_size = size + 7 + words
@@ -84,7 +106,7 @@ class Composition(Stage):
             "element": CategoricalHead(4 * size + 1, size + 1),
             "count": CategoricalHead(4 * size + 1, count[1]),
         }
-        self.schedule = self.heads_of_stage * n_elements[1]
+        self.schedule = self.heads_of_stage * self._limit
         self.encoding_size = 3 * size + 1
 
         width = max((len(c) for by_count in charges for c in by_count), default=1)
@@ -96,7 +118,10 @@ class Composition(Stage):
                 is_offset[e, n, : len(values)] = True
         group_roots = torch.full((len(space_groups()) + 1,), -1)
         for number, root in roots.items():
-            group_roots[number] = root
+            group_roots[number] = root * rules.n_memories
+        # The last option of an element decision at each position: no required element may be passed over.
+        last_options = [min((r for r in limits.required if r >= e), default=size) for e in range(size + 1)]
+        remembered = torch.tensor(memory or [[[0] * (max_count + 1)] * size])
         numbers = atomic_numbers()
         self._sets: Tensor
         self._element_sets: Tensor
@@ -107,6 +132,8 @@ class Composition(Stage):
         self._transitions: Tensor
         self._group_roots: Tensor
         self._atomic_numbers: Tensor
+        self._last_options: Tensor
+        self._memory: Tensor
         for name, table in {
             "_sets": tables.sets,
             "_element_sets": tables.element_sets,
@@ -117,6 +144,8 @@ class Composition(Stage):
             "_transitions": torch.tensor(nodes),
             "_group_roots": group_roots,
             "_atomic_numbers": torch.tensor([numbers[symbol] for symbol in elements]),
+            "_last_options": torch.tensor(last_options),
+            "_memory": F.pad(remembered, (0, count[1] - max_count), value=NOWHERE),
         }.items():
             self.register_buffer(name, table, persistent=False)
 
@@ -143,7 +172,7 @@ class Composition(Stage):
 
     def previous_head(self, states: Tensor) -> Tensor:
         pending, done, k = (states[:, i] for i in (self._pending, self._done, self._k))
-        by_stopping = (done > 0) & (k < self._largest)
+        by_stopping = (done > 0) & (k < self._limit)
         return torch.where((pending > 0) | by_stopping, 0, torch.where(k > 0, 1, -1))
 
     def encode(self, head: str, states: Tensor) -> Tensor:
@@ -176,9 +205,10 @@ class Composition(Stage):
             rows = self._element_sets[self._where(states)]
             legal = bitset.intersects(self._sets[rows.long()], charges)
             options = torch.arange(self._n + 1, device=states.device)
-            return legal & (options >= following.unsqueeze(1))
+            after = options >= following.unsqueeze(1)
+            return legal & after & (options <= self._last_options[following].unsqueeze(1))
         rows = self._count_sets[(following - 1, *self._where(states))]
-        return bitset.intersects(self._sets[rows.long()], charges)
+        return F.pad(bitset.intersects(self._sets[rows.long()], charges), (0, self._n_counts - self._max_count))
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
         action = actions[:, 0].long()
@@ -193,7 +223,7 @@ class Composition(Stage):
         states.scatter_(1, element.unsqueeze(1), actions + 1)
         states[:, self._pending] = 0
         states[:, self._k] += 1
-        states[:, self._done] = (states[:, self._k] == self._largest).to(torch.float64)
+        states[:, self._done] = (states[:, self._k] == self._limit).to(torch.float64)
         states[:, self._atoms] += actions[:, 0] + 1
         node, charges = self._read(element, action, states[:, self._node].long() - 1, states[:, self._words].long())
         states[:, self._node] = (node + 1).to(torch.float64)
@@ -206,7 +236,13 @@ class Composition(Stage):
         offsets, is_offset = self._offsets[element, count_index], self._is_offset[element, count_index]
         for i in range(offsets.shape[1]):
             total |= torch.where(is_offset[:, i : i + 1], bitset.shift_rows(charges, offsets[:, i]), 0)
-        return self._transitions[node, count_index + 1], total
+        if self._n_memories == 1:
+            return self._transitions[node, count_index + 1], total
+        position = torch.div(node, self._n_memories, rounding_mode="floor")
+        following = self._transitions[position, count_index + 1]
+        remembered = self._memory[torch.remainder(node, self._n_memories), element, count_index + 1]
+        nowhere = (following < 0) | (remembered < 0)
+        return torch.where(nowhere, NOWHERE, following * self._n_memories + remembered), total
 
     def parent_actions(self, head: str, states: Tensor) -> Tensor:
         last = states[:, self._next].long() - 1
@@ -279,6 +315,14 @@ class Composition(Stage):
         states[:, self._atoms] = own.sum(1)
         return self._read_again(states)
 
+    def fits(self, states: Tensor) -> Tensor:
+        """(n,) bool, whether the space group has Wyckoff positions for the atoms of states of `terminal_states`."""
+        return states[:, self._node] > 0
+
+    def is_neutral(self, states: Tensor) -> Tensor:
+        """(n,) bool, whether the atoms can have charges that sum to zero."""
+        return bitset.intersects(states[:, self._words].long(), self._start)
+
     def assignment(self, counts: Mapping[str, int]) -> list[tuple[str, int, int]] | None:
         """One neutral assignment of oxidation states.
 
@@ -321,6 +365,20 @@ def _wyckoff_nodes(
         roots |= {number: root + offset for number, root in automaton.roots.items()}
         atoms += [bounds] * len(automaton.transitions)
     return nodes, roots, atoms
+
+
+def _check_size(rules: CompositionRules) -> None:
+    if rules.memory is None:
+        return
+    n_nodes = len(rules.transitions) * rules.n_memories
+    entries = len(rules.charges) * rules.elements[1] * atom_levels(rules) * n_nodes * rules.max_count
+    if entries > MAX_TABLE_ENTRIES:
+        raise InputError(
+            f"the constraints on compositions need look-ahead tables of {entries:,} entries, more than "
+            f"{MAX_TABLE_ENTRIES:,}: {rules.n_memories} states for forbidden pairs and ratios of elements, "
+            f"{atom_levels(rules)} levels of the number of atoms and {len(rules.transitions)} of Wyckoff positions; "
+            "forbid fewer pairs, or allow fewer elements, atoms or space groups"
+        )
 
 
 def _max_charge(charges: Sequence[Sequence[Sequence[int]]], max_elements: int, max_count: int, max_atoms: int) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +22,19 @@ from crystalgfn.crystallography import (
     space_groups,
 )
 from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.envs.base import ObjectTable
 from crystalgfn.envs.composition import Composition
-from crystalgfn.envs.lattice_parameters import ANGLES, LatticeParameters
+from crystalgfn.envs.crystal_limits import (
+    CrystalLimits,
+    CrystalSettings,
+    NothingLeftError,
+    as_ranges,
+    check_against,
+    culprits,
+    limits_of,
+    nothing_left,
+)
+from crystalgfn.envs.lattice_parameters import ANGLES, LEAST_MARGIN, MARGIN, LatticeParameters
 from crystalgfn.envs.space_group import SpaceGroup
 from crystalgfn.envs.stack import Stack
 from crystalgfn.errors import InputError
@@ -28,6 +42,8 @@ from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from crystalgfn.restriction import Restriction
 
 
 @ENVIRONMENTS.register
@@ -102,17 +118,31 @@ class Crystal(Stack):
         states = _states_of(symbols, oxidation_states, charge_neutral)
 
         ranges = {name: angles if name in ANGLES else lengths for name in LATTICE_PARAMETERS}
-        lattice = LatticeParameters(ranges, angle_margin, components, log_lengths)
-        atoms_by_group = _atoms_by_group(numbers, lattice, volume_per_atom, (min_atoms, max_atoms))
-        composition = Composition(
-            elements=symbols,
-            atoms_by_group=atoms_by_group,
+        settings = CrystalSettings(
+            groups=tuple(numbers),
+            elements=tuple(symbols),
             n_elements=(min_elements, min(max_elements, len(symbols))),
+            atoms=(min_atoms, max_atoms),
             count=(min_atoms_per_element, min(max_atoms_per_element, max_atoms)),
             charge_neutral=charge_neutral,
             mixed_valence=mixed_valence,
             states=states,
+            ranges=ranges,
+            volume_per_atom=None if volume_per_atom is None else (volume_per_atom[0], volume_per_atom[1]),
+            angle_margin=angle_margin,
+            components=components,
+            log_lengths=log_lengths,
         )
+        lattice = _lattice(settings)
+        atoms_by_group = _atoms_by_group(numbers, lattice, volume_per_atom, (min_atoms, max_atoms))
+        if not atoms_by_group:
+            raise InputError(
+                "no crystal satisfies the constraints: the ranges of lengths and angles, with the bounds on atoms "
+                f"({min_atoms}-{max_atoms}) and on the volume per atom ({volume_per_atom}), leave no cell for any of "
+                "the space groups; systems with fixed angles need 90 degrees (and 120 degrees on hexagonal axes) in "
+                "range"
+            )
+        composition = _composition(settings, atoms_by_group)
         feasible = composition.feasible_groups()
         if not feasible:
             raise InputError(
@@ -127,13 +157,90 @@ class Crystal(Stack):
                 f"no composition fits {len(missing)} of the {len(numbers)} space groups, which are left out: {missing}",
                 stacklevel=2,
             )
-        super().__init__(
-            {"space_group": SpaceGroup(feasible), "composition": composition, "lattice_parameters": lattice}
-        )
-        self.elements = tuple(symbols)
-        self.space_groups = tuple(feasible)
-        self.charge_neutral = charge_neutral
+        # Groups without a composition are unknown to the policy, and to a restriction.
+        known = replace(settings, groups=tuple(feasible))
+        bounds = {number: atoms_by_group[number] for number in feasible}
+        self._assemble(known, bounds, SpaceGroup(feasible), composition, lattice, settings.volume_per_atom)
+
+    def _assemble(
+        self,
+        settings: CrystalSettings,
+        atoms_by_group: Mapping[int, tuple[int, int]],
+        space_group: SpaceGroup,
+        composition: Composition,
+        lattice: LatticeParameters,
+        volume_per_atom: tuple[float, float] | None,
+    ) -> None:
+        """Become the environment of these stages; the settings and bounds are those without a restriction."""
+        super().__init__({"space_group": space_group, "composition": composition, "lattice_parameters": lattice})
+        self._settings = settings
+        self._atoms_by_group = dict(atoms_by_group)
+        self.elements = settings.elements
+        self.space_groups = tuple(space_group.decode(space_group.enumerate()).tolist())
+        self.charge_neutral = settings.charge_neutral
         self.volume_per_atom = volume_per_atom
+
+    def restricted(self, restriction: Restriction) -> Crystal:
+        check_against(restriction, self._settings)
+
+        def is_empty(part: Restriction) -> bool:
+            try:
+                self._restricted(limits_of(part, self._settings))
+            except NothingLeftError:
+                return True
+            return False
+
+        try:
+            env = self._restricted(limits_of(restriction, self._settings))
+        except NothingLeftError:
+            raise nothing_left(culprits(restriction, is_empty)) from None
+        env._warn_of_left_out(limits_of(restriction, self._settings))
+        return env
+
+    def _restricted(self, limits: CrystalLimits) -> Crystal:
+        settings = self._settings
+        lattice = _lattice(settings, limits)
+        of_cells = _atoms_by_group(limits.groups, lattice, limits.volume_per_atom, limits.atoms, LEAST_MARGIN)
+        bounds = {}
+        for number, (low, high) in of_cells.items():
+            own_low, own_high = self._atoms_by_group[number]
+            if max(low, own_low) <= min(high, own_high):
+                bounds[number] = (max(low, own_low), min(high, own_high))
+        if not bounds:
+            raise NothingLeftError("no cell")
+        composition = _composition(settings, bounds, limits)
+        feasible = composition.feasible_groups()
+        if not feasible:
+            raise NothingLeftError("no composition")
+        env = type(self).__new__(type(self))
+        space_group = SpaceGroup(settings.groups, feasible)
+        env._assemble(settings, self._atoms_by_group, space_group, composition, lattice, limits.volume_per_atom)
+        return env.to(self.device)
+
+    def _warn_of_left_out(self, limits: CrystalLimits) -> None:
+        """Say which numbers of atoms are left out because only some shapes of a cell would do."""
+        lattice = self.stage("lattice_parameters")
+        assert isinstance(lattice, LatticeParameters)
+        most = limits.composition.n_elements[1] * limits.composition.max_count
+        texts = {}
+        for number in limits.groups:
+            system = space_groups()[number - 1].crystal_lattice_system
+            every = lattice.atom_bounds(system, limits.volume_per_atom, LEAST_MARGIN)
+            some = lattice.atom_bounds(system, limits.volume_per_atom, LEAST_MARGIN, any_shape=False)
+            if system in texts or every is None or some is None:
+                continue
+            own = self._atoms_by_group[number]
+            low, high = max(limits.atoms[0], own[0]), min(limits.atoms[1], own[1], most)
+            wanted = [n for n in range(low, int(high) + 1) if some[0] <= n <= some[1]]
+            missing = [n for n in wanted if not every[0] <= n <= every[1]]
+            texts[system] = f"{system} with {as_ranges(missing)} atoms" if missing else ""
+        if any(texts.values()):
+            warnings.warn(
+                "restrict: some cells are left out although the restriction allows them, because with so few or so "
+                "many atoms only some angles would bring the volume per atom into its range: "
+                + "; ".join(filter(None, texts.values())),
+                stacklevel=3,
+            )
 
     @property
     def composition(self) -> Composition:
@@ -161,6 +268,22 @@ class Crystal(Stack):
     def decode(self, states: Tensor) -> Crystals:
         group, composition, lattice = (self.stage(name).decode(self.part(name, states)) for name in self.stages)
         return Crystals(group, composition, lattice)
+
+    def kinds(self, states: Tensor) -> Tensor:
+        """(n, elements) the composition: crystals of one formula are alike."""
+        return self.composition.decode(self.part("composition", states))
+
+    def encode_objects(self, objects: Crystals, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        from crystalgfn.envs.inverse import encode_crystals
+
+        return encode_crystals(self, objects, tolerance)
+
+    def read_table(self, path: Path) -> ObjectTable:
+        from crystalgfn.tables import read_table
+
+        table = read_table(path, strict=False)
+        problems = {row: f"bad {problem.column}" for row, problem in enumerate(table.problems) if problem is not None}
+        return ObjectTable(table.frame, table.rows, table.crystals, problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
         """One row a crystal: formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees], oxidation_states."""
@@ -190,6 +313,37 @@ class Crystal(Stack):
             species = self.composition.assignment({symbols[z - 1]: row[z - 1] for z in order if row[z - 1]})
             texts.append(" ".join(f"{symbol}{_charge(state)}:{n}" for symbol, state, n in species or []))
         return texts
+
+
+def _lattice(settings: CrystalSettings, limits: CrystalLimits | None = None) -> LatticeParameters:
+    """The stage of lattice parameters, within limits."""
+    common = (settings.ranges, settings.angle_margin, settings.components, settings.log_lengths)
+    if limits is None:
+        return LatticeParameters(*common)
+    own, asked = settings.volume_per_atom, limits.volume_per_atom
+    if own == asked or asked is None:
+        offsets = (0.0, 0.0)
+    elif own is None:
+        offsets = (float("-inf"), float("inf"))
+    else:
+        offsets = (math.log(own[0] / asked[0]), math.log(own[1] / asked[1]))
+    return LatticeParameters(*common, limits=limits.ranges, volume_offsets=offsets)
+
+
+def _composition(
+    settings: CrystalSettings, atoms_by_group: Mapping[int, tuple[int, int]], limits: CrystalLimits | None = None
+) -> Composition:
+    """The stage of the composition, within limits."""
+    return Composition(
+        elements=settings.elements,
+        atoms_by_group=atoms_by_group,
+        n_elements=settings.n_elements,
+        count=settings.count,
+        charge_neutral=settings.charge_neutral,
+        mixed_valence=settings.mixed_valence,
+        states=settings.states,
+        limits=None if limits is None else limits.composition,
+    )
 
 
 def _charge(state: int) -> str:
@@ -268,9 +422,10 @@ def _atoms_by_group(
     lattice: LatticeParameters,
     volume_per_atom: tuple[float, float] | None,
     atoms: tuple[int, int],
+    margin: float = MARGIN,
 ) -> dict[int, tuple[int, int]]:
     """Bounds on the number of atoms for each group for which a cell exists at all."""
-    by_system = {s: lattice.atom_bounds(s, volume_per_atom) for s in CRYSTAL_LATTICE_SYSTEMS}
+    by_system = {s: lattice.atom_bounds(s, volume_per_atom, margin) for s in CRYSTAL_LATTICE_SYSTEMS}
     bounds = {}
     for number in numbers:
         of_system = by_system[space_groups()[number - 1].crystal_lattice_system]
@@ -278,10 +433,4 @@ def _atoms_by_group(
             low, high = max(atoms[0], of_system[0]), int(min(atoms[1], of_system[1]))
             if low <= high:
                 bounds[number] = (low, high)
-    if not bounds:
-        raise InputError(
-            "no crystal satisfies the constraints: the ranges of lengths and angles, with the bounds on atoms "
-            f"({atoms[0]}-{atoms[1]}) and on the volume per atom ({volume_per_atom}), leave no cell for any of the "
-            "space groups; systems with fixed angles need 90 degrees (and 120 degrees on hexagonal axes) in range"
-        )
     return bounds

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crystalgfn.envs.base import CategoricalHead, Environment
+from crystalgfn.envs.base import CategoricalHead, Environment, ObjectTable
 from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
 
@@ -36,6 +37,7 @@ class HyperGrid(Environment):
     """
 
     is_enumerable = True
+    has_partial_objects = True
 
     def __init__(self, dimensions: int = 2, height: int = 8) -> None:
         super().__init__()
@@ -80,6 +82,36 @@ class HyperGrid(Environment):
     def decode(self, states: Tensor) -> Tensor:
         """(n, dimensions) int64 coordinates."""
         return states[:, :-1].long()
+
+    def decode_partial(self, states: Tensor) -> Tensor:
+        """(n, dimensions) int64 coordinates of the cells on the way."""
+        return self.decode(states)
+
+    def encode_backward(self, head: str, states: Tensor) -> Tensor:
+        return self.encode(head, states)
+
+    def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        outside = ((objects < 0) | (objects >= self.height)).any(1)
+        cells = objects.to(self.device, torch.float64)
+        return torch.cat([cells, torch.ones_like(cells[:, :1])], 1), [
+            "cell outside of the grid" if bad else "" for bad in outside.tolist()
+        ]
+
+    def read_table(self, path: Path) -> ObjectTable:
+        import pandas as pd
+
+        from crystalgfn.tables import read_frame
+
+        frame = read_frame(path)
+        columns = [f"x{i}" for i in range(self.dimensions)]
+        missing = [column for column in columns if column not in frame.columns]
+        if missing:
+            raise InputError(f"{path}: missing column(s) {', '.join(missing)}")
+        numbers = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype="float64", na_value=float("nan"))
+        cells = torch.from_numpy(numbers)
+        whole = (cells == cells.floor()).all(1)
+        problems = dict.fromkeys((~whole).nonzero().squeeze(1).tolist(), "coordinate is no whole number")
+        return ObjectTable(frame, whole.nonzero().squeeze(1), cells[whole].long(), problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
         """One row a cell: its coordinates x0, x1, ..."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS
 from crystalgfn.crystals import LATTICE_PARAMETERS
 from crystalgfn.envs import cell_shape
-from crystalgfn.envs.base import BetaMixtureHead
+from crystalgfn.envs.base import BetaMixtureHead, TruncatedBetaMixtureHead
 from crystalgfn.envs.stage import Stage
 
 ANGLES = ("alpha", "beta", "gamma")
@@ -30,8 +34,11 @@ _FREE = {
 }
 """Free parameters of the conventional standard cell: unique axis b, trigonal cells on hexagonal axes."""
 
-_MARGIN = 0.02
+MARGIN = 0.02
 """A volume range reaches at least this far (in log) into the range that a cell's shape allows."""
+
+LEAST_MARGIN = 1e-6
+"""The same where every number of atoms is wanted that the volume range allows."""
 
 
 def fixed_angles(system: str) -> dict[str, float]:
@@ -45,6 +52,22 @@ def _edge_powers(system: str) -> tuple[float, float, float]:
     free = _FREE[system]
     tied = [name for name in LENGTHS if name not in free]
     return (1.0 + len(tied), 1.0 if "b" in free else 0.0, 1.0 if "c" in free else 0.0)
+
+
+class _Space(NamedTuple):
+    """What cells there are.
+
+    Attributes:
+        ranges: lowest and highest value of each parameter.
+        alphas: lowest and highest alpha of a triclinic cell.
+        log_ends: (3, 2) logarithms of the lowest and highest a, b, c.
+        log_volumes: (n, 2) logarithms of the least and the largest volume of each row's cell.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    alphas: tuple[float, float]
+    log_ends: Tensor
+    log_volumes: Tensor
 
 
 class LatticeParameters(Stage):
@@ -62,21 +85,45 @@ class LatticeParameters(Stage):
         angle_margin: how far from a flat cell the angles stay [degrees], see `cell_shape`.
         components: number of Betas in each mixture.
         log_lengths: whether the mixtures for lengths live on a logarithmic scale.
+        limits: ranges that are allowed, within ``ranges``, which alone decide what the policy sees and where its
+            mixtures live; None for the same.
+        volume_offsets: what has to be added to the logarithms of the volumes in the condition for those that the
+            policy knows; they may be infinite.
     """
 
     condition_size = 3
 
     def __init__(
-        self, ranges: Mapping[str, tuple[float, float]], angle_margin: float, components: int, log_lengths: bool
+        self,
+        ranges: Mapping[str, tuple[float, float]],
+        angle_margin: float,
+        components: int,
+        log_lengths: bool,
+        limits: Mapping[str, tuple[float, float]] | None = None,
+        volume_offsets: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         super().__init__()
         self._ranges = dict(ranges)
+        self._limits = dict(ranges if limits is None else limits)
         self._margin = angle_margin
-        self._corners = cell_shape.triclinic_corners(tuple(ranges[name] for name in ANGLES), angle_margin)
+        self._corners = cell_shape.triclinic_corners(tuple(self._limits[name] for name in ANGLES), angle_margin)
+        self._alphas = _ends_of_alpha(self._corners)
+        self._model_alphas = _ends_of_alpha(
+            cell_shape.triclinic_corners(tuple(ranges[name] for name in ANGLES), angle_margin)
+        )
         self.encoding_size = 6
         self.state_size = 10
+        cut = {
+            name: any(self._limits[n] != self._ranges[n] for n in names)
+            or (names is LENGTHS and volume_offsets != (0.0, 0.0))
+            for names in (ANGLES, LENGTHS)
+            for name in names
+        }
         self.heads = {
-            name: BetaMixtureHead(9, components, ranges[name], log_lengths and name in LENGTHS) for name in ORDER
+            name: (TruncatedBetaMixtureHead if cut[name] else BetaMixtureHead)(
+                9, components, ranges[name], log_lengths and name in LENGTHS
+            )
+            for name in ORDER
         }
         self.schedule = ORDER
         n_systems = len(CRYSTAL_LATTICE_SYSTEMS)
@@ -94,6 +141,8 @@ class LatticeParameters(Stage):
         self._fixed_angles: Tensor
         self._powers: Tensor
         self._log_ends: Tensor
+        self._log_limits: Tensor
+        self._volume_offsets: Tensor
         self._low: Tensor
         self._span: Tensor
         low, high = torch.tensor([ranges[name] for name in LATTICE_PARAMETERS], dtype=torch.float64).unbind(1)
@@ -103,6 +152,8 @@ class LatticeParameters(Stage):
             "_fixed_angles": angles,
             "_powers": torch.tensor([_edge_powers(s) for s in CRYSTAL_LATTICE_SYSTEMS], dtype=torch.float64),
             "_log_ends": torch.stack([low[:3], high[:3]], 1).log(),
+            "_log_limits": torch.tensor([self._limits[name] for name in LENGTHS], dtype=torch.float64).log(),
+            "_volume_offsets": torch.tensor(volume_offsets, dtype=torch.float64),
             "_low": low,
             "_span": high - low,
         }.items():
@@ -115,14 +166,14 @@ class LatticeParameters(Stage):
             the least volume, for the flattest and for the most upright shape, and the largest volume, likewise. Tied
             lengths have to lie in the ranges of all their axes.
         """
-        if any(not self._ranges[n][0] <= angle <= self._ranges[n][1] for n, angle in fixed_angles(system).items()):
+        if any(not self._limits[n][0] <= angle <= self._limits[n][1] for n, angle in fixed_angles(system).items()):
             return None
         if system == "triclinic":
             if not len(self._corners):
                 return None
             flattest, most_upright = cell_shape.triclinic_unit_volumes(self._corners)
         else:
-            low, high = self._ranges["beta"] if system == "monoclinic" else (90.0, 90.0)
+            low, high = self._limits["beta"] if system == "monoclinic" else (90.0, 90.0)
             ends = torch.tensor([low, high, min(max(90.0, low), high)], dtype=torch.float64)
             base = torch.full((3, 3), 90.0, dtype=torch.float64)
             base[:, 1] = ends
@@ -140,7 +191,7 @@ class LatticeParameters(Stage):
     def _tied_range(self, name: str, system: str) -> tuple[float, float]:
         """Range of a free length and of the lengths tied to it; for a tied length anything that is not empty."""
         names = [name] if name != "a" else ["a", *(n for n in LENGTHS if n not in _FREE[system])]
-        return max(self._ranges[n][0] for n in names), min(self._ranges[n][1] for n in names)
+        return max(self._limits[n][0] for n in names), min(self._limits[n][1] for n in names)
 
     def default_condition(self) -> Tensor:
         """A system that fits the ranges, with any volume."""
@@ -154,6 +205,20 @@ class LatticeParameters(Stage):
         states[:, 8:] = condition[:, 1:]
         return states
 
+    def prescribed(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """What the crystal-lattice systems prescribe.
+
+        Args:
+            condition: (n, condition_size) as for `start`.
+
+        Returns:
+            (n, 3) bool, whether a, b, c is tied to a, which itself is not; (n, 3) the fixed angles [degrees], 0 for
+            those that are free.
+        """
+        system = condition[:, 0].long()
+        tied = self._powers[system] == 0
+        return tied, self._fixed_angles[system]
+
     def _system(self, states: Tensor) -> Tensor:
         return (states[:, 7].long() - 1).clamp_min(0)
 
@@ -166,7 +231,7 @@ class LatticeParameters(Stage):
     def encode(self, head: str, states: Tensor) -> Tensor:
         """Parameters drawn so far, the share of them, and the range of volumes [log Å³ / 10]."""
         # An open range of volumes has infinite ends; beyond e^15 Å³ there is nothing to tell apart.
-        volumes = states[:, 8:].clamp(-15.0, 15.0) / 10
+        volumes = (states[:, 8:] + self._volume_offsets).clamp(-15.0, 15.0) / 10
         return torch.cat([self.encode_terminal(states), states[:, 6:7] / 6, volumes.float()], 1).float()
 
     def encode_terminal(self, states: Tensor) -> Tensor:
@@ -178,47 +243,61 @@ class LatticeParameters(Stage):
         return torch.where(states[:, :6] > 0, position, 0.0).float()
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        """(n, 2) interval of the parameter that keeps the cell closed and its volume in range."""
-        if head in ANGLES:
-            low, high = self._angle_interval(head, states)
-        else:
-            low, high = self._length_interval(head, states)
-        # At the very edge of the polytope an interval can close up; a sliver keeps its density finite.
-        return torch.stack([low, torch.maximum(high, low * (1 + 1e-9))], 1)
+        """Interval of the parameter that keeps the cell closed and its volume in range.
 
-    def _angle_interval(self, head: str, states: Tensor) -> tuple[Tensor, Tensor]:
+        Returns:
+            (n, 2) its ends; with limits (n, 4), the ends of what is allowed, then those without the limits.
+        """
+        allowed = _Space(self._limits, self._alphas, self._log_limits, states[:, 8:])
+        low, high = self._interval(head, states, allowed)
+        if not isinstance(self.heads[head], TruncatedBetaMixtureHead):
+            return torch.stack([low, high], 1)
+        volumes = states[:, 8:] + self._volume_offsets
+        wide = _Space(self._ranges, self._model_alphas, self._log_ends, volumes)
+        wide_low, wide_high = self._interval(head, states, wide)
+        return torch.stack([low, high, torch.minimum(wide_low, low), torch.maximum(wide_high, high)], 1)
+
+    def _interval(self, head: str, states: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
+        if head in ANGLES:
+            low, high = self._angle_interval(head, states, space)
+        else:
+            low, high = self._length_interval(head, states, space)
+        # At the very edge of the polytope an interval can close up; a sliver keeps its density finite.
+        return low, torch.maximum(high, low * (1 + 1e-9))
+
+    def _angle_interval(self, head: str, states: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
         # Monoclinic cells draw beta alone: with two right angles every beta closes the cell.
         alone = self._system(states) != CRYSTAL_LATTICE_SYSTEMS.index("triclinic")
-        ends = self._ranges[head]
+        ends = space.ranges[head]
         if head == "alpha":
-            ends = (float(self._corners[:, 0].min()), float(self._corners[:, 0].max()))
+            ends = space.alphas
             low, high = torch.full_like(states[:, 3], ends[0]), torch.full_like(states[:, 3], ends[1])
         elif head == "beta":
-            low, high = cell_shape.beta_interval(states[:, 3], ends, self._ranges["gamma"], self._margin)
+            low, high = cell_shape.beta_interval(states[:, 3], ends, space.ranges["gamma"], self._margin)
         else:
             low, high = cell_shape.gamma_interval(states[:, 3], states[:, 4], ends, self._margin)
         return torch.where(alone, ends[0], low), torch.where(alone, ends[1], high)
 
-    def _length_interval(self, head: str, states: Tensor) -> tuple[Tensor, Tensor]:
+    def _length_interval(self, head: str, states: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
         axis = LENGTHS.index(head)
         powers = self._powers[self._system(states)]
         log_unit = cell_shape.unit_volume(states[:, 3:6]).log()
         # What the lengths drawn before contribute to log V, and what those after this one can contribute.
         done = (powers[:, :axis] * states[:, :axis].clamp_min(1e-12).log()).sum(1) + log_unit
-        later = (powers[:, axis + 1 :].unsqueeze(2) * self._log_ends[axis + 1 :]).sum(1)
+        later = (powers[:, axis + 1 :].unsqueeze(2) * space.log_ends[axis + 1 :]).sum(1)
         power = powers[:, axis]
-        low = (states[:, 8] - done - later[:, 1]) / power
-        high = (states[:, 9] - done - later[:, 0]) / power
-        own_low, own_high = self._own_log_ends(axis, states)
+        low = (space.log_volumes[:, 0] - done - later[:, 1]) / power
+        high = (space.log_volumes[:, 1] - done - later[:, 0]) / power
+        own_low, own_high = self._own_log_ends(axis, states, space)
         return torch.maximum(low, own_low).exp(), torch.minimum(high, own_high).exp()
 
-    def _own_log_ends(self, axis: int, states: Tensor) -> tuple[Tensor, Tensor]:
+    def _own_log_ends(self, axis: int, states: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
         """Logarithmic range of a length and the lengths tied to it."""
         tied = self._powers[self._system(states)] == 0
         tied[:, axis] = True
         tied = tied & (axis == 0) | (torch.arange(3, device=states.device) == axis)
-        low = torch.where(tied, self._log_ends[:, 0], float("-inf")).amax(1)
-        high = torch.where(tied, self._log_ends[:, 1], float("inf")).amin(1)
+        low = torch.where(tied, space.log_ends[:, 0], float("-inf")).amax(1)
+        high = torch.where(tied, space.log_ends[:, 1], float("inf")).amin(1)
         return low, high
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
@@ -248,12 +327,20 @@ class LatticeParameters(Stage):
         """(n, 6) float64 a, b, c [Å], alpha, beta, gamma [degrees]."""
         return states[:, :6].clone()
 
-    def atom_bounds(self, system: str, volume_per_atom: tuple[float, float] | None) -> tuple[int, float] | None:
+    def atom_bounds(
+        self,
+        system: str,
+        volume_per_atom: tuple[float, float] | None,
+        margin: float = MARGIN,
+        any_shape: bool = True,
+    ) -> tuple[int, float] | None:
         """Least and largest number of atoms with which a cell of any legal shape can have a legal volume.
 
         Args:
             system: crystal-lattice system.
             volume_per_atom: least and largest volume per atom [Å³], or None for no bound.
+            margin: how far (in log) the volumes that are legal reach into those that a shape allows.
+            any_shape: False for the numbers of atoms for which at least one shape will do.
 
         Returns:
             the bounds, or None if the ranges hold no cell of this system. Numbers of atoms for which only some
@@ -264,8 +351,13 @@ class LatticeParameters(Stage):
             return None
         if volume_per_atom is None:
             return 1, float("inf")
-        (_, least), (largest, _) = volumes
-        margin = torch.tensor(_MARGIN).exp().item()
-        low = least * margin / volume_per_atom[1]
-        high = largest / margin / volume_per_atom[0]
+        (flat_least, upright_least), (flat_largest, upright_largest) = volumes
+        least, largest = (upright_least, flat_largest) if any_shape else (flat_least, upright_largest)
+        low = least * math.exp(margin) / volume_per_atom[1]
+        high = largest / math.exp(margin) / volume_per_atom[0]
         return max(1, int(-(-low // 1))), float(int(high))
+
+
+def _ends_of_alpha(corners: NDArray[np.float64]) -> tuple[float, float]:
+    """Lowest and highest alpha of the polytope of triclinic angles; where it is empty, of nothing."""
+    return (float(corners[:, 0].min()), float(corners[:, 0].max())) if len(corners) else (90.0, 90.0)

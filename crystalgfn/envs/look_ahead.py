@@ -11,7 +11,7 @@ Bit i of a set stands for the total charge i - max_charge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,10 @@ class CompositionRules:
         atoms: for each node, the least and largest number of atoms in all.
         transitions: for each node, the next node for counts 0 to max_count, or `NOWHERE`.
         max_charge: total charges beyond it cannot be cancelled.
+        required: positions of elements that cannot be passed over.
+        memory: what else has to be remembered of the elements read, as an automaton with states 0 (start), 1, ...:
+            for each state and each element the next state for counts 0 to max_count, or `NOWHERE`. Elements that are
+            not read leave the state as it is. One state remembers nothing.
     """
 
     charges: Sequence[Sequence[Sequence[int]]]
@@ -41,11 +45,20 @@ class CompositionRules:
     atoms: Sequence[tuple[int, int]]
     transitions: Sequence[Sequence[int]]
     max_charge: int
+    required: Set[int] = frozenset()
+    memory: Sequence[Sequence[Sequence[int]]] | None = None
+
+    @property
+    def n_memories(self) -> int:
+        """Number of states of the memory."""
+        return 1 if self.memory is None else len(self.memory)
 
 
 @dataclass(frozen=True)
 class LookAhead:
     """Tables of what can be completed; E elements, K elements at most, A levels of atoms, U nodes, C counts.
+
+    A node here is a Wyckoff node and a state of the memory: U = nodes * states, node * states + state.
 
     Attributes:
         sets: (r, words) int64, the distinct sets of charges.
@@ -65,12 +78,18 @@ class LookAhead:
 
 def atom_levels(rules: CompositionRules) -> int:
     """How many levels of the number of atoms have to be told apart."""
-    least, largest = rules.elements
-    if any(high < largest * rules.max_count for _, high in rules.atoms):
+    least, _ = rules.elements
+    if any(high < most_atoms(rules) for _, high in rules.atoms):
         return max(high for _, high in rules.atoms) + 1
     if any(low > least for low, _ in rules.atoms):
         return max(low for low, _ in rules.atoms) + 1
     return 1
+
+
+def most_atoms(rules: CompositionRules) -> int:
+    """A bound on the number of atoms that any choice of elements and counts can come to."""
+    counts = [max((n for n, c in enumerate(by_count, start=1) if c), default=0) for by_count in rules.charges]
+    return sum(sorted(counts, reverse=True)[: rules.elements[1]])
 
 
 def build_look_ahead(rules: CompositionRules) -> LookAhead:
@@ -78,12 +97,13 @@ def build_look_ahead(rules: CompositionRules) -> LookAhead:
     words = bitset.n_words(2 * rules.max_charge + 1)
     start = bitset.singleton(rules.max_charge, words)
     n_elements, (least, largest) = len(rules.charges), rules.elements
-    n_levels, n_nodes = atom_levels(rules), len(rules.transitions)
-    saturates = all(high >= largest * rules.max_count for _, high in rules.atoms)
+    n_memories = rules.n_memories
+    n_levels, n_nodes = atom_levels(rules), len(rules.transitions) * n_memories
+    saturates = all(high >= most_atoms(rules) for _, high in rules.atoms)
 
     # Stopping: the charge must be zero, the numbers of elements and atoms within their bounds. The dummy last row of
     # the levels and nodes is where steps that are not allowed lead: nothing can be completed there.
-    bounds = torch.tensor(rules.atoms)
+    bounds = torch.tensor(rules.atoms).repeat_interleave(n_memories, 0)
     level = torch.arange(n_levels).unsqueeze(1)
     enough = (level >= bounds[:, 0]) | (torch.tensor(saturates) & (level == n_levels - 1))
     may_stop = enough & (torch.tensor(saturates) | (level <= bounds[:, 1]))
@@ -91,7 +111,7 @@ def build_look_ahead(rules: CompositionRules) -> LookAhead:
     stop[least:, :-1, :-1] = torch.where(may_stop.unsqueeze(-1), start, 0)
 
     transitions = torch.tensor(rules.transitions)
-    transitions = torch.where(transitions == NOWHERE, n_nodes, transitions)
+    memory = None if rules.memory is None else torch.tensor(rules.memory)
     pool = _Pool(words)
     shape = (largest, n_levels, n_nodes)
     element_sets = torch.zeros(*shape, n_elements + 1, dtype=torch.int32)
@@ -105,14 +125,20 @@ def build_look_ahead(rules: CompositionRules) -> LookAhead:
                 continue
             to_level = torch.arange(n_levels) + count
             to_level = to_level.clamp_max(n_levels - 1) if saturates else to_level.clamp_max(n_levels)
-            after = completable[1:][:, to_level][:, :, transitions[:, count]]
+            step = transitions[:, count]
+            remembered = torch.zeros(1, dtype=torch.int64) if memory is None else memory[:, element, count]
+            following = step.unsqueeze(1) * n_memories + remembered
+            nowhere = (step == NOWHERE).unsqueeze(1) | (remembered == NOWHERE)
+            to_node = torch.where(nowhere, n_nodes, following).flatten()
+            after = completable[1:][:, to_level][:, :, to_node]
             legal = torch.zeros_like(after)
             for charge in charges:
                 legal |= bitset.shift(after, -charge)
             count_sets[element, ..., count - 1] = pool.add(legal)
             any_count |= legal
         element_sets[..., element] = pool.add(any_count)
-        completable = completable.clone()
+        # A required element cannot be passed over.
+        completable = torch.zeros_like(completable) if element in rules.required else completable.clone()
         completable[:-1, :-1, :-1] |= any_count
     return LookAhead(pool.sets(), element_sets, count_sets, n_levels, start)
 

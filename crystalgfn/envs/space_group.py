@@ -20,20 +20,22 @@ class SpaceGroup(Stage):
     chosen yet.
 
     Args:
-        numbers: the groups to choose from, 1 to 230.
+        numbers: the groups that the policy knows, 1 to 230.
+        allowed: those of them to choose from; None for all.
     """
 
     is_enumerable = True
     heads_of_stage = ("crystal_lattice_system", "point_symmetry", "space_group")
 
-    def __init__(self, numbers: Sequence[int]) -> None:
+    def __init__(self, numbers: Sequence[int], allowed: Sequence[int] | None = None) -> None:
         super().__init__()
         groups = [space_groups()[number - 1] for number in numbers]
         systems = torch.tensor([CRYSTAL_LATTICE_SYSTEMS.index(g.crystal_lattice_system) for g in groups])
         points = torch.tensor([POINT_SYMMETRIES.index(g.point_symmetry) for g in groups])
         n_systems, n_points, n_groups = len(CRYSTAL_LATTICE_SYSTEMS), len(POINT_SYMMETRIES), len(groups)
         is_member = torch.zeros(n_systems, n_points, n_groups, dtype=torch.bool)
-        is_member[systems, points, torch.arange(n_groups)] = True
+        chosen = set(numbers if allowed is None else allowed)
+        is_member[systems, points, torch.arange(n_groups)] = torch.tensor([number in chosen for number in numbers])
         self.heads = {
             "crystal_lattice_system": CategoricalHead(1, n_systems),
             "point_symmetry": CategoricalHead(n_systems, n_points),
@@ -109,4 +111,4 @@ class SpaceGroup(Stage):
         return torch.cat([classes, index.unsqueeze(1)], 1).to(torch.float64) + 1
 
     def enumerate(self) -> Tensor:
-        return self.states_of(self.numbers)
+        return self.states_of(self.numbers[self._is_member.any(1).any(0)])

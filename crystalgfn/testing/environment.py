@@ -232,7 +232,7 @@ class EnvironmentContract:
                 continue
             # A few rows do: each is evaluated at thousands of points.
             support, logits = t.support[:6], t.logits[:6]
-            low, high = support.unbind(1)
+            low, high = support[:, :2].unbind(1)
             reference = head.reference  # type: ignore[attr-defined]
             grid = _grid(low, high)
             points = head.distribution(logits.repeat(len(grid), 1), support.repeat(len(grid), 1))

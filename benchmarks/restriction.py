@@ -1,0 +1,104 @@
+"""Properties of restricted samples beside unrestricted ones: the paper's four cases, as a figure and a table.
+
+    python benchmarks/restriction.py --ckpt_path CKPT --out DIR [--finetune_steps 200]
+
+Samples with ``crystalgfn predict``: once without a restriction, then with each of configs/restrictions/fe_o.yaml (A),
+li_mn_o.yaml (B), cubic.yaml (C) and narrow_cell.yaml (D), as the model is and after fine-tuning. DIR gets the tables
+and restriction.png; the table is printed as Markdown. Times are those of a whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy.stats import gaussian_kde
+
+from crystalgfn.cli import main as crystalgfn
+
+CASES = {
+    "A": ("fe_o", "only Fe and O, ≤ 10 atoms each"),
+    "B": ("li_mn_o", "ternary Li–Mn–O, ≤ 16 atoms each"),
+    "C": ("cubic", "cubic lattices"),
+    "D": ("narrow_cell", "lengths 10–20 Å, angles 75–135°"),
+}
+FILES = Path(__file__).parent.parent / "configs" / "restrictions"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--num_samples", type=int, default=10_000)
+    parser.add_argument("--finetune_steps", type=int, default=200)
+    parser.add_argument("--finetune_lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--property", default="formation_energy", help="column of the tables")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    print("| | median | below −2 | different compositions in a group | time [s] |\n|---|--:|--:|--:|--:|")
+    tables = {"": sample(options, "unrestricted", [])}
+    report("unrestricted", *tables[""], options.property)
+    for case, (name, title) in CASES.items():
+        restrict = ["--data.restrict", str(FILES / f"{name}.yaml")]
+        tables[case] = sample(options, name, restrict)
+        report(f"{case}: {title}", *tables[case], options.property)
+        if options.finetune_steps:
+            steps = ["--data.finetune_steps", str(options.finetune_steps), "--data.finetune_lr"]
+            tables[f"{case} tuned"] = sample(
+                options, f"{name}_finetuned", [*restrict, *steps, str(options.finetune_lr)]
+            )
+            report(f"{case}, {options.finetune_steps} steps", *tables[f"{case} tuned"], options.property)
+    draw({key: table[options.property] for key, (table, _) in tables.items()}, options)
+
+
+def sample(options: argparse.Namespace, name: str, more: list[str]) -> tuple[pd.DataFrame, float]:
+    """A table of samples and the seconds it took."""
+    path = options.out / f"{name}.csv"
+    common = ["--data.num_samples", str(options.num_samples), "--data.seed", str(options.seed), "--data.out", str(path)]
+    quiet = ["--trainer.enable_progress_bar", "false"]
+    start = time.perf_counter()
+    if crystalgfn(["predict", "--ckpt_path", options.ckpt_path, *common, *quiet, *more]):
+        raise SystemExit(f"predict failed for {name}")
+    return pd.read_csv(path), time.perf_counter() - start
+
+
+def report(title: str, table: pd.DataFrame, seconds: float, name: str) -> None:
+    values = table[name]
+    compositions = len(table[["formula", "space_group"]].drop_duplicates())
+    print(
+        f"| {title} | {values.median():.2f} | {(values < -2).mean():.1%} | {compositions:,} | {seconds:.0f} |",
+        flush=True,
+    )
+
+
+def draw(values: dict[str, pd.Series], options: argparse.Namespace) -> None:
+    """One panel a case: densities of the property, unrestricted, restricted and fine-tuned."""
+    low = min(v.quantile(0.002) for v in values.values()) - 0.2
+    high = max(v.quantile(0.998) for v in values.values()) + 0.2
+    grid, bins = np.linspace(low, high, 400), np.linspace(low, high, 61)
+    fig, axes = plt.subplots(2, 2, figsize=(9, 6.2), sharex=True, layout="constrained")
+    for axis, (case, (_, title)) in zip(axes.flat, CASES.items(), strict=True):
+        curves = [("", "unrestricted", "0.55"), (case, "restricted", "C0"), (f"{case} tuned", "fine-tuned", "C1")]
+        for key, label, colour in curves:
+            if key not in values:
+                continue
+            axis.hist(values[key], bins, density=True, color=colour, alpha=0.25)
+            median = f"{label}, median {values[key].median():.2f}"
+            axis.plot(grid, gaussian_kde(values[key])(grid), color=colour, label=median)
+        axis.set_title(f"{case}  {title}", fontsize=10, loc="left")
+        axis.legend(fontsize=8, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_yticks([])
+    unit = " [eV/atom]" if options.property == "formation_energy" else ""
+    fig.supxlabel(f"{options.property.replace('_', ' ')}{unit}", fontsize=10)
+    fig.supylabel("density", fontsize=10)
+    fig.savefig(options.out / "restriction.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
