@@ -112,11 +112,15 @@ def evaluate(
     if top < 1:
         raise InputError(f"--top: {top} is not allowed; it must be at least 1")
     oxidation_states(states)
+    tables = {SAMPLES: samples, **(others or {})}
+    pools = [read_pool(name, path, top) for name, path in tables.items()]
+    known = read_pool(REFERENCE, reference, top) if reference is not None else None
+    # After reading: a mistyped name must not leave a folder behind.
     for file in (PAGE, METRICS):
         check_writable(out / file)
     result = measure(
-        [read_pool(SAMPLES, samples, top), *(read_pool(name, path, top) for name, path in (others or {}).items())],
-        read_pool(REFERENCE, reference, top) if reference is not None else None,
+        pools,
+        known,
         top=top,
         structures=structures,
         proxy=proxy,
