@@ -10,6 +10,7 @@ from crystalgfn.data import Samples
 from crystalgfn.errors import InputError
 from crystalgfn.random import generator
 from crystalgfn.rollout import sample_forward
+from crystalgfn.schedules import cosine_fall
 
 if TYPE_CHECKING:
     from crystalgfn.envs.base import Environment
@@ -58,7 +59,7 @@ def finetune(module: GFlowNet, env: Environment, steps: int, lr: float, seed: in
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: LR_FINAL + (1 - LR_FINAL) * (1 + torch.cos(torch.tensor(step / steps * torch.pi)).item()) / 2,
+        lambda step: cosine_fall(step, steps, LR_FINAL),
     )
     losses = []
     for step in range(steps):

@@ -25,6 +25,7 @@ from crystalgfn.random import generator
 from crystalgfn.replay import ReplayBuffer
 from crystalgfn.rewards import Reward
 from crystalgfn.rollout import Trajectories, sample_backward, sample_forward
+from crystalgfn.schedules import cosine_fall
 
 
 class GFlowNet(LightningModule):
@@ -147,7 +148,7 @@ class GFlowNet(LightningModule):
                 "(model.on_bad_value: skip leaves such objects out)"
             )
         parts = self.reward.parts(predictions)
-        log_reward = self.reward(predictions).masked_fill(~good, float("nan"))
+        log_reward = self.reward.total(parts).masked_fill(~good, float("nan"))
         return self.proxies.matrix(predictions), log_reward, parts
 
     def sample(self, n: int, generator: Generator) -> dict[str, Tensor]:
@@ -273,10 +274,7 @@ class GFlowNet(LightningModule):
             return optimizer
         cosine = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: (
-                self.lr_final
-                + (1 - self.lr_final) * (1 + torch.cos(torch.tensor(min(step / steps, 1.0) * torch.pi)).item()) / 2
-            ),
+            lambda step: cosine_fall(step, steps, self.lr_final),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 

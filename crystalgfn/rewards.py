@@ -48,7 +48,11 @@ class Reward(nn.Module, ABC):
 
     def forward(self, predictions: Mapping[str, Prediction]) -> Tensor:
         """(n,) float64 log R of n objects, from predictions by the names of their properties."""
-        total: Tensor = sum(self.parts(predictions).values())  # type: ignore[assignment]
+        return self.total(self.parts(predictions))
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """(n,) float64 log R from its `parts`."""
+        total: Tensor = sum(parts.values())  # type: ignore[assignment]
         return total.clamp_min(math.log(self.floor))
 
 

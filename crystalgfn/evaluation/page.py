@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -225,10 +225,7 @@ def _novelty(metrics: Mapping[str, Any]) -> str:
         ),
         "valid_unique_new": ("Valid, unique and new", "out of all rows of the file"),
     }
-    rows = [
-        [f"{title}<small>{text}</small>", *(share_cell(result[key]) for result in results.values())]
-        for key, (title, text) in texts.items()
-    ]
+    rows = _described(texts, results, share_cell)
     body = (
         "<p>Shares of the distinct crystals that the reference does not have. Atomic positions are not compared.</p>\n"
     )
@@ -343,10 +340,7 @@ def _sampler(evaluation: Evaluation) -> str:
         "log_z_bound": ("Mean of log R − log p", "at most log Z"),
         "log_z": ("log Z", "log of the mean of R / p"),
     }
-    rows = [
-        [f"{title}<small>{text}</small>", *(number(result[key]) for result in results.values())]
-        for key, (title, text) in texts.items()
-    ]
+    rows = _described(texts, results, number)
     body = (
         "<p>The sampler should draw a crystal with a probability proportional to its reward. A crystal has one "
         "trajectory, so the column log_pf is its log p.</p>\n"
@@ -398,6 +392,16 @@ def _tables(metrics: Mapping[str, Any]) -> str:
 def _some(rows: Sequence[int]) -> str:
     """The first ten of some numbers."""
     return ", ".join(map(str, rows[:10])) + (", …" if len(rows) > 10 else "")
+
+
+def _described(
+    texts: Mapping[str, tuple[str, str]], results: Mapping[str, Any], show: Callable[[Any], str]
+) -> list[list[str]]:
+    """Rows of a table: title and explanation of a measure, then its value in each result."""
+    return [
+        [f"{title}<small>{text}</small>", *(show(result[key]) for result in results.values())]
+        for key, (title, text) in texts.items()
+    ]
 
 
 def _names(results: Iterable[str]) -> list[str]:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from crystalgfn.crystallography import N_ELEMENTS
 from crystalgfn.crystals import Crystals
 from crystalgfn.errors import InputError
+from crystalgfn.plain_files import read_plain, write_plain
 from crystalgfn.proxies.features import FEATURE_VERSION, CrystalFeatures, Features, fit_atomic_volumes
 from crystalgfn.proxies.networks import Member, NetworkSizes, Sites
-from crystalgfn.tables import atomic_path
 
 FILE_FORMAT = "crystalgfn property network 2"
 
@@ -245,7 +245,6 @@ class PropertyNetwork(nn.Module):
         """Write the network to a file, weights of the networks in half precision."""
         state = {k: v.half() if k.startswith(("members.", "error.")) else v for k, v in self.state_dict().items()}
         content = {
-            "format": FILE_FORMAT,
             "feature_version": FEATURE_VERSION,
             "property": self.property_name,
             "unit": self.unit,
@@ -254,8 +253,7 @@ class PropertyNetwork(nn.Module):
             "about": self.about,
             "state": state,
         }
-        with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+        write_plain(path, FILE_FORMAT, content)
 
     @classmethod
     def load(cls, path: Path, property_name: str | None = None) -> PropertyNetwork:
@@ -268,16 +266,7 @@ class PropertyNetwork(nn.Module):
         Raises:
             InputError: if the file is missing, damaged, of another architecture or for another property.
         """
-        if not path.is_file():
-            raise InputError(f"{path}: no such file of weights")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # zip, pickle and torch raise many kinds for damaged files
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path}: cannot be read as weights: {type(error).__name__}: {reason}") from None
-        if not isinstance(content, dict) or content.get("format") != FILE_FORMAT:
-            found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise InputError(f"{path}: holds {found!r}, not a {FILE_FORMAT!r}; train the network again")
+        content = read_plain(path, FILE_FORMAT, "no such file of weights", "weights", "train the network again")
         if content.get("feature_version") != FEATURE_VERSION:
             raise InputError(
                 f"{path}: made for feature version {content.get('feature_version')!r}; this is version "

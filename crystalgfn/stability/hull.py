@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from crystalgfn.crystallography import N_ELEMENTS, element_symbols
 from crystalgfn.crystallography.elements import atomic_numbers
 from crystalgfn.errors import InputError
+from crystalgfn.plain_files import read_plain, write_plain
 from crystalgfn.stability.phases import ordered_elements
-from crystalgfn.tables import atomic_path
 
 FILE_FORMAT = "crystalgfn hull 1"
 
@@ -96,15 +96,13 @@ class Hull(nn.Module, ABC):
             about: plain values that say how the hull was made.
         """
         content = {
-            "format": FILE_FORMAT,
             "kind": self.kind,
             "elements": list(self.elements),
             "max_elements": self.max_elements,
             "tensors": self.tensors(),
             "about": about,
         }
-        with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+        write_plain(path, FILE_FORMAT, content)
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -236,16 +234,7 @@ def load_hull(path: Path | str) -> Hull:
         InputError: if the file is missing, damaged or something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file with a hull")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch raise many kinds for damaged files
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: cannot be read as a hull: {type(error).__name__}: {reason}") from None
-    if not isinstance(content, dict) or content.get("format") != FILE_FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path}: holds {found!r}, not a {FILE_FORMAT!r}; make it with crystalgfn build-hull")
+    content = read_plain(path, FILE_FORMAT, "no such file with a hull", "a hull", "make it with crystalgfn build-hull")
     classes: dict[object, type[Hull]] = {cls.kind: cls for cls in (ConvexHull, SystemHull)}
     try:
         cls = classes[content["kind"]]
