@@ -1,10 +1,11 @@
 """The table of the README: what a trained model samples, beside the figures of the paper.
 
     python benchmarks/main_job.py samples.csv --config configs/eform.yaml [--reference TABLE]
+    python benchmarks/main_job.py samples.csv --config configs/bandgap.yaml --property band_gap --wanted 1.04 1.64
 
-Reads a table that ``crystalgfn predict`` wrote for a formation-energy model, checks every crystal with pyxtal and
-pymatgen alone, and prints a Markdown table. With a reference table (columns formula, formation_energy, split) it also
-gives the percentiles of its validation rows within the config's elements.
+Reads a table that ``crystalgfn predict`` wrote, checks every crystal with pyxtal and pymatgen alone, and prints a
+Markdown table; the paper's figures are those of its formation-energy model. With a reference table (columns formula,
+formation_energy, split) it also gives the percentiles of its validation rows within the config's elements.
 """
 
 from __future__ import annotations
@@ -45,34 +46,42 @@ def main() -> None:
     parser.add_argument("samples", type=Path)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--reference", type=Path)
+    parser.add_argument("--property", default="formation_energy", help="column to look at (formation_energy)")
+    parser.add_argument(
+        "--wanted", nargs=2, type=float, default=(-np.inf, -2.0), metavar=("LOW", "HIGH"), help="range (-inf -2)"
+    )
     options = parser.parse_args()
     table = pd.read_csv(options.samples)
     settings = yaml.safe_load(options.config.read_text())["model"]["env"]["init_args"]
     problems = [problem for row in table.itertuples() if (problem := violation(row, settings))]
-    rows = summary(table, settings, len(table) - len(problems))
-    print("| | paper | here |\n|---|---|---|")
+    rows = summary(table, settings, len(table) - len(problems), options.property, *options.wanted)
+    is_papers = options.property == "formation_energy"
+    print("| | paper | here |\n|---|---|---|" if is_papers else "| | here |\n|---|---|")
     for name, key, value in rows:
-        print(f"| {name} | {PAPER[key]} | {value} |")
+        print(f"| {name} | {PAPER[key]} | {value} |" if is_papers else f"| {name} | {value} |")
     for problem in problems[:10]:
         print(problem)
     if options.reference is not None:
         print(reference_line(options.reference, settings["elements"]))
 
 
-def summary(table: pd.DataFrame, settings: dict, held: int) -> list[tuple[str, str, str]]:
+def summary(
+    table: pd.DataFrame, settings: dict, held: int, column: str, low: float, high: float
+) -> list[tuple[str, str, str]]:
     """Name, key of the paper's figure, and ours, for each row of the table."""
-    top = table.nsmallest(100, "formation_energy")
+    top = table.nlargest(100, "log_reward") if column != "formation_energy" else table.nsmallest(100, column)
     n_groups, n_elements = len(allowed_groups(settings["space_groups"])), len(settings["elements"])
 
     def both(count, possible: int | None = None) -> str:
         return f"{count(table)}{f' of {possible}' if possible else ''}; {count(top)}"
 
     key = table[["formula", "space_group"]].astype(str).agg("/".join, axis=1)
-    energy = table.formation_energy
+    values = table[column]
+    wanted = f"below {high:g}" if low == -np.inf else f"between {low:g} and {high:g}"
     return [
         ("samples, unique", "samples", f"{len(table):,}, {len(table.drop_duplicates(CELL)):,} unique"),
-        ("median formation energy [eV/atom]", "median", f"{energy.median():.2f}"),
-        ("below −2 eV/atom", "below", f"{(energy < -2).mean():.1%}"),
+        (f"median {column.replace('_', ' ')}", "median", f"{values.median():.3f}"),
+        (wanted, "below", f"{((values > low) & (values < high)).mean():.1%}"),
         ("elements; in the top 100", "elements", both(lambda t: len(elements_of(t)), n_elements)),
         ("space groups; in the top 100", "groups", both(lambda t: t.space_group.nunique(), n_groups)),
         ("crystal-lattice systems; in the top 100", "systems", both(lambda t: classes(t, "crystal_lattice_system"), 8)),
