@@ -1,20 +1,19 @@
 """The 230 space groups: their classes and the multiplicities of their Wyckoff positions.
 
 Everything is derived from the symmetry operations in spglib and the Wyckoff positions in pyxtal. Deriving takes
-seconds, so the result is kept in a small file of the user's cache, named by the versions it was derived with.
+seconds, so the result is kept in a small file of the user's cache.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from crystalgfn.cache import cache_path, cached
 
 N_SPACE_GROUPS = 230
 
@@ -84,12 +83,11 @@ class SpaceGroupInfo:
 @cache
 def space_groups() -> tuple[SpaceGroupInfo, ...]:
     """All space groups, in order: number n is at index n - 1."""
-    path = _cache_path()
-    groups = _read_cache(path)
-    if groups is None:
-        groups = tuple(_derive(number, hall) for number, hall in enumerate(_hall_numbers(), start=1))
-        _write_cache(path, groups)
-    return groups
+    return cached(_cache_path(), _derive_all, _read, _write)
+
+
+def _derive_all() -> tuple[SpaceGroupInfo, ...]:
+    return tuple(_derive(number, hall) for number, hall in enumerate(_hall_numbers(), start=1))
 
 
 def _hall_numbers() -> list[int]:
@@ -148,24 +146,20 @@ def _point_symmetry(rotations: Any) -> str:
 
 
 def _cache_path() -> Path:
-    root = os.environ.get("CRYSTALGFN_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    if not root:
-        try:
-            root = str(Path.home() / ".cache")
-        except RuntimeError:  # no home is known, as in some containers
-            root = tempfile.gettempdir()
-    versions = f"spglib-{version('spglib')}_pyxtal-{version('pyxtal')}"
-    return Path(root) / "crystalgfn" / f"space_groups_v{_CACHE_FORMAT}_{versions}.json"
+    # pymatgen says which groups are trigonal; crystalgfn derives the classes.
+    return cache_path(f"space_groups_v{_CACHE_FORMAT}", ".json", "spglib", "pyxtal", "pymatgen", "crystalgfn")
 
 
-def _read_cache(path: Path) -> tuple[SpaceGroupInfo, ...] | None:
-    """The cached groups; None if there are none or the file is damaged."""
-    try:
-        rows = json.loads(path.read_text())
-        groups = tuple(_from_json(row) for row in rows)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-    return groups if [g.number for g in groups] == list(range(1, N_SPACE_GROUPS + 1)) else None
+def _read(path: Path) -> tuple[SpaceGroupInfo, ...]:
+    """The cached groups.
+
+    Raises:
+        ValueError: if the file holds something else; other errors if it is absent or damaged.
+    """
+    groups = tuple(_from_json(row) for row in json.loads(path.read_text()))
+    if [group.number for group in groups] != list(range(1, N_SPACE_GROUPS + 1)):
+        raise ValueError(f"{path} does not hold all space groups in order")
+    return groups
 
 
 def _from_json(row: dict[str, Any]) -> SpaceGroupInfo:
@@ -173,12 +167,5 @@ def _from_json(row: dict[str, Any]) -> SpaceGroupInfo:
     return SpaceGroupInfo(**values)
 
 
-def _write_cache(path: Path, groups: Sequence[SpaceGroupInfo]) -> None:
-    """Keep the groups for the next run; a read-only home is no reason to stop."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps([asdict(group) for group in groups]))
-        temporary.replace(path)
-    except OSError:
-        return
+def _write(path: Path, groups: Sequence[SpaceGroupInfo]) -> None:
+    path.write_text(json.dumps([asdict(group) for group in groups]))
