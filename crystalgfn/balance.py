@@ -237,7 +237,7 @@ class Balance:
     def _log_inflow(self, head: str, states: Tensor) -> Tensor:
         """(m,) log of the sum of exp(logits) over the edges from all parents."""
         parents = self.env.parent_actions(head, states)
-        if self.env.is_tree:
+        if self.env.has_one_parent(head):
             rows, actions = torch.arange(len(states), device=states.device), parents
         else:
             rows, options = parents.nonzero(as_tuple=True)

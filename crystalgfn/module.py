@@ -387,5 +387,5 @@ def _check_fit(loss: Loss, backward_policy: str, env: Environment) -> None:
             )
         if loss.uses_edges:
             raise InputError(f"backward_policy: 'learned' is not allowed; {name} has no use for one; use fixed")
-        if type(env).encode_backward is Environment.encode_backward:
+        if not env.can_learn_backward:
             raise InputError(f"backward_policy: 'learned' is not allowed; {of_env} lacks encode_backward; use fixed")

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
-from crystalgfn.distributions import Distribution, MaskedCategorical
+from crystalgfn.distributions import Determined, Distribution
 from crystalgfn.envs.base import Environment
 from crystalgfn.policies.base import Policy
 
@@ -179,7 +179,10 @@ def backward_distribution(env: Environment, backward: Policy | None, head: str, 
     """
     if backward is None:
         return env.backward_distribution(head, states)
-    return MaskedCategorical(backward(head, env.encode_backward(head, states)), env.parent_actions(head, states))
+    actions = env.parent_actions(head, states)
+    if env.has_one_parent(head):
+        return Determined(actions)
+    return env.heads[head].distribution(backward(head, env.encode_backward(head, states)), actions)
 
 
 def _forced(support: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,17 +12,39 @@ from helpers import PAPER_ELEMENTS, PAPER_GROUPS, make_crystal
 from torch import Tensor
 
 from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, oxidation_states
-from crystalgfn.envs import Composition, Environment, HyperGrid, LatticeParameters, SpaceGroup
+from crystalgfn.envs import Composition, Environment, HyperGrid, LatticeParameters, Sequence, Set, SpaceGroup, Stack
 from crystalgfn.envs.lattice_parameters import ANGLES, LENGTHS
 from crystalgfn.registry import ENVIRONMENTS
 from crystalgfn.testing import EnvironmentContract
 
 PAPER = {"space_groups": PAPER_GROUPS, "elements": PAPER_ELEMENTS}
 
+
+class _Doped(Stack):
+    """Which items are allowed depends on a walk on a grid, and a word follows."""
+
+    def __init__(self) -> None:
+        super().__init__({"grid": HyperGrid(1, 3), "first": Set(5, 2), "second": Set(4, 3), "word": Sequence("abc", 2)})
+
+    def condition(self, name: str, states: Tensor) -> Tensor:
+        condition = super().condition(name, states).clone()
+        if name == "first":
+            condition[:, 0] = (self.part("grid", states)[:, 0] > 0).double()
+        return condition
+
+
 REGISTERED: dict[str, Callable[[], Environment]] = {
     "HyperGrid": HyperGrid,
     "HyperGrid, 1 x 2": lambda: HyperGrid(1, 2),
     "HyperGrid, 3 x 4": lambda: HyperGrid(3, 4),
+    "Set": lambda: Set(6, 3),
+    "Set, all": lambda: Set(3, 3),
+    "Sequence": lambda: Sequence("01", 6),
+    "Sequence, both ends": lambda: Sequence("abc", 4, "both"),
+    "Sequence, one letter": lambda: Sequence("ab", 1, "both"),
+    "Stack": lambda: Stack({"grid": HyperGrid(2, 3), "crystal": make_crystal(elements=["Na", "Cl"])}),
+    "Stack, discrete": lambda: Stack({"one": HyperGrid(2, 3), "two": HyperGrid(1, 3), "word": Sequence("ab", 3)}),
+    "Stack, with conditions": _Doped,
     "Crystal": make_crystal,
     "Crystal, paper": lambda: make_crystal(**PAPER),
     "Crystal, paper, volume": lambda: make_crystal(**PAPER, volume_per_atom=(5.0, 40.0)),

@@ -5,9 +5,11 @@ from crystalgfn.envs.composition import Composition
 from crystalgfn.envs.crystal import Crystal
 from crystalgfn.envs.hypergrid import HyperGrid
 from crystalgfn.envs.lattice_parameters import LatticeParameters
+from crystalgfn.envs.sequence import Sequence
+from crystalgfn.envs.set import Set
 from crystalgfn.envs.space_group import SpaceGroup
 from crystalgfn.envs.stack import Stack
-from crystalgfn.envs.stage import Stage
+from crystalgfn.envs.stage import PlainStage, Stage
 
 __all__ = [
     "BetaMixtureHead",
@@ -18,6 +20,9 @@ __all__ = [
     "Head",
     "HyperGrid",
     "LatticeParameters",
+    "PlainStage",
+    "Sequence",
+    "Set",
     "SpaceGroup",
     "Stack",
     "Stage",

@@ -56,6 +56,10 @@ class Head(ABC):
             support: (n, support_size) what is legal, from `Environment.support`.
         """
 
+    @abstractmethod
+    def uniform(self, support: Tensor) -> Distribution:
+        """Uniform distribution over the legal actions of n states."""
+
 
 @dataclass(frozen=True)
 class CategoricalHead(Head):
@@ -73,6 +77,9 @@ class CategoricalHead(Head):
 
     def distribution(self, logits: Tensor, support: Tensor) -> MaskedCategorical:
         return MaskedCategorical(logits, support)
+
+    def uniform(self, support: Tensor) -> MaskedCategorical:
+        return MaskedCategorical(torch.zeros_like(support, dtype=torch.float64), support)
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,10 @@ class BetaMixtureHead(Head):
 
     def distribution(self, logits: Tensor, support: Tensor) -> BetaMixture:
         return BetaMixture(logits, support, self.reference, self.log_scale)
+
+    def uniform(self, support: Tensor) -> Distribution:
+        one = torch.zeros(len(support), 3, dtype=torch.float64, device=support.device)
+        return self.distribution(one, support).uniform()
 
 
 class ObjectTable(NamedTuple):
@@ -141,12 +152,13 @@ class Environment(nn.Module, ABC):
             head's turn for it, else it waits. Every trajectory is a subsequence of the schedule.
         state_size: columns of a state.
         is_enumerable: whether `enumerate` lists all terminal states.
-        is_tree: whether every state has one parent, so that a terminal state has exactly one trajectory.
+        is_tree: whether every state has one parent, so that a terminal state has exactly one trajectory. Where only
+            some heads lead to such states, see `has_one_parent`.
         has_partial_objects: whether `decode_partial` gives objects for states on the way.
     """
 
-    is_enumerable: ClassVar[bool] = False
-    is_tree: ClassVar[bool] = False
+    is_enumerable: bool = False
+    is_tree: bool = False
     has_partial_objects: ClassVar[bool] = False
 
     heads: Mapping[str, Head]
@@ -182,7 +194,8 @@ class Environment(nn.Module, ABC):
         """Actions of this head that can have led to each state.
 
         Returns:
-            in a tree (n, 1), the action; else (n, n_options) bool, the mask of discrete actions.
+            if the head `has_one_parent` (n, 1), the action; else what `support` has of forward actions: (n, n_options)
+            bool, the mask of discrete ones, or (n, support_size) float64, the interval of values.
         """
 
     @abstractmethod
@@ -232,10 +245,15 @@ class Environment(nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} has no objects for states on the way")
 
+    @property
+    def can_learn_backward(self) -> bool:
+        """Whether `encode_backward` is there wherever states can have several parents."""
+        return type(self).encode_backward is not Environment.encode_backward
+
     def encode_backward(self, head: str, states: Tensor) -> Tensor:
         """What a learned backward policy sees of n states to which this head led.
 
-        Only where states can have several parents; in a tree there is nothing to learn.
+        Only where states can have several parents; elsewhere there is nothing to learn.
 
         Returns:
             (n, heads[head].input_size) float32.
@@ -274,6 +292,10 @@ class Environment(nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} reads no tables")
 
+    def has_one_parent(self, head: str) -> bool:
+        """Whether every state to which this head leads has one parent; in a tree all of them have."""
+        return self.is_tree
+
     def is_terminal(self, states: Tensor) -> Tensor:
         """(n,) bool, whether nothing is left to decide."""
         return self.next_head(states) < 0
@@ -286,12 +308,14 @@ class Environment(nn.Module, ABC):
         """P_F: distribution over the legal actions, given the policy's logits (n, heads[head].n_logits)."""
         return self.heads[head].distribution(logits, self.support(head, states))
 
-    def backward_distribution(self, head: str, states: Tensor) -> Distribution:
-        """P_B: uniform over the actions of this head that can have led to each state."""
+    def uniform_backward(self, head: str, states: Tensor) -> Distribution:
+        """The uniform distribution over the actions of this head that can have led to each state."""
         actions = self.parent_actions(head, states)
-        if self.is_tree:
-            return Determined(actions)
-        return MaskedCategorical(torch.zeros_like(actions, dtype=torch.float64), actions)
+        return Determined(actions) if self.has_one_parent(head) else self.heads[head].uniform(actions)
+
+    def backward_distribution(self, head: str, states: Tensor) -> Distribution:
+        """P_B over the actions of this head that can have led to each state; `uniform_backward` if not overridden."""
+        return self.uniform_backward(head, states)
 
     @property
     def device(self) -> torch.device:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crystalgfn.envs.base import CategoricalHead, Environment, ObjectTable
+from crystalgfn.envs.base import CategoricalHead, ObjectTable
+from crystalgfn.envs.stage import Stage
 from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @ENVIRONMENTS.register
-class HyperGrid(Environment):
+class HyperGrid(Stage):
     """A walk on a grid: from the origin, one coordinate grows by one at a time, until the walk stops.
 
     Most cells can be reached in many orders, so the environment is no tree.
@@ -36,6 +37,7 @@ class HyperGrid(Environment):
     NeurIPS 2021.
     """
 
+    is_tree = False
     is_enumerable = True
     has_partial_objects = True
 
@@ -47,13 +49,14 @@ class HyperGrid(Environment):
             raise InputError(f"height: {height} is not allowed; it must be at least 2")
         self.dimensions, self.height = dimensions, height
         self.state_size = dimensions + 1
+        self.encoding_size = dimensions * height
         self.heads = {"move": CategoricalHead(dimensions * height, dimensions + 1)}
         self.schedule = ("move",) * (dimensions * (height - 1) + 1)
         self.register_buffer("_origin", torch.zeros(dimensions + 1, dtype=torch.float64), persistent=False)
         self._origin: Tensor
 
-    def initial_states(self, n: int) -> Tensor:
-        return self._origin.repeat(n, 1)
+    def start(self, condition: Tensor) -> Tensor:
+        return self._origin.repeat(len(condition), 1)
 
     def next_head(self, states: Tensor) -> Tensor:
         return torch.where(states[:, -1] > 0, -1, 0)
@@ -62,6 +65,10 @@ class HyperGrid(Environment):
         return torch.where((states > 0).any(1), 0, -1)
 
     def encode(self, head: str, states: Tensor) -> Tensor:
+        return self.encode_terminal(states)
+
+    def encode_terminal(self, states: Tensor) -> Tensor:
+        """(n, encoding_size) float32 one-hot coordinates."""
         return F.one_hot(states[:, :-1].long(), self.height).flatten(1).float()
 
     def support(self, head: str, states: Tensor) -> Tensor:

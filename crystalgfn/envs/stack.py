@@ -2,54 +2,74 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from crystalgfn.envs.base import Environment, Head
-from crystalgfn.envs.stage import Stage
+from crystalgfn.distributions import Distribution
+from crystalgfn.envs.base import CategoricalHead, Environment, Head
+from crystalgfn.envs.listing import terminal_states
+from crystalgfn.envs.stage import PlainStage, Stage
+from crystalgfn.errors import InputError
+from crystalgfn.registry import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
+@ENVIRONMENTS.register
 class Stack(Environment):
-    """Runs stages in order; a stage starts when the one before is done, under a condition that may depend on all.
+    """Environments one after the other: each starts when the one before is done.
 
-    A state is the stages' states side by side; a stage that has not started is a row of zeros. A stage's policy
-    input is what the earlier stages built, followed by its own encoding. Heads keep the names they have in their
-    stage, which therefore must differ between stages.
+    How a stage starts may depend on all that was built before: a subclass says how in `condition`. Stages may be trees
+    or not, discrete or continuous. A state is the stages' states side by side; a stage that has not started is a row
+    of zeros. A stage's policy input is what the earlier stages built, followed by its own encoding. Heads keep the
+    names they have in their stage; where two stages share a name, the stage's goes before it, as in ``first_item``.
 
     Args:
-        stages: the stages by name, in order.
+        stages: the stages by name, in order. An environment that is no `Stage` becomes a `PlainStage`.
+
+    Raises:
+        InputError: if there is no stage.
     """
 
-    is_tree = True
-
-    def __init__(self, stages: Mapping[str, Stage]) -> None:
+    def __init__(self, stages: Mapping[str, Environment]) -> None:
         super().__init__()
-        self.stages = torch.nn.ModuleDict(dict(stages))
+        if not stages:
+            raise InputError("stages: {} is not allowed; a stack has at least one stage")
+        chain = {name: stage if isinstance(stage, Stage) else PlainStage(stage) for name, stage in stages.items()}
+        self.stages = torch.nn.ModuleDict(chain)
         self._slices: dict[str, slice] = {}
-        self._stage_of_head: dict[str, str] = {}
+        # For each head its stage, and what it is called there.
+        self._owner: dict[str, tuple[str, str]] = {}
+        known = [head for stage in chain.values() for head in stage.heads]
         heads: dict[str, Head] = {}
         schedule: list[str] = []
         offset, encoded = 0, 0
-        for name, stage in stages.items():
+        for name, stage in chain.items():
             self._slices[name] = slice(offset, offset + stage.state_size)
             offset += stage.state_size
+            full = {head: head if known.count(head) == 1 else f"{name}_{head}" for head in stage.heads}
             for head, spec in stage.heads.items():
-                if head in heads:
-                    raise ValueError(f"two stages have a head called {head!r}")
-                heads[head] = replace(spec, input_size=spec.input_size + encoded)
-                self._stage_of_head[head] = name
-            schedule += stage.schedule
+                if full[head] in heads:
+                    raise InputError(
+                        f"stages: {name!r} is not allowed; its head {full[head]!r} is one of another stage"
+                    )
+                heads[full[head]] = replace(spec, input_size=spec.input_size + encoded)
+                self._owner[full[head]] = (name, head)
+            schedule += [full[head] for head in stage.schedule]
             encoded += stage.encoding_size
         self.heads = heads
         self.schedule = tuple(schedule)
         self.state_size = offset
-        self._names = list(stages)
+        self.is_tree = all(stage.is_tree for stage in chain.values())
+        self.is_enumerable = all(isinstance(head, CategoricalHead) for head in heads.values())
+        self._names = list(chain)
         # Position in `heads` of each stage's first head.
-        sizes = [len(stage.heads) for stage in stages.values()]
+        sizes = [len(stage.heads) for stage in chain.values()]
         self._first_head = dict(zip(self._names, [sum(sizes[:i]) for i in range(len(sizes))], strict=True))
 
     def stage(self, name: str) -> Stage:
@@ -62,12 +82,13 @@ class Stack(Environment):
         """The columns (n, stage.state_size) of one stage."""
         return states[:, self._slices[name]]
 
-    @abstractmethod
     def condition(self, name: str, states: Tensor) -> Tensor:
         """(n, condition_size) condition of a stage, from states in which all stages before it are done.
 
-        Rows in which they are not are computed too and thrown away, so this must not fail on them.
+        Rows in which they are not are computed too and thrown away, so this must not fail on them. As it is, every
+        stage starts under its own default condition.
         """
+        return self.stage(name).default_condition().expand(len(states), -1)
 
     def initial_states(self, n: int) -> Tensor:
         states = torch.zeros(n, self.state_size, dtype=torch.float64, device=self.device)
@@ -90,20 +111,22 @@ class Stack(Environment):
         return head
 
     def encode(self, head: str, states: Tensor) -> Tensor:
-        current = self._stage_of_head[head]
+        name, own = self._owner[head]
+        return self._behind_earlier(name, states, self.stage(name).encode(own, self.part(name, states)))
+
+    def _behind_earlier(self, current: str, states: Tensor, own: Tensor) -> Tensor:
+        """What the stages before one have built, followed by its own encoding."""
         before = self._names[: self._names.index(current)]
-        parts = [self.stage(name).encode_terminal(self.part(name, states)) for name in before]
-        parts.append(self.stage(current).encode(head, self.part(current, states)))
-        return torch.cat(parts, 1)
+        return torch.cat([*(self.stage(name).encode_terminal(self.part(name, states)) for name in before), own], 1)
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        name = self._stage_of_head[head]
-        return self.stage(name).support(head, self.part(name, states))
+        name, own = self._owner[head]
+        return self.stage(name).support(own, self.part(name, states))
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
-        name = self._stage_of_head[head]
+        name, own = self._owner[head]
         states = states.clone()
-        states[:, self._slices[name]] = self.stage(name).step(head, self.part(name, states), actions)
+        states[:, self._slices[name]] = self.stage(name).step(own, self.part(name, states), actions)
         position = self._names.index(name) + 1
         if position < len(self._names):
             following = self._names[position]
@@ -112,14 +135,47 @@ class Stack(Environment):
             states[:, self._slices[following]] = torch.where(done, started, 0.0)
         return states
 
+    def has_one_parent(self, head: str) -> bool:
+        name, own = self._owner[head]
+        return self.stage(name).has_one_parent(own)
+
     def parent_actions(self, head: str, states: Tensor) -> Tensor:
-        name = self._stage_of_head[head]
-        return self.stage(name).parent_actions(head, self.part(name, states))
+        name, own = self._owner[head]
+        return self.stage(name).parent_actions(own, self.part(name, states))
+
+    def backward_distribution(self, head: str, states: Tensor) -> Distribution:
+        name, own = self._owner[head]
+        return self.stage(name).backward_distribution(own, self.part(name, states))
 
     def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
-        name = self._stage_of_head[head]
+        name, own = self._owner[head]
         states = states.clone()
-        states[:, self._slices[name]] = self.stage(name).step_back(head, self.part(name, states), actions)
+        states[:, self._slices[name]] = self.stage(name).step_back(own, self.part(name, states), actions)
         for later in self._names[self._names.index(name) + 1 :]:
             states[:, self._slices[later]] = 0.0
         return states
+
+    @property
+    def can_learn_backward(self) -> bool:
+        return all(self.stage(name).is_tree or self.stage(name).can_learn_backward for name in self._names)
+
+    def encode_backward(self, head: str, states: Tensor) -> Tensor:
+        name, own = self._owner[head]
+        return self._behind_earlier(name, states, self.stage(name).encode_backward(own, self.part(name, states)))
+
+    def decode(self, states: Tensor) -> Any:
+        """What each stage built, by the stage's name."""
+        return {name: self.stage(name).decode(self.part(name, states)) for name in self._names}
+
+    def to_frame(self, states: Tensor) -> pd.DataFrame:
+        """The stages' tables side by side; columns of one name have the stage's before it, as in ``first_items``."""
+        import pandas as pd
+
+        frames = {name: self.stage(name).to_frame(self.part(name, states)) for name in self._names}
+        known = [column for frame in frames.values() for column in frame.columns]
+        for name, frame in frames.items():
+            frame.columns = [c if known.count(c) == 1 else f"{name}_{c}" for c in frame.columns]
+        return pd.concat(frames.values(), axis=1)
+
+    def enumerate(self) -> Tensor:
+        return terminal_states(self) if self.is_enumerable else super().enumerate()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crystalgfn.envs.base import CategoricalHead, Environment
+from crystalgfn.envs.base import CategoricalHead, Environment, Head
 from crystalgfn.random import generator
 from crystalgfn.rollout import log_forward, sample_backward, sample_forward
 from crystalgfn.testing.generators import assert_untouched, global_generators
@@ -110,13 +110,18 @@ class EnvironmentContract:
             )
 
     def test_action_is_parent_action(self, env: Environment, n: int) -> None:
-        """The action that led to a state is among its parent actions; in a tree it is the only one."""
+        """The action that led to a state is among its parent actions; where there is one parent, the only one."""
         for t in _walks(env, n):
             parents = env.parent_actions(t.head, t.after)
-            if env.is_tree:
+            if env.has_one_parent(t.head):
                 assert torch.equal(parents, t.actions), (
                     f"parent_actions({t.head!r}) of a child is not the action that led to it"
                 )
+            elif not isinstance(env.heads[t.head], CategoricalHead):
+                low, high = parents[:, :2].unbind(1)
+                inside = (t.actions[:, 0] >= low) & (t.actions[:, 0] <= high)
+                assert inside.all(), f"parent_actions({t.head!r}) of a child leaves out the action that led to it"
+                assert (low < high).all(), f"parent_actions({t.head!r}) is an empty interval"
             else:
                 assert parents.dtype == torch.bool, f"parent_actions({t.head!r}) is {parents.dtype}, not a bool mask"
                 assert parents.gather(1, t.actions.long()).all(), (
@@ -146,8 +151,12 @@ class EnvironmentContract:
         """P_B > 0 implies P_F > 0: every parent action leads back to a state where it is legal and comes here again."""
         for t in _walks(env, n):
             parents = env.parent_actions(t.head, t.after)
-            if env.is_tree:
+            if env.has_one_parent(t.head):
                 self._check_parents(env, t.head, t.after, parents)
+                continue
+            if not isinstance(env.heads[t.head], CategoricalHead):
+                drawn = env.heads[t.head].uniform(parents).sample(generator("parents"))
+                self._check_parents(env, t.head, t.after, drawn)
                 continue
             rows, options = parents.nonzero(as_tuple=True)
             self._check_parents(env, t.head, t.after[rows], options.unsqueeze(1).to(torch.float64))
@@ -220,33 +229,23 @@ class EnvironmentContract:
                 continue
             forward = env.forward_distribution(t.head, t.before, t.logits)
             _check_probabilities(f"P_F of {t.head!r}", forward.log_prob, t.support)
-            if not env.is_tree:
+            if not env.has_one_parent(t.head):
                 backward = env.backward_distribution(t.head, t.after)
                 _check_probabilities(f"P_B of {t.head!r}", backward.log_prob, env.parent_actions(t.head, t.after))
 
     def test_continuous_densities(self, env: Environment, n: int) -> None:
-        """Densities integrate to 1 over their support, in units of the head's reference range; 0 outside."""
+        """Densities integrate to 1 over their support, in units of the head's reference range; 0 outside.
+
+        Those of a learned P_B do over the interval of parent actions.
+        """
         for t in _walks(env, n):
-            head = env.heads[t.head]
-            if isinstance(head, CategoricalHead):
+            if isinstance(env.heads[t.head], CategoricalHead):
                 continue
             # A few rows do: each is evaluated at thousands of points.
-            support, logits = t.support[:6], t.logits[:6]
-            low, high = support[:, :2].unbind(1)
-            reference = head.reference  # type: ignore[attr-defined]
-            grid = _grid(low, high)
-            points = head.distribution(logits.repeat(len(grid), 1), support.repeat(len(grid), 1))
-            density = points.log_prob(grid.reshape(-1, 1)).exp().reshape(grid.shape)
-            mass = torch.trapezoid(density, grid, dim=0) / (reference[1] - reference[0])
-            wrong = (mass - 1).abs() > 5e-3
-            assert not wrong.any(), (
-                f"the density of {t.head!r} integrates to {mass[wrong][:1].tolist()} over its support "
-                f"{support[wrong][:1].tolist()}, measured in units of {reference}; it must be 1"
-            )
-            distribution = head.distribution(logits, support)
-            for outside in (low - 0.01 * (high - low), high + 0.01 * (high - low)):
-                log_prob = distribution.log_prob(outside.unsqueeze(1))
-                assert (log_prob == float("-inf")).all(), f"{t.head!r} has a density outside of its support"
+            _check_densities(f"{t.head!r}", env.heads[t.head], t.logits[:6], t.support[:6])
+            if not env.has_one_parent(t.head):
+                parents = env.parent_actions(t.head, t.after[:6])
+                _check_densities(f"P_B of {t.head!r}", env.heads[t.head], t.logits[:6], parents)
 
     # Batches
 
@@ -379,6 +378,24 @@ def _check_probabilities(what: str, log_prob: Callable[[Tensor], Tensor], legal:
     total = probabilities.sum(1)
     assert (total - 1).abs().max() < 1e-5, f"{what} sums to {total[(total - 1).abs().argmax()].item()}, not to 1"
     assert (probabilities[~legal] == 0).all(), f"{what} gives an illegal option a probability"
+
+
+def _check_densities(what: str, head: Head, logits: Tensor, support: Tensor) -> None:
+    low, high = support[:, :2].unbind(1)
+    reference = head.reference  # type: ignore[attr-defined]
+    grid = _grid(low, high)
+    points = head.distribution(logits.repeat(len(grid), 1), support.repeat(len(grid), 1))
+    density = points.log_prob(grid.reshape(-1, 1)).exp().reshape(grid.shape)
+    mass = torch.trapezoid(density, grid, dim=0) / (reference[1] - reference[0])
+    wrong = (mass - 1).abs() > 5e-3
+    assert not wrong.any(), (
+        f"the density of {what} integrates to {mass[wrong][:1].tolist()} over its support "
+        f"{support[wrong][:1].tolist()}, measured in units of {reference}; it must be 1"
+    )
+    distribution = head.distribution(logits, support)
+    for outside in (low - 0.01 * (high - low), high + 0.01 * (high - low)):
+        log_prob = distribution.log_prob(outside.unsqueeze(1))
+        assert (log_prob == float("-inf")).all(), f"{what} has a density outside of its support"
 
 
 def _grid(low: Tensor, high: Tensor, points: int = 3000) -> Tensor:
