@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from helpers import make_crystal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,13 +75,15 @@ def check(rules: CompositionRules, tables: LookAhead) -> None:
         element, k, atoms, node, charge = todo.pop()
         if k == largest:
             continue
-        level = min(atoms, tables.n_levels - 1)
-        assert holds(tables.element_sets[k, level, node, -1], charge) == may_stop(k, atoms, node, charge)
+        level, place = min(atoms, tables.n_levels - 1), int(tables.nodes[node])
+        assert holds(tables.element_sets[k, level, place, -1], charge) == may_stop(k, atoms, node, charge)
+        where = (torch.tensor([i]) for i in (k, level, place))
+        of_counts = tables.count_sets(torch.arange(n_elements), *(i.expand(n_elements) for i in where))
         for e in range(element, n_elements):
             legal = [can_take(e, n, k, atoms, node, charge) for n in range(1, rules.max_count + 1)]
-            assert holds(tables.element_sets[k, level, node, e], charge) == any(legal)
+            assert holds(tables.element_sets[k, level, place, e], charge) == any(legal)
             for n, is_legal in enumerate(legal, start=1):
-                assert holds(tables.count_sets[e, k, level, node, n - 1], charge) == is_legal
+                assert holds(of_counts[e, n - 1], charge) == is_legal
                 if is_legal:
                     target = rules.transitions[node][n]
                     after = {(e + 1, k + 1, atoms + n, target, charge + c) for c in rules.charges[e][n - 1]}
@@ -107,3 +110,18 @@ def test_equal_sets_are_stored_once() -> None:
     sets = build_look_ahead(rules).sets
     assert len(sets.unique(dim=0)) == len(sets)
     assert (sets[0] == 0).all()
+
+
+def test_nodes_that_no_count_tells_apart_are_one() -> None:
+    # 1 and 2 allow the same; 3 allows it too, but with other bounds on the number of atoms.
+    transitions = [[0, 1, 2], [1, 1, NOWHERE], [2, 2, NOWHERE], [3, 3, NOWHERE]]
+    rules = CompositionRules([[[1], [2]], [[-1], [-2]]], (1, 2), 2, [(1, 4)] * 3 + [(1, 3)], transitions, 4)
+    assert build_look_ahead(rules).nodes.tolist() == [0, 1, 1, 2]
+    check(rules, build_look_ahead(rules))
+
+
+def test_tables_of_all_groups_and_elements_are_small() -> None:
+    env = make_crystal(max_atoms=40)
+    tables = env.composition.get_submodule("_tables")
+    assert isinstance(tables, LookAhead) and tables.n_levels == 41
+    assert sum(table.nbytes for table in tables.buffers()) < 60e6

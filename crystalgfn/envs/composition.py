@@ -23,8 +23,8 @@ from crystalgfn.envs.look_ahead import CompositionRules, atom_levels, build_look
 from crystalgfn.envs.stage import Stage
 from crystalgfn.errors import InputError
 
-MAX_TABLE_ENTRIES = 150_000_000
-"""Largest look-ahead table that is built; it takes four bytes an entry."""
+MAX_LOOK_UPS = 600_000_000
+"""Largest number of (element, elements so far, atoms, node, count) that look-ahead is worked out for: half a minute."""
 
 
 class Composition(Stage):
@@ -51,7 +51,7 @@ class Composition(Stage):
             sees, and how many options its decisions have.
 
     Raises:
-        InputError: if the look-ahead tables would be too large.
+        InputError: if the look-ahead tables would take too long.
     """
 
     condition_size = 1
@@ -97,7 +97,8 @@ class Composition(Stage):
         nodes = [row + [NOWHERE] * (count[1] - max_count) for row in nodes]
 
         size, words = len(elements), tables.sets.shape[1]
-        self._n, self._n_counts, self._n_levels, self._max_charge = size, count[1], tables.n_levels, max_charge
+        self._n, self._n_counts, self._max_charge = size, count[1], max_charge
+        self._tables = tables
         self._max_count, self._n_memories = max_count, rules.n_memories
         self._next, self._pending, self._done, self._k, self._atoms, self._node, self._root = range(size, size + 7)
         self._words = slice(size + 7, size + 7 + words)
@@ -123,10 +124,6 @@ class Composition(Stage):
         last_options = [min((r for r in limits.required if r >= e), default=size) for e in range(size + 1)]
         remembered = torch.tensor(memory or [[[0] * (max_count + 1)] * size])
         numbers = atomic_numbers()
-        self._sets: Tensor
-        self._element_sets: Tensor
-        self._count_sets: Tensor
-        self._start: Tensor
         self._offsets: Tensor
         self._is_offset: Tensor
         self._transitions: Tensor
@@ -135,10 +132,6 @@ class Composition(Stage):
         self._last_options: Tensor
         self._memory: Tensor
         for name, table in {
-            "_sets": tables.sets,
-            "_element_sets": tables.element_sets,
-            "_count_sets": tables.count_sets,
-            "_start": tables.start,
             "_offsets": offsets,
             "_is_offset": is_offset,
             "_transitions": torch.tensor(nodes),
@@ -164,7 +157,7 @@ class Composition(Stage):
         root = self._group_roots[condition[:, 0].long()].to(torch.float64)
         states[:, self._node] = root + 1
         states[:, self._root] = root
-        states[:, self._words] = self._start.to(torch.float64)
+        states[:, self._words] = self._tables.start.to(torch.float64)
         return states
 
     def next_head(self, states: Tensor) -> Tensor:
@@ -196,19 +189,21 @@ class Composition(Stage):
     def _where(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of each state in the look-ahead tables: elements so far, level of atoms, node."""
         columns = states[:, [self._k, self._atoms, self._node]].long()
-        return columns[:, 0], columns[:, 1].clamp_max(self._n_levels - 1), columns[:, 2] - 1
+        level = columns[:, 1].clamp_max(self._tables.n_levels - 1)
+        return columns[:, 0], level, self._tables.nodes[columns[:, 2] - 1]
 
     def support(self, head: str, states: Tensor) -> Tensor:
         charges = states[:, self._words].long().unsqueeze(1)
         following = states[:, self._next].long()
         if head == "element":
-            rows = self._element_sets[self._where(states)]
-            legal = bitset.intersects(self._sets[rows.long()], charges)
+            rows = self._tables.element_sets[self._where(states)]
+            legal = bitset.intersects(self._tables.sets[rows.long()], charges)
             options = torch.arange(self._n + 1, device=states.device)
             after = options >= following.unsqueeze(1)
             return legal & after & (options <= self._last_options[following].unsqueeze(1))
-        rows = self._count_sets[(following - 1, *self._where(states))]
-        return F.pad(bitset.intersects(self._sets[rows.long()], charges), (0, self._n_counts - self._max_count))
+        rows = self._tables.count_sets(following - 1, *self._where(states))
+        legal = bitset.intersects(self._tables.sets[rows.long()], charges)
+        return F.pad(legal, (0, self._n_counts - self._max_count))
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
         action = actions[:, 0].long()
@@ -274,7 +269,7 @@ class Composition(Stage):
         counts = states[:, : self._n].long()
         elements = torch.argsort((counts == 0).to(torch.int8), dim=1, stable=True)[:, : self._largest]
         node = states[:, self._root].long()
-        charges = self._start.expand(len(states), -1)
+        charges = self._tables.start.expand(len(states), -1)
         for i in range(min(self._largest, self._n)):
             count = counts.gather(1, elements[:, i : i + 1]).squeeze(1)
             next_node, next_charges = self._read(elements[:, i], (count - 1).clamp_min(0), node, charges)
@@ -321,7 +316,7 @@ class Composition(Stage):
 
     def is_neutral(self, states: Tensor) -> Tensor:
         """(n,) bool, whether the atoms can have charges that sum to zero."""
-        return bitset.intersects(states[:, self._words].long(), self._start)
+        return bitset.intersects(states[:, self._words].long(), self._tables.start)
 
     def assignment(self, counts: Mapping[str, int]) -> list[tuple[str, int, int]] | None:
         """One neutral assignment of oxidation states.
@@ -371,11 +366,11 @@ def _check_size(rules: CompositionRules) -> None:
     if rules.memory is None:
         return
     n_nodes = len(rules.transitions) * rules.n_memories
-    entries = len(rules.charges) * rules.elements[1] * atom_levels(rules) * n_nodes * rules.max_count
-    if entries > MAX_TABLE_ENTRIES:
+    look_ups = len(rules.charges) * rules.elements[1] * atom_levels(rules) * n_nodes * rules.max_count
+    if look_ups > MAX_LOOK_UPS:
         raise InputError(
-            f"the constraints on compositions need look-ahead tables of {entries:,} entries, more than "
-            f"{MAX_TABLE_ENTRIES:,}: {rules.n_memories} states for forbidden pairs and ratios of elements, "
+            f"the constraints on compositions need look-ahead for {look_ups:,} cases, more than "
+            f"{MAX_LOOK_UPS:,}: {rules.n_memories} states for forbidden pairs and ratios of elements, "
             f"{atom_levels(rules)} levels of the number of atoms and {len(rules.transitions)} of Wyckoff positions; "
             "forbid fewer pairs, or allow fewer elements, atoms or space groups"
         )
