@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from helpers import reachable_compositions
 from torch import Tensor
 
 from crystalgfn.crystallography import element_symbols
 from crystalgfn.crystals import Crystals
-from crystalgfn.envs import Crystal, Environment, LatticeParameters, SpaceGroup
+from crystalgfn.envs import Box, Crystal, Environment, LatticeParameters, SpaceGroup
 from crystalgfn.policies import Policy
 from crystalgfn.random import generator
 
@@ -139,3 +140,54 @@ class CrystalSpace:
             total += distribution.log_prob(values)
             states = env.step(head, states, values)
         return total
+
+
+@torch.no_grad()
+def box_density(env: Box, policy: Policy, points: int = 64, nodes: int = 24) -> tuple[Tensor, Tensor]:
+    """Density of the points that a policy samples in a box, by quadrature over all trajectories.
+
+    One increment after the other: p(y) = integral of p(y - delta) P_F(delta | y - delta), along one axis, by
+    Gauss-Legendre over the increments that can have led to y, with p interpolated between the points of a grid.
+
+    Returns:
+        (points^d, d) midpoints of the cells of a grid, and (points^d,) the density there.
+    """
+    d = env.dimensions
+    middle = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    axes = [low + (high - low) * middle for low, high in env._ends.T[1:]]
+    # The first step: each coordinate is its own increment.
+    grid = torch.cartesian_prod(*[axes[0]] * d).reshape(-1, d)
+    states, density = env.initial_states(len(grid)), torch.ones(len(grid), dtype=torch.float64)
+    for i in range(d):
+        head, actions = f"first_x{i}", grid[:, i : i + 1]
+        logits = policy(head, env.encode(head, states))
+        density *= env.forward_distribution(head, states, logits).log_prob(actions).exp()
+        states = env.step(head, states, actions)
+    density = density.reshape([points] * d)
+    places, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(nodes))
+    for step in range(1, env.steps):
+        for i in range(d):
+            head, turn = f"x{i}", step * d + i
+            old, new = axes[step - 1], axes[step]
+            # Axes before this one have been moved already.
+            own = [new if j <= i else old for j in range(d)]
+            grid = torch.cartesian_prod(*own).reshape(-1, d)
+            after = torch.cat([grid, torch.full((len(grid), 1), turn + 1.0)], 1)
+            low, high = env.parent_actions(head, after).unsqueeze(2).unbind(1)
+            actions = (low + high) / 2 + (high - low) / 2 * places
+            before = after.repeat_interleave(nodes, 0)
+            before[:, i] -= actions.flatten()
+            before[:, -1] -= 1
+            logits = policy(head, env.encode(head, before))
+            pf = env.forward_distribution(head, before, logits).log_prob(actions.reshape(-1, 1)).exp()
+            at = ((before[:, i] - old[0]) / (old[1] - old[0])).clamp(0, points - 1)
+            left = at.long().clamp_max(points - 2)
+            table = density.movedim(i, -1).reshape(-1, points)
+            row = torch.arange(points**d).reshape([points] * d).movedim(i, -1)
+            line = torch.empty(points**d, dtype=torch.int64)
+            line[row.reshape(-1, points)] = torch.arange(points ** (d - 1)).unsqueeze(1).expand(-1, points)
+            line = line.repeat_interleave(nodes)
+            share = at - left
+            earlier = table[line, left] * (1 - share) + table[line, left + 1] * share
+            density = ((earlier * pf).reshape(-1, nodes) * weights * (high - low) / 2).sum(1).reshape([points] * d)
+    return torch.cartesian_prod(*[axes[-1]] * d).reshape(-1, d), density.flatten()

@@ -12,7 +12,17 @@ from helpers import PAPER_ELEMENTS, PAPER_GROUPS, make_crystal
 from torch import Tensor
 
 from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, oxidation_states
-from crystalgfn.envs import Composition, Environment, HyperGrid, LatticeParameters, Sequence, Set, SpaceGroup, Stack
+from crystalgfn.envs import (
+    Box,
+    Composition,
+    Environment,
+    HyperGrid,
+    LatticeParameters,
+    Sequence,
+    Set,
+    SpaceGroup,
+    Stack,
+)
 from crystalgfn.envs.lattice_parameters import ANGLES, LENGTHS
 from crystalgfn.registry import ENVIRONMENTS
 from crystalgfn.testing import EnvironmentContract
@@ -37,12 +47,16 @@ REGISTERED: dict[str, Callable[[], Environment]] = {
     "HyperGrid": HyperGrid,
     "HyperGrid, 1 x 2": lambda: HyperGrid(1, 2),
     "HyperGrid, 3 x 4": lambda: HyperGrid(3, 4),
+    "Box": Box,
+    "Box, one step": lambda: Box(1, 1, 1.001, 2),
+    "Box, many steps": lambda: Box(3, 4, 0.3, 3),
     "Set": lambda: Set(6, 3),
     "Set, all": lambda: Set(3, 3),
     "Sequence": lambda: Sequence("01", 6),
     "Sequence, both ends": lambda: Sequence("abc", 4, "both"),
     "Sequence, one letter": lambda: Sequence("ab", 1, "both"),
     "Stack": lambda: Stack({"grid": HyperGrid(2, 3), "crystal": make_crystal(elements=["Na", "Cl"])}),
+    "Stack, continuous": lambda: Stack({"items": Set(3, 2), "box": Box(1, 3, 0.6), "word": Sequence("ab", 2, "both")}),
     "Stack, discrete": lambda: Stack({"one": HyperGrid(2, 3), "two": HyperGrid(1, 3), "word": Sequence("ab", 3)}),
     "Stack, with conditions": _Doped,
     "Crystal": make_crystal,

@@ -1,6 +1,7 @@
 """Environments: how objects are built, one decision at a time."""
 
 from crystalgfn.envs.base import BetaMixtureHead, CategoricalHead, Environment, Head
+from crystalgfn.envs.box import Box
 from crystalgfn.envs.composition import Composition
 from crystalgfn.envs.crystal import Crystal
 from crystalgfn.envs.hypergrid import HyperGrid
@@ -13,6 +14,7 @@ from crystalgfn.envs.stage import PlainStage, Stage
 
 __all__ = [
     "BetaMixtureHead",
+    "Box",
     "CategoricalHead",
     "Composition",
     "Crystal",

@@ -29,6 +29,9 @@ class Stack(Environment):
     of zeros. A stage's policy input is what the earlier stages built, followed by its own encoding. Heads keep the
     names they have in their stage; where two stages share a name, the stage's goes before it, as in ``first_item``.
 
+    Attributes:
+        stages: names of the stages, in order.
+
     Args:
         stages: the stages by name, in order. An environment that is no `Stage` becomes a `PlainStage`.
 
@@ -41,7 +44,10 @@ class Stack(Environment):
         if not stages:
             raise InputError("stages: {} is not allowed; a stack has at least one stage")
         chain = {name: stage if isinstance(stage, Stage) else PlainStage(stage) for name, stage in stages.items()}
-        self.stages = torch.nn.ModuleDict(chain)
+        # No ModuleDict: it has no room for names such as "items".
+        self._stages = torch.nn.ModuleList(chain.values())
+        self.stages = tuple(chain)
+        self._places = {name: place for place, name in enumerate(chain)}
         self._slices: dict[str, slice] = {}
         # For each head its stage, and what it is called there.
         self._owner: dict[str, tuple[str, str]] = {}
@@ -67,14 +73,13 @@ class Stack(Environment):
         self.state_size = offset
         self.is_tree = all(stage.is_tree for stage in chain.values())
         self.is_enumerable = all(isinstance(head, CategoricalHead) for head in heads.values())
-        self._names = list(chain)
         # Position in `heads` of each stage's first head.
         sizes = [len(stage.heads) for stage in chain.values()]
-        self._first_head = dict(zip(self._names, [sum(sizes[:i]) for i in range(len(sizes))], strict=True))
+        self._first_head = dict(zip(chain, [sum(sizes[:i]) for i in range(len(sizes))], strict=True))
 
     def stage(self, name: str) -> Stage:
         """The stage of this name."""
-        stage = self.stages[name]
+        stage = self._stages[self._places[name]]
         assert isinstance(stage, Stage)
         return stage
 
@@ -92,20 +97,20 @@ class Stack(Environment):
 
     def initial_states(self, n: int) -> Tensor:
         states = torch.zeros(n, self.state_size, dtype=torch.float64, device=self.device)
-        first = self._names[0]
+        first = self.stages[0]
         states[:, self._slices[first]] = self.stage(first).start(self.condition(first, states))
         return states
 
     def next_head(self, states: Tensor) -> Tensor:
         head = torch.full((len(states),), -1, device=states.device)
-        for name in reversed(self._names):
+        for name in reversed(self.stages):
             own = self.stage(name).next_head(self.part(name, states))
             head = torch.where(own >= 0, own + self._first_head[name], head)
         return head
 
     def previous_head(self, states: Tensor) -> Tensor:
         head = torch.full((len(states),), -1, device=states.device)
-        for name in self._names:
+        for name in self.stages:
             own = self.stage(name).previous_head(self.part(name, states))
             head = torch.where(own >= 0, own + self._first_head[name], head)
         return head
@@ -116,7 +121,7 @@ class Stack(Environment):
 
     def _behind_earlier(self, current: str, states: Tensor, own: Tensor) -> Tensor:
         """What the stages before one have built, followed by its own encoding."""
-        before = self._names[: self._names.index(current)]
+        before = self.stages[: self._places[current]]
         return torch.cat([*(self.stage(name).encode_terminal(self.part(name, states)) for name in before), own], 1)
 
     def support(self, head: str, states: Tensor) -> Tensor:
@@ -127,9 +132,9 @@ class Stack(Environment):
         name, own = self._owner[head]
         states = states.clone()
         states[:, self._slices[name]] = self.stage(name).step(own, self.part(name, states), actions)
-        position = self._names.index(name) + 1
-        if position < len(self._names):
-            following = self._names[position]
+        position = self._places[name] + 1
+        if position < len(self.stages):
+            following = self.stages[position]
             done = self.stage(name).is_terminal(self.part(name, states)).unsqueeze(1)
             started = self.stage(following).start(self.condition(following, states))
             states[:, self._slices[following]] = torch.where(done, started, 0.0)
@@ -151,13 +156,13 @@ class Stack(Environment):
         name, own = self._owner[head]
         states = states.clone()
         states[:, self._slices[name]] = self.stage(name).step_back(own, self.part(name, states), actions)
-        for later in self._names[self._names.index(name) + 1 :]:
+        for later in self.stages[self._places[name] + 1 :]:
             states[:, self._slices[later]] = 0.0
         return states
 
     @property
     def can_learn_backward(self) -> bool:
-        return all(self.stage(name).is_tree or self.stage(name).can_learn_backward for name in self._names)
+        return all(self.stage(name).is_tree or self.stage(name).can_learn_backward for name in self.stages)
 
     def encode_backward(self, head: str, states: Tensor) -> Tensor:
         name, own = self._owner[head]
@@ -165,13 +170,13 @@ class Stack(Environment):
 
     def decode(self, states: Tensor) -> Any:
         """What each stage built, by the stage's name."""
-        return {name: self.stage(name).decode(self.part(name, states)) for name in self._names}
+        return {name: self.stage(name).decode(self.part(name, states)) for name in self.stages}
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
         """The stages' tables side by side; columns of one name have the stage's before it, as in ``first_items``."""
         import pandas as pd
 
-        frames = {name: self.stage(name).to_frame(self.part(name, states)) for name in self._names}
+        frames = {name: self.stage(name).to_frame(self.part(name, states)) for name in self.stages}
         known = [column for frame in frames.values() for column in frame.columns]
         for name, frame in frames.items():
             frame.columns = [c if known.count(c) == 1 else f"{name}_{c}" for c in frame.columns]

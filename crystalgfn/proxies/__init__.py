@@ -7,18 +7,22 @@ from crystalgfn.proxies.density import Density
 from crystalgfn.proxies.energy_above_hull import EnergyAboveHull
 from crystalgfn.proxies.formation_energy import FormationEnergy
 from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.proxies.modes import BoxCorners, HammingDistance, SetOverlap
 from crystalgfn.proxies.property_model import PropertyModel
 from crystalgfn.proxies.proxy_set import ProxySet
 
 __all__ = [
     "BandGap",
+    "BoxCorners",
     "CHGNetEnergy",
     "Density",
     "EnergyAboveHull",
     "FormationEnergy",
+    "HammingDistance",
     "HyperGridModes",
     "Prediction",
     "PropertyModel",
     "Proxy",
     "ProxySet",
+    "SetOverlap",
 ]

@@ -1,0 +1,212 @@
+"""Points of a unit box, reached from a corner in a fixed number of steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from crystalgfn.distributions import Distribution
+from crystalgfn.envs.base import BetaMixtureHead, ObjectTable
+from crystalgfn.envs.stage import Stage
+from crystalgfn.errors import InputError
+from crystalgfn.registry import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_UNIT = 2.0**-40
+"""Coordinates and increments are multiples of it, so that their sums and differences are exact."""
+
+_SLIVER = 2.0**-20
+"""Positions keep this distance for each step from where nothing would be left to choose."""
+
+
+class _OnLattice(Distribution):
+    """A continuous distribution whose draws are multiples of `_UNIT`."""
+
+    def __init__(self, inner: Distribution) -> None:
+        self.inner = inner
+
+    def sample(self, generator: Generator) -> Tensor:
+        return (self.inner.sample(generator) / _UNIT).round() * _UNIT
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        return self.inner.log_prob(actions)
+
+    def uniform(self) -> Distribution:
+        return _OnLattice(self.inner.uniform())
+
+    def tempered(self, temperature: float) -> Distribution:
+        return _OnLattice(self.inner.tempered(temperature))
+
+
+@dataclass(frozen=True)
+class IncrementHead(BetaMixtureHead):
+    """How far one coordinate goes: a mixture of Betas on what is legal, drawn as a multiple of 2^-40."""
+
+    def distribution(self, logits: Tensor, support: Tensor) -> Distribution:  # type: ignore[override]
+        return _OnLattice(super().distribution(logits, support))
+
+
+@ENVIRONMENTS.register
+class Box(Stage):
+    """Points of the unit box, reached from the corner at the origin in a fixed number of steps.
+
+    A step raises the coordinates one after the other, each by 0 to ``max_step``. After two steps or more every point
+    has a continuum of trajectories, so P_B is a density: uniform over the increments that can have led to a state, or
+    learned. The first step from the origin has one way back.
+
+    Densities are relative to the uniform one on the box, so Z is the integral of R over it.
+
+    State: the coordinates, and the number of increments so far.
+
+    Args:
+        dimensions: number of coordinates.
+        steps: number of steps.
+        max_step: largest increment of a coordinate in a step; all steps together must reach beyond 1.
+        components: number of Betas in each mixture.
+
+    Raises:
+        InputError: if a setting is not usable.
+
+    Source: after Lahlou et al., "A theory of continuous generative flow networks", ICML 2023. There, steps have a
+    fixed length and a free direction, and the walk may stop anywhere; here they are bounded along each coordinate and
+    fixed in number, so that a coordinate is one decision.
+    """
+
+    is_tree = False
+    has_partial_objects = True
+
+    def __init__(self, dimensions: int = 2, steps: int = 2, max_step: float = 0.75, components: int = 5) -> None:
+        super().__init__()
+        for name, value in (("dimensions", dimensions), ("steps", steps), ("components", components)):
+            if value < 1:
+                raise InputError(f"{name}: {value} is not allowed; it must be at least 1")
+        if not 1 / steps < max_step - 2 * _SLIVER or max_step > 1 + 1e-3:
+            raise InputError(
+                f"max_step: {max_step} is not allowed; {steps} steps must reach beyond 1, and one not: it must be "
+                f"above {1 / steps:.4g} and at most {'1.001' if steps == 1 else '1'}"
+            )
+        self.dimensions, self.steps = dimensions, steps
+        self.max_step = round(max_step / _UNIT) * _UNIT
+        self.state_size, self.encoding_size = dimensions + 1, dimensions
+        # Heads of the first step lead to states with one parent.
+        self._first = tuple(f"first_x{i}" for i in range(dimensions))
+        later = tuple(f"x{i}" for i in range(dimensions)) if steps > 1 else ()
+        self.heads = {
+            name: IncrementHead(dimensions + steps, components, (0.0, 1.0)) for name in (*self._first, *later)
+        }
+        self.schedule = self._first + later * (steps - 1)
+        # Lowest and highest coordinate after each number of steps.
+        taken = range(steps + 1)
+        lows = [step * _SLIVER for step in taken]
+        highs = [min(step * (self.max_step - _SLIVER), 1 - (steps - step) * _SLIVER) for step in taken]
+        ends = (torch.tensor([lows, highs], dtype=torch.float64) / _UNIT).round() * _UNIT
+        self._ends: Tensor
+        self._turns: Tensor
+        self.register_buffer("_ends", ends, persistent=False)
+        names = list(self.heads)
+        turns = torch.tensor([names.index(head) for head in self.schedule])
+        self.register_buffer("_turns", turns, persistent=False)
+
+    def start(self, condition: Tensor) -> Tensor:
+        return torch.zeros(len(condition), self.state_size, dtype=torch.float64, device=condition.device)
+
+    def next_head(self, states: Tensor) -> Tensor:
+        return F.pad(self._turns, (0, 1), value=-1)[states[:, -1].long()]
+
+    def previous_head(self, states: Tensor) -> Tensor:
+        return F.pad(self._turns, (1, 0), value=-1)[states[:, -1].long()]
+
+    def encode(self, head: str, states: Tensor) -> Tensor:
+        """(n, dimensions + steps) float32 coordinates, and one-hot the step that is being made."""
+        return self._encode(states, states[:, -1])
+
+    def encode_backward(self, head: str, states: Tensor) -> Tensor:
+        return self._encode(states, states[:, -1] - 1)
+
+    def _encode(self, states: Tensor, turn: Tensor) -> Tensor:
+        step = F.one_hot((turn / self.dimensions).long(), self.steps)
+        return torch.cat([states[:, :-1], step], 1).float()
+
+    def encode_terminal(self, states: Tensor) -> Tensor:
+        """(n, dimensions) float32 coordinates."""
+        return states[:, :-1].float()
+
+    def _axis(self, head: str) -> int:
+        return int(head.rpartition("x")[2])
+
+    def support(self, head: str, states: Tensor) -> Tensor:
+        """(n, 2) least and largest increment."""
+        x = states[:, self._axis(head)]
+        low, high = self._ends[:, (states[:, -1] / self.dimensions).long() + 1]
+        return torch.stack([(low - x).clamp_min(0.0), (high - x).clamp_max(self.max_step)], 1)
+
+    def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return self._moved(head, states, actions, 1.0)
+
+    def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return self._moved(head, states, actions, -1.0)
+
+    def _moved(self, head: str, states: Tensor, actions: Tensor, sign: float) -> Tensor:
+        states = states.clone()
+        states[:, self._axis(head)] += sign * actions[:, 0]
+        states[:, -1] += sign
+        return states
+
+    def has_one_parent(self, head: str) -> bool:
+        return head in self._first
+
+    def parent_actions(self, head: str, states: Tensor) -> Tensor:
+        """(n, 1) the increment of a first step, else (n, 2) least and largest increment that can have led here."""
+        axis = self._axis(head)
+        x = states[:, axis]
+        if self.has_one_parent(head):
+            return x.unsqueeze(1)
+        low, high = self._ends[:, ((states[:, -1] - 1) / self.dimensions).long()]
+        return torch.stack([(x - high).clamp_min(0.0), (x - low).clamp_max(self.max_step)], 1)
+
+    def decode(self, states: Tensor) -> Tensor:
+        """(n, dimensions) float64 coordinates."""
+        return states[:, :-1]
+
+    def decode_partial(self, states: Tensor) -> Tensor:
+        """(n, dimensions) float64 coordinates of the points on the way."""
+        return self.decode(states)
+
+    def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        """Points within 2^-20 of a face for each step are moved inwards by that much."""
+        points = objects.to(self.device, torch.float64)
+        outside = ((points < -tolerance) | (points > 1 + tolerance)).any(1)
+        low, high = self._ends[:, -1]
+        inside = (points.clamp(low, high) / _UNIT).round() * _UNIT
+        states = torch.cat([inside, torch.full_like(inside[:, :1], len(self.schedule))], 1)
+        return states, ["point outside of the box" if bad else "" for bad in outside.tolist()]
+
+    def read_table(self, path: Path) -> ObjectTable:
+        import pandas as pd
+
+        from crystalgfn.tables import read_frame
+
+        frame = read_frame(path)
+        columns = [f"x{i}" for i in range(self.dimensions)]
+        missing = [column for column in columns if column not in frame.columns]
+        if missing:
+            raise InputError(f"{path}: missing column(s) {', '.join(missing)}")
+        numbers = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype="float64", na_value=math.nan)
+        points = torch.from_numpy(numbers)
+        finite = points.isfinite().all(1)
+        problems = dict.fromkeys((~finite).nonzero().squeeze(1).tolist(), "coordinate is no number")
+        return ObjectTable(frame, finite.nonzero().squeeze(1), points[finite], problems)
+
+    def to_frame(self, states: Tensor) -> pd.DataFrame:
+        """One row a point: its coordinates x0, x1, ..."""
+        import pandas as pd
+
+        return pd.DataFrame(self.decode(states).tolist(), columns=[f"x{i}" for i in range(self.dimensions)])
