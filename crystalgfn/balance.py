@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crystalgfn.envs.base import Environment
 from crystalgfn.policies.base import Policy
-from crystalgfn.rollout import Trajectories, backward_distribution, by_head, log_forward
+from crystalgfn.rollout import BackwardPolicy, Trajectories, backward_distribution, by_head, log_forward
 
 MakePolicy = Callable[[Mapping[str, tuple[int, int]]], Policy]
 """Makes a network from each head's input size and number of outputs."""
@@ -109,7 +109,7 @@ class Balance:
         log_reward: (n,) log R of the objects at their ends.
         log_z: () log Z.
         flow: log F of states, for losses that use states.
-        backward: the learned backward policy; None for the environment's own.
+        backward: a learned backward policy, or the uniform one; None for the environment's own.
         partial: log R of states on the way, for forward-looking losses.
     """
 
@@ -121,7 +121,7 @@ class Balance:
         log_reward: Tensor,
         log_z: Tensor,
         flow: StateFlow | None = None,
-        backward: Policy | None = None,
+        backward: BackwardPolicy | None = None,
         partial: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.env, self.policy, self.flow, self.backward, self.partial = env, policy, flow, backward, partial

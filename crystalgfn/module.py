@@ -24,7 +24,7 @@ from crystalgfn.proxies import Proxy, ProxySet
 from crystalgfn.random import generator
 from crystalgfn.replay import ReplayBuffer
 from crystalgfn.rewards import Reward
-from crystalgfn.rollout import Trajectories, sample_backward, sample_forward
+from crystalgfn.rollout import BackwardPolicy, Trajectories, UniformBackward, sample_backward, sample_forward
 from crystalgfn.schedules import cosine_fall
 
 
@@ -41,8 +41,8 @@ class GFlowNet(LightningModule):
         reward: turns what is predicted into log R.
         policy: makes the policy network from each decision's input size and number of logits.
         loss: what is minimised; None for trajectory balance.
-        backward_policy: ``fixed``, the environment's own (uniform over the parents of a state), or ``learned``, a
-            network of the policy's kind; only where states can have several parents.
+        backward_policy: ``uniform`` over the parents of a state; ``fixed``, the environment's own, which is uniform if
+            it has no other; or ``learned``, a network of the policy's kind, only where states can have several parents.
         batch_size: trajectories sampled with the policy in each training step.
         replay: terminal states seen before, to train on again; None for none.
         data_set: known objects to train on; None for none.
@@ -66,7 +66,7 @@ class GFlowNet(LightningModule):
         reward: Reward,
         policy: MakePolicy,
         loss: Loss | None = None,
-        backward_policy: Literal["fixed", "learned"] = "fixed",
+        backward_policy: Literal["uniform", "fixed", "learned"] = "fixed",
         batch_size: int = 256,
         replay: ReplayBuffer | None = None,
         data_set: DataSet | None = None,
@@ -105,7 +105,9 @@ class GFlowNet(LightningModule):
             sizes = {name: (head.input_size, head.n_logits) for name, head in env.heads.items()}
             self.policy = policy(sizes)
             self.flow = StateFlow(env, policy) if self.loss.uses_states else None
-            self.backward_policy = policy(sizes) if backward_policy == "learned" else None
+            self.backward_policy: BackwardPolicy | None = policy(sizes) if backward_policy == "learned" else None
+        if backward_policy == "uniform" and env.has_own_backward:
+            self.backward_policy = UniformBackward()
         self.log_z = torch.nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=self.loss.learns_log_z)
         self.replay, self.data_set = replay, data_set
         if replay is not None:
@@ -281,7 +283,7 @@ class GFlowNet(LightningModule):
     def _parameter_groups(self) -> Iterator[dict[str, Any]]:
         networks = {"policy": self.policy, "flow": self.flow, "backward_policy": self.backward_policy}
         for name, network in networks.items():
-            if network is not None:
+            if network is not None and not isinstance(network, UniformBackward):
                 yield {"params": list(network.parameters()), "lr": self.lr, "name": name}
         if self.loss.learns_log_z:
             yield {"params": [self.log_z], "lr": self.lr_log_z, "name": "log_z"}
@@ -377,8 +379,8 @@ def _check_fit(loss: Loss, backward_policy: str, env: Environment) -> None:
         raise InputError(
             f"loss: {name} needs rewards of unfinished objects, and those of {of_env} have none; use DetailedBalance"
         )
-    if backward_policy not in ("fixed", "learned"):
-        raise InputError(f"backward_policy: {backward_policy!r} is not allowed; allowed: fixed, learned")
+    if backward_policy not in ("uniform", "fixed", "learned"):
+        raise InputError(f"backward_policy: {backward_policy!r} is not allowed; allowed: uniform, fixed, learned")
     if backward_policy == "learned":
         if env.is_tree:
             raise InputError(

@@ -13,11 +13,18 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from crystalgfn.distributions import Determined, Distribution
 from crystalgfn.envs.base import Environment
 from crystalgfn.policies.base import Policy
+
+
+class UniformBackward(nn.Module):
+    """Stands for P_B uniform over parents, where an environment has another one of its own."""
+
+
+BackwardPolicy = Policy | UniformBackward
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def sample_forward(
     generator: Generator,
     epsilon: float = 0.0,
     temperature: float = 1.0,
-    backward: Policy | None = None,
+    backward: BackwardPolicy | None = None,
     keep_states: bool = False,
 ) -> tuple[Trajectories, Tensor]:
     """Sample n trajectories.
@@ -135,7 +142,7 @@ def sample_forward(
         epsilon: probability with which a decision is drawn uniformly from the legal actions instead of the policy.
         temperature: decisions of the policy are drawn with probabilities (densities of each component of a mixture)
             to the power of 1 / temperature.
-        backward: the learned backward policy; None for the environment's own.
+        backward: a learned backward policy, or the uniform one; None for the environment's own.
         keep_states: keep the states on the way in a tree too.
 
     Returns:
@@ -168,7 +175,7 @@ def sample_forward(
     return Trajectories(states, steps, log_pb, arrivals), log_pf
 
 
-def backward_distribution(env: Environment, backward: Policy | None, head: str, states: Tensor) -> Distribution:
+def backward_distribution(env: Environment, backward: BackwardPolicy | None, head: str, states: Tensor) -> Distribution:
     """P_B over the actions of one head that can have led to each state.
 
     Args:
@@ -179,6 +186,8 @@ def backward_distribution(env: Environment, backward: Policy | None, head: str, 
     """
     if backward is None:
         return env.backward_distribution(head, states)
+    if isinstance(backward, UniformBackward):
+        return env.uniform_backward(head, states)
     actions = env.parent_actions(head, states)
     if env.has_one_parent(head):
         return Determined(actions)
@@ -213,7 +222,7 @@ def sample_backward(
     env: Environment,
     states: Tensor,
     generator: Generator,
-    backward: Policy | None = None,
+    backward: BackwardPolicy | None = None,
     keep_states: bool = False,
 ) -> Trajectories:
     """Sample a trajectory that leads to each terminal state, with the backward policy.
@@ -222,7 +231,7 @@ def sample_backward(
         env: the environment.
         states: (n, state_size) terminal states.
         generator: the only source of randomness; not touched where every state has one parent.
-        backward: the learned backward policy; None for the environment's own.
+        backward: a learned backward policy, or the uniform one; None for the environment's own.
         keep_states: keep the states on the way in a tree too.
     """
     current = states.clone()

@@ -167,7 +167,7 @@ def test_what_crystals_cannot_do(settings: dict[str, Any], message: str) -> None
     ("settings", "message"),
     [
         ({"loss": FlowMatching(), "backward_policy": "learned"}, "FlowMatching has no use for one"),
-        ({"backward_policy": "free"}, "backward_policy: 'free' is not allowed; allowed: fixed, learned"),
+        ({"backward_policy": "free"}, "backward_policy: 'free' is not allowed; allowed: uniform, fixed, learned"),
         ({"loss": LogPartitionVariance(), "batch_size": 1}, "batch_size: 1 is not allowed; LogPartitionVariance"),
         ({"temperature": 0.0}, "temperature: 0.0 is not allowed"),
         ({"exploration_steps": -1}, "exploration_steps: -1 is not allowed"),

@@ -318,6 +318,11 @@ class Environment(nn.Module, ABC):
         return self.uniform_backward(head, states)
 
     @property
+    def has_own_backward(self) -> bool:
+        """Whether `backward_distribution` is another one than `uniform_backward`."""
+        return type(self).backward_distribution is not Environment.backward_distribution
+
+    @property
     def device(self) -> torch.device:
         """Device of the tables."""
         return next(self.buffers()).device

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crystalgfn.distributions import Distribution, MaskedCategorical
 from crystalgfn.envs.base import CategoricalHead, ObjectTable
 from crystalgfn.envs.stage import Stage
 from crystalgfn.errors import InputError
@@ -29,25 +30,30 @@ class HyperGrid(Stage):
     Args:
         dimensions: number of coordinates.
         height: number of values of each coordinate.
+        backward: the grid's own P_B: ``parents``, uniform over the parents of a cell, or ``paths``, uniform over the
+            trajectories to a cell: coordinates are lowered with probabilities proportional to them.
 
     Raises:
-        InputError: if the grid has no cell to go to.
+        InputError: if the grid has no cell to go to, or there is no such P_B.
 
     Source: Bengio et al., "Flow Network based Generative Models for Non-Iterative Diverse Candidate Generation",
-    NeurIPS 2021.
+    NeurIPS 2021; for ``paths``, the P_B of largest entropy, Mohammadpour et al., "Maximum entropy GFlowNets with soft
+    Q-learning", AISTATS 2024.
     """
 
     is_tree = False
     is_enumerable = True
     has_partial_objects = True
 
-    def __init__(self, dimensions: int = 2, height: int = 8) -> None:
+    def __init__(self, dimensions: int = 2, height: int = 8, backward: Literal["parents", "paths"] = "parents") -> None:
         super().__init__()
         if dimensions < 1:
             raise InputError(f"dimensions: {dimensions} is not allowed; it must be at least 1")
         if height < 2:
             raise InputError(f"height: {height} is not allowed; it must be at least 2")
-        self.dimensions, self.height = dimensions, height
+        if backward not in ("parents", "paths"):
+            raise InputError(f"backward: {backward!r} is not allowed; allowed: parents, paths")
+        self.dimensions, self.height, self.backward = dimensions, height, backward
         self.state_size = dimensions + 1
         self.encoding_size = dimensions * height
         self.heads = {"move": CategoricalHead(dimensions * height, dimensions + 1)}
@@ -82,6 +88,17 @@ class HyperGrid(Stage):
     def parent_actions(self, head: str, states: Tensor) -> Tensor:
         stopped = states[:, -1:] > 0
         return torch.cat([(states[:, :-1] > 0) & ~stopped, stopped], 1)
+
+    @property
+    def has_own_backward(self) -> bool:
+        return self.backward == "paths"
+
+    def backward_distribution(self, head: str, states: Tensor) -> Distribution:
+        if not self.has_own_backward:
+            return self.uniform_backward(head, states)
+        parents = self.parent_actions(head, states)
+        # Of (x_1 + ... + x_d)! / (x_1! ... x_d!) paths to a cell a share of x_i / (x_1 + ... + x_d) ends along axis i.
+        return MaskedCategorical(states.clamp_min(1.0).log(), parents)
 
     def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
         return states.scatter_add(1, actions.long(), -torch.ones_like(actions))

@@ -161,6 +161,10 @@ class Stack(Environment):
         return states
 
     @property
+    def has_own_backward(self) -> bool:
+        return any(self.stage(name).has_own_backward for name in self.stages)
+
+    @property
     def can_learn_backward(self) -> bool:
         return all(self.stage(name).is_tree or self.stage(name).can_learn_backward for name in self.stages)
 

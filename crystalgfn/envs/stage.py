@@ -104,6 +104,10 @@ class PlainStage(Stage):
         return self.env.backward_distribution(head, states[:, 1:])
 
     @property
+    def has_own_backward(self) -> bool:
+        return self.env.has_own_backward
+
+    @property
     def can_learn_backward(self) -> bool:
         return self.env.can_learn_backward
 
