@@ -32,11 +32,8 @@ def main(args: list[str]) -> int:
     parser.add_argument("--elements", nargs="+", help="elements of the hull; all of the table if left out")
     parser.add_argument("--max_elements", type=int, default=5, help="most elements of a composition (%(default)s)")
     parser.add_argument(
-        "--max_facets",
-        type=int,
-        help="a small file with so many facets, a lower bound; all facets, an exact hull, if left out",
+        "--seed", type=int, default=0, help="seed of the compositions to check the file on (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random compositions (%(default)s)")
     options = parser.parse_args(args)
 
     # Imported here: importing torch takes seconds.

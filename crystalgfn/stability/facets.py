@@ -110,7 +110,7 @@ def enumerate_facets(phases: Phases, max_elements: int) -> SystemFacets:
         for _, members in parts:
             on_hull[index[members]] = True
         keep &= on_hull | (kinds < m)
-    systems = _systems(k, size)
+    systems = systems_of(k, size)
     owner = np.concatenate([part[0] for part in parts])
     members = index[np.concatenate([part[1] for part in parts])]
     order = np.lexsort((*members.T[::-1], owner))
@@ -123,39 +123,8 @@ def enumerate_facets(phases: Phases, max_elements: int) -> SystemFacets:
     return SystemFacets(phases, systems, starts, members, potentials)
 
 
-def extend(phases: Phases, potentials: Floats, known: npt.NDArray[np.bool_], order: Integers) -> Floats:
-    """Potentials of the elements that a facet leaves open, as high as the phases allow, one element after another.
-
-    The result is below the energy of every phase whose elements are all among the k elements: a facet of the hull of
-    all elements. So it bounds every hull energy from below, and is tight on k phases.
-
-    Args:
-        phases: the phases.
-        potentials: (n, k) chemical potentials [eV/atom]; only the known ones are read.
-        known: (n, k) which elements have a potential.
-        order: (n, k) the order in which the other elements take theirs.
-
-    Returns:
-        (n, k) chemical potentials of all elements.
-    """
-    result, done = np.where(known, potentials, 0.0), known.copy()
-    present = (phases.fractions > 0).astype(np.float32)
-    for step in range(order.shape[1]):
-        rows = np.flatnonzero(~done[np.arange(len(done)), order[:, step]])
-        if len(rows) == 0:
-            continue
-        element = order[rows, step]
-        done[rows, element] = True
-        share = phases.fractions.T[element]
-        # Phases that hold this element and otherwise only those that have a potential.
-        bound = (share > 0) & ((~done[rows]).astype(np.float32) @ present.T == 0)
-        slack = phases.energies - result[rows] @ phases.fractions.T
-        result[rows, element] = np.where(bound, slack / np.where(bound, share, 1.0), np.inf).min(1)
-    return result
-
-
-def _systems(k: int, m: int) -> Integers:
-    """(s, m) all combinations of m of k elements; the row of a combination is its `_rank`."""
+def systems_of(k: int, m: int) -> Integers:
+    """(s, m) all combinations of m of k elements, in colexicographic order."""
     systems = np.array(list(combinations(range(k), m)), dtype=np.int64)
     return systems[np.argsort(_rank(systems))]
 
@@ -173,7 +142,7 @@ def _walk(fractions: Floats, energies: Floats, m: int) -> Iterator[tuple[Integer
     Yields:
         (f,) systems and (f, m) phases of their facets.
     """
-    systems = _systems(fractions.shape[1], m)
+    systems = systems_of(fractions.shape[1], m)
     present = (fractions > 0).astype(np.float32)
     for start in range(0, len(systems), 256):
         chunk = systems[start : start + 256]
