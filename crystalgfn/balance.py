@@ -6,18 +6,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from crystalgfn.envs.base import Environment
-from crystalgfn.policies.base import Policy
+from crystalgfn.policies.base import Policy, Shape
 from crystalgfn.rollout import BackwardPolicy, Trajectories, backward_distribution, by_head, log_forward
 
-MakePolicy = Callable[[Mapping[str, tuple[int, int]]], Policy]
-"""Makes a network from each head's input size and number of outputs."""
+MakePolicy = Callable[[Mapping[str, Shape]], Policy]
+"""Makes a network from the shape of each head's decision."""
+
+
+def policy_shapes(env: Environment) -> dict[str, Shape]:
+    """Shapes of the decisions of an environment, by head, for a policy."""
+    return {
+        name: Shape(head.input_size, head.n_logits, env.input_features(name), env.option_features(name))
+        for name, head in env.heads.items()
+    }
+
+
+def backward_shapes(env: Environment) -> dict[str, Shape]:
+    """Shapes for a learned backward policy, whose inputs are another encoding than the policy's."""
+    return {name: replace(shape, inputs=None) for name, shape in policy_shapes(env).items()}
 
 
 class StateFlow(nn.Module):
@@ -30,7 +43,8 @@ class StateFlow(nn.Module):
 
     def __init__(self, env: Environment, make: MakePolicy) -> None:
         super().__init__()
-        self.network = make({name: (head.input_size, 1) for name, head in env.heads.items()})
+        shapes = policy_shapes(env)
+        self.network = make({name: replace(shape, n_logits=1, options=None) for name, shape in shapes.items()})
         # Flows differ by orders of magnitude from head to head; networks start around zero.
         self.offsets: Tensor
         self.register_buffer("offsets", torch.zeros(len(env.heads), dtype=torch.float64))

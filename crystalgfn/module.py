@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
 from torchmetrics import MeanMetric, PearsonCorrCoef
 
-from crystalgfn.balance import Balance, MakePolicy, StateFlow
+from crystalgfn.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
 from crystalgfn.data import Ticket
 from crystalgfn.data_set import DataSet
 from crystalgfn.envs.base import CategoricalHead, Environment
@@ -39,7 +39,7 @@ class GFlowNet(LightningModule):
         env: what is built, and how.
         proxy: predicts a property of an object; a list of proxies predicts several.
         reward: turns what is predicted into log R.
-        policy: makes the policy network from each decision's input size and number of logits.
+        policy: makes the policy network from the shape of each decision.
         loss: what is minimised; None for trajectory balance.
         backward_policy: ``uniform`` over the parents of a state; ``fixed``, the environment's own, which is uniform if
             it has no other; or ``learned``, a network of the policy's kind, only where states can have several parents.
@@ -102,10 +102,11 @@ class GFlowNet(LightningModule):
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            sizes = {name: (head.input_size, head.n_logits) for name, head in env.heads.items()}
-            self.policy = policy(sizes)
+            self.policy = policy(policy_shapes(env))
             self.flow = StateFlow(env, policy) if self.loss.uses_states else None
-            self.backward_policy: BackwardPolicy | None = policy(sizes) if backward_policy == "learned" else None
+            self.backward_policy: BackwardPolicy | None = (
+                policy(backward_shapes(env)) if backward_policy == "learned" else None
+            )
         if backward_policy == "uniform" and env.has_own_backward:
             self.backward_policy = UniformBackward()
         self.log_z = torch.nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=self.loss.learns_log_z)

@@ -17,6 +17,7 @@ from exact import SAMPLES, CrystalSpace, sampling_floor, terminating_distributio
 from helpers import make_crystal
 from torch import Tensor
 
+from crystalgfn.balance import policy_shapes
 from crystalgfn.crystals import Crystals
 from crystalgfn.envs import Crystal, Environment, HyperGrid
 from crystalgfn.losses import trajectory_balance
@@ -37,7 +38,7 @@ def train(
     """The training loop in its simplest form; the policy and log Z."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        policy = MLP({name: (head.input_size, head.n_logits) for name, head in env.heads.items()}, (64, 64))
+        policy = MLP(policy_shapes(env), (64, 64))
     log_z = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
     optimizer = torch.optim.Adam([{"params": list(policy.parameters())}, {"params": [log_z], "lr": 0.1}], lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -263,6 +263,23 @@ class Environment(nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} has no encoding for a learned backward policy")
 
+    def input_features(self, head: str) -> Tensor | None:
+        """What the columns of `encode` stand for, where it can be said in numbers; policies may use it.
+
+        Returns:
+            (heads[head].input_size, k) float32, a row for each column, for some k: columns with similar rows mean
+            similar things, such as the presence of one halogen and that of another. None if there is nothing to say.
+        """
+        return None
+
+    def option_features(self, head: str) -> Tensor | None:
+        """What the options of a discrete decision stand for, as `input_features` does for inputs.
+
+        Returns:
+            (n_options, k) float32, or None.
+        """
+        return None
+
     def kinds(self, states: Tensor) -> Tensor:
         """(n, k) what makes terminal states alike, for variety in a replay buffer: equal rows are of one kind."""
         return states

@@ -16,6 +16,7 @@ from crystalgfn.crystallography import (
     charge_assignments,
     space_groups,
 )
+from crystalgfn.descriptors import count_features, element_property_table
 from crystalgfn.envs import bitset
 from crystalgfn.envs.base import CategoricalHead
 from crystalgfn.envs.composition_limits import CompositionLimits
@@ -185,6 +186,22 @@ class Composition(Stage):
             ],
             1,
         )
+
+    def _element_features(self) -> Tensor:
+        return element_property_table()[self._atomic_numbers.cpu() - 1]
+
+    def terminal_features(self) -> Tensor:
+        """(3 E + 1, k) properties of the elements, in columns of their own for presence, count and share."""
+        return torch.block_diag(*[self._element_features()] * 3, torch.zeros(1, 0))
+
+    def input_features(self, head: str) -> Tensor:
+        return torch.block_diag(self.terminal_features(), self._element_features())
+
+    def option_features(self, head: str) -> Tensor:
+        if head == "count":
+            return count_features(self._n_counts)
+        # Stopping is like no element.
+        return torch.block_diag(self._element_features(), torch.zeros(1, 0))
 
     def _where(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of each state in the look-ahead tables: elements so far, level of atoms, node."""

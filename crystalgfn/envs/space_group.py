@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, POINT_SYMMETRIES, space_groups
+from crystalgfn.descriptors import space_group_features
 from crystalgfn.envs.base import CategoricalHead
 from crystalgfn.envs.stage import Stage
 
@@ -76,6 +77,15 @@ class SpaceGroup(Stage):
             [len(self.numbers), len(self.numbers) + len(CRYSTAL_LATTICE_SYSTEMS), 0], device=states.device
         )
         return encoding.scatter_(1, states.long() - 1 + offsets, 1.0)
+
+    def terminal_features(self) -> Tensor:
+        """(encoding_size, k) features of the groups; their classes have columns of their own."""
+        return torch.block_diag(
+            self.option_features("space_group"), torch.zeros(self.encoding_size - len(self.numbers), 0)
+        )
+
+    def option_features(self, head: str) -> Tensor | None:
+        return space_group_features()[self.numbers.cpu() - 1] if head == "space_group" else None
 
     def support(self, head: str, states: Tensor) -> Tensor:
         if head == "crystal_lattice_system":

@@ -124,6 +124,20 @@ class Stack(Environment):
         before = self.stages[: self._places[current]]
         return torch.cat([*(self.stage(name).encode_terminal(self.part(name, states)) for name in before), own], 1)
 
+    def input_features(self, head: str) -> Tensor | None:
+        current, own = self._owner[head]
+        before = [self.stage(name) for name in self._names[: self._names.index(current)]]
+        parts = [(stage.encoding_size, stage.terminal_features()) for stage in before]
+        stage = self.stage(current)
+        parts.append((stage.heads[own].input_size, stage.input_features(own)))
+        if all(features is None for _, features in parts):
+            return None
+        return torch.block_diag(*(torch.zeros(n, 0) if part is None else part.cpu() for n, part in parts))
+
+    def option_features(self, head: str) -> Tensor | None:
+        name, own = self._owner[head]
+        return self.stage(name).option_features(own)
+
     def support(self, head: str, states: Tensor) -> Tensor:
         name, own = self._owner[head]
         return self.stage(name).support(own, self.part(name, states))

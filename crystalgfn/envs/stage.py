@@ -34,6 +34,10 @@ class Stage(Environment):
     def encode_terminal(self, states: Tensor) -> Tensor:
         """(n, encoding_size) float32, what later stages see of this stage's result."""
 
+    def terminal_features(self) -> Tensor | None:
+        """(encoding_size, k) float32, what the columns of `encode_terminal` stand for, or None (`input_features`)."""
+        return None
+
     def default_condition(self) -> Tensor:
         """(condition_size,) the condition of `initial_states`, where the stage stands alone."""
         return torch.zeros(self.condition_size, dtype=torch.float64, device=self.device)
@@ -84,6 +88,12 @@ class PlainStage(Stage):
 
     def encode(self, head: str, states: Tensor) -> Tensor:
         return self.env.encode(head, states[:, 1:])
+
+    def input_features(self, head: str) -> Tensor | None:
+        return self.env.input_features(head)
+
+    def option_features(self, head: str) -> Tensor | None:
+        return self.env.option_features(head)
 
     def support(self, head: str, states: Tensor) -> Tensor:
         return self.env.support(head, states[:, 1:])

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from crystalgfn.errors import InputError
-from crystalgfn.policies.base import Policy
+from crystalgfn.policies.base import Policy, Shape
 from crystalgfn.registry import POLICIES
 
 
@@ -17,24 +17,24 @@ class MLP(Policy):
     """A multilayer perceptron of its own for each decision; it starts out uniform over the options.
 
     Args:
-        sizes: for each decision its input size and number of logits.
+        sizes: the shape of each decision, by name.
         hidden: widths of the hidden layers.
 
     Raises:
         InputError: if a width is not positive.
     """
 
-    def __init__(self, sizes: Mapping[str, tuple[int, int]], hidden: Sequence[int] = (256, 256)) -> None:
+    def __init__(self, sizes: Mapping[str, Shape], hidden: Sequence[int] = (256, 256)) -> None:
         super().__init__()
         if any(width < 1 for width in hidden):
             raise InputError(f"hidden: {list(hidden)} is not allowed; every width must be at least 1")
         self.heads = nn.ModuleDict()
-        for name, (n_inputs, n_logits) in sizes.items():
-            widths = [n_inputs, *hidden]
+        for name, shape in sizes.items():
+            widths = [shape.n_inputs, *hidden]
             layers: list[nn.Module] = []
             for before, after in pairwise(widths):
                 layers += [nn.Linear(before, after), nn.LeakyReLU()]
-            last = nn.Linear(widths[-1], n_logits)
+            last = nn.Linear(widths[-1], shape.n_logits)
             # Equal logits: the first trajectories are spread over all options.
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)

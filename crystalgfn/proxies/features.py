@@ -10,7 +10,6 @@ written cannot matter.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,34 +18,10 @@ from torch import Tensor, nn
 
 from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS, electronegativity_order, space_groups
 from crystalgfn.crystals import Crystals
+from crystalgfn.descriptors import element_property_table, general_multiplicity
 
 FEATURE_VERSION = 1
 """Raised whenever a feature changes its meaning: weights of another version cannot be used."""
-
-ELEMENT_PROPERTIES = (
-    "X",
-    "mendeleev_no",
-    "atomic_mass",
-    "atomic_radius",
-    "atomic_radius_calculated",
-    "van_der_waals_radius",
-    "ionization_energy",
-    "electron_affinity",
-    "melting_point",
-    "boiling_point",
-    "molar_volume",
-    "thermal_conductivity",
-    "density_of_solid",
-    "average_ionic_radius",
-    "average_cationic_radius",
-    "average_anionic_radius",
-    "min_oxidation_state",
-    "max_oxidation_state",
-    "bulk_modulus",
-    "row",
-    "group",
-)
-"""Properties of pymatgen's `Element`; one that pymatgen does not know for an element takes the median of the others."""
 
 _MAX_COUNT = 64
 """Counts above this one share the entry of the tables of counts."""
@@ -139,7 +114,7 @@ class CrystalFeatures(nn.Module):
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("properties", element_property_table(), persistent=False)
         self.register_buffer("wyckoff_table", _wyckoff_table(), persistent=False)
-        self.register_buffer("multiplicity", _general_multiplicity(), persistent=False)
+        self.register_buffer("multiplicity", general_multiplicity(), persistent=False)
         self.register_buffer("atomic_volumes", atomic_volumes.to(torch.float64), persistent=False)
         # Odd multipliers of a multiplicative hash; int64 products wrap around, which is what a hash wants.
         weights = [(0x9E3779B97F4A7C15 * (2 * k + 1) ** 3) % 2**63 | 1 for k in range(N_ELEMENTS + 1)]
@@ -231,61 +206,6 @@ class CrystalFeatures(nn.Module):
             fractions.amax(1, keepdim=True),
         ]
         return torch.cat([c.float() for c in columns], dim=1)
-
-
-@cache
-def element_property_table() -> Tensor:
-    """(94, p) float32 properties of the elements, each with mean 0 and variance 1 over the elements.
-
-    Beside `ELEMENT_PROPERTIES`: electrons and holes of the s, p, d and f subshells outside of the noble-gas core.
-    """
-    from pymatgen.core import Element
-
-    columns = []
-    elements = [Element.from_Z(z) for z in range(1, N_ELEMENTS + 1)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen warns of each value that it does not know
-        for name in ELEMENT_PROPERTIES:
-            column = torch.tensor([_number(getattr(element, name, None)) for element in elements])
-            columns.append(torch.where(column.isnan(), column.nanmedian(), column))
-    shells = torch.zeros(N_ELEMENTS, 8)
-    for index, element in enumerate(elements):
-        last = max(n for n, _, _ in element.full_electronic_structure)
-        for kind, (letter, capacity, below) in enumerate((("s", 2, 0), ("p", 6, 0), ("d", 10, 1), ("f", 14, 2))):
-            electrons = sum(
-                k for n, orbital, k in element.full_electronic_structure if orbital == letter and n == last - below
-            )
-            shells[index, kind] = electrons
-            shells[index, 4 + kind] = capacity - electrons if electrons else 0
-    table = torch.cat([torch.stack(columns, dim=1), shells], dim=1).to(torch.float64)
-    return ((table - table.mean(0)) / table.std(0)).float()
-
-
-def _number(value: object) -> float:
-    """A property as float; NaN where pymatgen has none."""
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-@cache
-def space_group_table() -> Tensor:
-    """(230, g) float32 classes of the space groups: lattice system, point group and symmetry, centring (one-hot)."""
-    groups = space_groups()
-    blocks = []
-    for labels in (
-        [g.crystal_lattice_system for g in groups],
-        [g.point_group for g in groups],
-        [g.point_symmetry for g in groups],
-        [g.symbol[0] for g in groups],
-    ):
-        names = sorted(set(labels))
-        blocks.append(nn.functional.one_hot(torch.tensor([names.index(label) for label in labels]), len(names)))
-    return torch.cat(blocks, dim=1).float()
-
-
-@cache
-def _general_multiplicity() -> Tensor:
-    """(230,) float64, multiplicity of the general position: the largest one of each space group."""
-    return torch.tensor([max(g.free_multiplicities) for g in space_groups()], dtype=torch.float64)
 
 
 @cache

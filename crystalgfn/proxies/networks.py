@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS
+from crystalgfn.descriptors import element_property_table, space_group_table
 from crystalgfn.proxies.features import (
     Features,
-    element_property_table,
     ragged_ranges,
-    space_group_table,
 )
 
 

@@ -82,6 +82,20 @@ class EnvironmentContract:
             assert encoding.dtype == torch.float32, f"encode({t.head!r}) is {encoding.dtype}, not float32"
             assert encoding.isfinite().all(), f"encode({t.head!r}) has values that are not finite"
 
+    def test_features(self, env: Environment) -> None:
+        """Features of inputs and options are finite float32, a row for each."""
+        for name, head in env.heads.items():
+            for method, n, features in (
+                ("input_features", head.input_size, env.input_features(name)),
+                ("option_features", head.n_logits, env.option_features(name)),
+            ):
+                if features is None:
+                    continue
+                assert features.dtype == torch.float32, f"{method}({name!r}) is {features.dtype}, not float32"
+                assert features.ndim == 2, f"{method}({name!r}) has {features.ndim} dimensions, not 2"
+                assert len(features) == n, f"{method}({name!r}) has {len(features)} rows, not {n}"
+                assert features.isfinite().all(), f"{method}({name!r}) has values that are not finite"
+
     def test_supports(self, env: Environment, n: int) -> None:
         """Supports have the size and type that the head declares."""
         for t in _walks(env, n):
