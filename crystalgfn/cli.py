@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("crystalgfn.commands.evaluate", "measure a table of samples: a page and its numbers"),
     "import-matbench": ("crystalgfn.commands.import_matbench", "write a MatBench data set as a table of crystals"),
     "score": ("crystalgfn.commands.score", "add a proxy's prediction to a table of crystals"),
+    "likelihood": ("crystalgfn.commands.likelihood", "add log p under a trained model to a table of objects"),
     "build": ("crystalgfn.commands.build", "put atoms into sampled crystals and judge them with CHGNet"),
     "chgnet-references": ("crystalgfn.commands.chgnet_references", "fit elemental references for CHGNet's energies"),
     "build-hull": ("crystalgfn.commands.build_hull", "make the convex hull of a table of reference phases"),

@@ -11,9 +11,7 @@ from torch import Generator, Tensor, nn
 
 from crystalgfn.envs.base import Environment
 from crystalgfn.errors import InputError
-
-BATCH = 2048
-"""Rows that are worked on at once, to bound memory."""
+from crystalgfn.known_states import BATCH, check_tolerance, read_states
 
 
 class DataSet(nn.Module):
@@ -39,8 +37,7 @@ class DataSet(nn.Module):
         super().__init__()
         if batch_size < 1:
             raise InputError(f"data_set.batch_size: {batch_size} is not allowed; it must be at least 1")
-        if not 0 <= tolerance < 0.5:
-            raise InputError(f"data_set.tolerance: {tolerance} is not allowed; it must be from 0 to below 0.5")
+        check_tolerance("data_set.tolerance", tolerance)
         self.table, self.batch_size, self.tolerance, self.only = Path(table), batch_size, tolerance, only
         self.counts: Counter[str] = Counter()
         self.fingerprint: Tensor
@@ -65,31 +62,16 @@ class DataSet(nn.Module):
             InputError: if the table cannot be read, none of its objects can be used, the environment takes no
                 objects, or the table is not that of the checkpoint.
         """
-        try:
-            content = env.read_table(self.table)
-        except TypeError as error:
-            raise InputError(f"data_set: not for this environment: {error}") from None
-        wanted = torch.ones(len(content.frame), dtype=torch.bool)
-        for column, value in (self.only or {}).items():
-            if column not in content.frame.columns:
-                present = ", ".join(map(str, content.frame.columns))
-                raise InputError(f"data_set.only: {self.table} has no column {column!r}; it has: {present}")
-            wanted &= torch.tensor((content.frame[column].astype(str) == value).to_numpy())
-        reasons = Counter(problem for row, problem in content.problems.items() if wanted[row])
-        states, rewards = [], []
-        chosen = wanted[content.rows].nonzero().squeeze(1)
-        for rows in chosen.split(BATCH):
-            found, problems = env.encode_objects(content.objects[rows], self.tolerance)
-            reasons.update(problem for problem in problems if problem)
-            found = found[torch.tensor([not problem for problem in problems], device=found.device)]
-            values = log_reward(found).to(torch.float64) if len(found) else found[:, 0]
-            reasons["no finite prediction"] += int((~values.isfinite()).sum())
-            states.append(found[values.isfinite()])
-            rewards.append(values[values.isfinite()])
+        known = read_states(env, self.table, self.tolerance, self.only, "data_set")
+        reasons = Counter(known.problems.values())
+        rewards = [log_reward(part).to(torch.float64) for part in known.states.split(BATCH) if len(part)]
+        values = torch.cat(rewards) if rewards else known.states[:, 0]
+        good = values.isfinite()
+        reasons["no finite prediction"] += int((~good).sum())
         self.counts = +reasons
-        if not any(len(part) for part in states):
+        if not good.any():
             raise InputError(f"data_set: the environment can build none of the objects of {self.table}{self._why()}")
-        self.states, self.log_rewards = torch.cat(states), torch.cat(rewards)
+        self.states, self.log_rewards = known.states[good], values[good]
         # Sums of the bits, weighted by place: not proof against forgery, but against another table.
         bits = self.states.contiguous().view(torch.int64).flatten()
         fingerprint = (bits * (2 * torch.arange(len(bits), device=bits.device) + 1)).sum()

@@ -1,10 +1,13 @@
 """Metrics of samples: values, reset, pickling, merging over processes, and continuing from a checkpoint."""
 
+import math
 import pickle
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +17,9 @@ from crystalgfn.metrics import (
     CRYSTAL_SYSTEMS,
     LATTICE_SYSTEMS,
     Coverage,
+    ExactDistance,
+    LikelihoodAgreement,
+    PartitionEstimate,
     SampleMetric,
     TopK,
     Uniqueness,
@@ -23,10 +29,15 @@ from crystalgfn.metrics import (
     crystal_keys,
     group_classes,
     hash_rows,
+    jensen_shannon,
     merge_classes,
     object_keys,
+    pearson,
+    ranks,
+    sampling_floor,
     state_keys,
     top_k_rows,
+    total_variation,
     unique_fraction,
 )
 
@@ -50,6 +61,9 @@ def updates(seed: int) -> dict[str, tuple[SampleMetric, list[tuple[torch.Tensor,
         "coverage": (Coverage(8), [(b[3][:, 0],) for b in batches]),
         "presence": (Coverage(8), [(torch.nn.functional.one_hot(b[3], 8).bool().any(1),) for b in batches]),
         "values": (Values(), [(b[1],) for b in batches]),
+        "agreement": (LikelihoodAgreement(), [(b[1], b[2]) for b in batches]),
+        "partition": (PartitionEstimate(), [(b[1],) for b in batches]),
+        "distance": (ExactDistance(torch.arange(1.0, 7.0)), [(b[3][:, 0],) for b in batches]),
         "top_k": (TopK(4, 2, 1), [(b[0], b[1][:, None], *b[2:]) for b in batches]),
     }
 
@@ -176,6 +190,85 @@ def test_top_k_against_sorting_everything():
     assert torch.equal(result["properties"][:, 0], result["log_reward"] * 2)
     with pytest.raises(ValueError, match="at least 1"):
         TopK(0, 1, 1)
+
+
+def test_correlations_against_pandas():
+    stream = torch.Generator().manual_seed(0)
+    x = torch.rand(50, generator=stream, dtype=torch.float64)
+    y = (x + torch.rand(50, generator=stream, dtype=torch.float64)).round(decimals=1)
+    frame = pd.DataFrame({"x": x.numpy(), "y": y.numpy()})
+    assert torch.equal(ranks(y), torch.tensor(frame.y.rank().to_numpy()))
+    metric = LikelihoodAgreement()
+    for rows in torch.arange(50).split(20):
+        metric.update(y[rows], x[rows])
+    metric.update(torch.tensor([1.0, float("nan"), -float("inf")]), torch.tensor([float("nan"), 1.0, 1.0]))
+    found = metric.compute()
+    assert found["n"] == 50
+    assert found["pearson"].item() == pytest.approx(frame.x.corr(frame.y))
+    assert found["spearman"].item() == pytest.approx(frame.x.corr(frame.y, method="spearman"))
+    assert found["slope"].item() == pytest.approx(np.polyfit(frame.x, frame.y, 1)[0])
+    assert pearson(x[:1], y[:1]).isnan() and pearson(torch.ones(3), torch.arange(3.0)).isnan()
+    assert LikelihoodAgreement().compute()["pearson"].isnan()
+
+
+def test_partition_estimate_of_known_weights():
+    metric = PartitionEstimate()
+    metric.update(torch.tensor([1.0, 3.0]).double().log() + 1000)
+    found = metric.compute()
+    assert found["log_z"].item() == pytest.approx(1000 + math.log(2))
+    assert found["bound"].item() == pytest.approx(1000 + math.log(3) / 2)
+    assert found["standard_error"].item() == pytest.approx(2**0.5 / 2 / 2**0.5)
+    assert found["effective_share"].item() == pytest.approx(16 / (2 * 10))
+    assert PartitionEstimate().compute()["log_z"].isnan()
+    one = PartitionEstimate()
+    one.update(torch.tensor([3.0]))
+    assert one.compute()["log_z"] == 3 and one.compute()["standard_error"].isnan()
+
+
+def test_the_standard_error_of_log_z_is_that_of_repetitions():
+    stream = torch.Generator().manual_seed(0)
+    log_weights = torch.randn(400, 500, generator=stream, dtype=torch.float64) / 2
+    estimates, errors = [], []
+    for row in log_weights:
+        metric = PartitionEstimate()
+        metric.update(row)
+        found = metric.compute()
+        estimates.append(found["log_z"])
+        errors.append(found["standard_error"])
+    assert torch.stack(errors).mean().item() == pytest.approx(torch.stack(estimates).std().item(), rel=0.12)
+    assert torch.stack(estimates).mean().item() == pytest.approx(0.125, abs=0.005)  # ln E[exp(x / 2)]
+
+
+def test_distances_of_distributions():
+    p, q = torch.tensor([0.5, 0.5, 0.0]).double(), torch.tensor([0.0, 0.5, 0.5]).double()
+    assert total_variation(p, q) == 0.5
+    assert jensen_shannon(p, q).item() == pytest.approx(math.log(2) / 2)
+    assert jensen_shannon(p, p) == 0
+    apart = jensen_shannon(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    assert apart.item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("n", [1, 40, 3000])
+def test_the_sampling_floor_is_the_mean_over_samples(n):
+    stream = torch.Generator().manual_seed(0)
+    p = torch.rand(300, generator=stream, dtype=torch.float64) ** 8
+    p /= p.sum()
+    draws = torch.multinomial(p.expand(400, -1), n, True, generator=stream)
+    q = torch.zeros(400, 300, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()) / n
+    for exact, found in zip(sampling_floor(p, n), (total_variation(p, q), jensen_shannon(p, q)), strict=True):
+        assert abs(exact - found.mean()) < 4 * found.std() / 20
+
+
+def test_distance_of_samples():
+    metric = ExactDistance(torch.tensor([3.0, 1.0]))
+    metric.update(torch.tensor([0, 1]))
+    metric.update(torch.tensor([0, 1]))
+    found = metric.compute()
+    assert found["total_variation"] == 0.25 and found["n"] == 4
+    # Counts 0 to 4 of the first outcome have the probabilities 1, 12, 54, 108, 81 of 256.
+    expected = sum(w * abs(k / 4 - 0.75) for k, w in enumerate((1, 12, 54, 108, 81))) / 256
+    assert found["total_variation_floor"].item() == pytest.approx(expected)
+    assert ExactDistance(torch.ones(2)).compute()["jensen_shannon"].isnan()
 
 
 # States

@@ -126,7 +126,7 @@ class Stack(Environment):
 
     def input_features(self, head: str) -> Tensor | None:
         current, own = self._owner[head]
-        before = [self.stage(name) for name in self._names[: self._names.index(current)]]
+        before = [self.stage(name) for name in self.stages[: self._places[current]]]
         parts = [(stage.encoding_size, stage.terminal_features()) for stage in before]
         stage = self.stage(current)
         parts.append((stage.heads[own].input_size, stage.input_features(own)))

@@ -2,7 +2,9 @@
 
 from crystalgfn.metrics.base import SampleMetric
 from crystalgfn.metrics.coverage import Coverage, class_coverage, merge_classes, seen
+from crystalgfn.metrics.exact_distance import ExactDistance, jensen_shannon, sampling_floor, total_variation
 from crystalgfn.metrics.keys import composition_keys, crystal_keys, hash_rows, object_keys, state_keys
+from crystalgfn.metrics.likelihood import LikelihoodAgreement, PartitionEstimate, pearson, ranks
 from crystalgfn.metrics.tables import CRYSTAL_SYSTEMS, LATTICE_SYSTEMS, GroupClasses, group_classes
 from crystalgfn.metrics.top_k import TopK, top_k_rows
 from crystalgfn.metrics.uniqueness import Uniqueness, unique_fraction
@@ -12,7 +14,10 @@ __all__ = [
     "CRYSTAL_SYSTEMS",
     "LATTICE_SYSTEMS",
     "Coverage",
+    "ExactDistance",
     "GroupClasses",
+    "LikelihoodAgreement",
+    "PartitionEstimate",
     "SampleMetric",
     "TopK",
     "Uniqueness",
@@ -22,10 +27,15 @@ __all__ = [
     "crystal_keys",
     "group_classes",
     "hash_rows",
+    "jensen_shannon",
     "merge_classes",
     "object_keys",
+    "pearson",
+    "ranks",
+    "sampling_floor",
     "seen",
     "state_keys",
     "top_k_rows",
+    "total_variation",
     "unique_fraction",
 ]
