@@ -1,17 +1,33 @@
-"""Checkpoints: the last state of a run, always there."""
+"""Checkpoints: the state of a run between two steps, always there."""
 
 from __future__ import annotations
 
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.optim import Optimizer
 
-from crystalgfn.errors import InputError
+from crystalgfn.checkpoint_files import CheckpointFiles
+from crystalgfn.errors import InputError, Stopped
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Checkpoints(ModelCheckpoint):
     """Keeps ``checkpoints/last.ckpt`` up to date: every so many steps, and at the end whatever its step.
 
-    A training step that fails, such as in a proxy, ends the run with a checkpoint of the steps before it.
+    A checkpoint holds the state between two steps, after all that belongs to the first one: its logs, its validation,
+    what callbacks collected. A run that goes on from it does what it would have done.
+
+    Ctrl-C and SIGTERM end the run after the step that is under way, with a checkpoint; a second one ends it at once. A
+    training step that fails, such as in a proxy, has changed nothing, and ends the run with a checkpoint of the steps
+    before it.
 
     Args:
         every_n_steps: training steps between two checkpoints.
@@ -24,17 +40,119 @@ class Checkpoints(ModelCheckpoint):
         if every_n_steps < 1:
             raise InputError(f"every_n_steps: {every_n_steps} is not allowed; it must be at least 1")
         super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps)
+        self._every_n_steps = every_n_steps
+        self._stop: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._is_between_steps = False
+        self._is_saving = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        trainer.strategy.checkpoint_io = CheckpointFiles()
+
+    # When to save
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # A signal that came while the run was set up; Lightning has noted it.
+        self._stop = signal.SIGTERM if trainer.received_sigterm else None
+        self._is_between_steps = False
+        folder = Path(self.dirpath or ".")
+        if trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == folder.resolve():
+            # The same folder: its last checkpoint is this run's own.
+            self.last_model_path = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
+        self._listen()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Gradients that wait for more batches are in no checkpoint.
+        if batch_idx % trainer.accumulate_grad_batches:
+            self._is_between_steps = False
+            return
+        self._is_between_steps = True
+        stop = self._stop is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop or (trainer.global_step > 0 and trainer.global_step % self._every_n_steps == 0):
+            self._save_unless_saved(trainer)
+        if stop:
+            self._is_between_steps = False
+            path = self.last_model_path if trainer.global_step else ""
+            raise Stopped(self._stop or signal.SIGTERM, trainer.global_step, path)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._is_between_steps = False
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._is_between_steps = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Nothing: the validation of the step is still to come, and the next one saves."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen_no_more()
         # A run that ends between two intervals would otherwise lose its last steps.
         self._save_unless_saved(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # A step that failed has changed nothing: a proxy that raises must not cost the steps before it. With several
-        # processes the others may be anywhere, and saving would wait for them.
-        if isinstance(exception, Exception) and trainer.training and trainer.world_size == 1:
+        self._listen_no_more()
+        # A proxy that raises must not cost the steps before it. With several processes the others may be anywhere, and
+        # saving would wait for them.
+        if isinstance(exception, Exception) and self._is_between_steps and trainer.world_size == 1:
+            self._is_between_steps = False
             self._save_unless_saved(trainer)
 
     def _save_unless_saved(self, trainer: Trainer) -> None:
-        if self._last_global_step_saved != trainer.global_step and not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if trainer.global_step and not self._should_skip_saving_checkpoint(trainer):
+            # What was logged before a checkpoint is not logged again by the run that goes on from it.
+            for logger in trainer.loggers:
+                logger.save()
+            self._is_saving = True
+            try:
+                self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            finally:
+                self._is_saving = False
+
+    # What is saved
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if not self._is_saving:
+            return
+        # Lightning counts what is ready, started, processed and completed. Between two steps all are the same, but it
+        # is asked in the midst of its own bookkeeping; on going on it adds one to the number of steps it has logged.
+        loop = checkpoint["loops"]["fit_loop"]
+        for part in loop["epoch_loop.batch_progress"].values():
+            if isinstance(part, dict):
+                part.update(dict.fromkeys(("ready", "started", "processed"), part["completed"]))
+        loop["epoch_loop.batch_progress"]["total"]["ready"] += 1
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        # A run that goes on elsewhere has a folder of its own.
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+    # Signals
+
+    def _listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in _SIGNALS:
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def _listen_no_more(self) -> None:
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)
+        self._stop = signal.Signals(number)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        self._listen_no_more()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from signal import SIG_DFL
+from types import FrameType
 
 from crystalgfn import __version__
 
@@ -71,20 +76,47 @@ def main(args: Sequence[str] | None = None) -> int:
     # Where more than one thread is asked for: threads that wait spin for a fraction of a millisecond and then sleep.
     # Sleeping at once wastes most of a second core, spinning for long takes it from others. torch reads it on import.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
-    return _run(name, arguments, debug)
+    with _ends_cleanly():
+        return _run(name, arguments, debug)
+
+
+@contextmanager
+def _ends_cleanly() -> Iterator[None]:
+    """SIGTERM raises, so that temporary files and processes go; without this it would end the process on the spot."""
+    is_ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == SIG_DFL
+    if is_ours:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _interrupted(name: str) -> int:
+    print(f"crystalgfn {name}: interrupted", file=sys.stderr)
+    return 130
 
 
 def _run(name: str, arguments: list[str], debug: bool) -> int:
-    from crystalgfn.errors import InputError
+    from crystalgfn.errors import InputError, Stopped
 
     try:
         status = import_module(COMMANDS[name][0]).main(arguments if _is_lightning(name) else arguments[1:])
         return int(status or 0)
+    except Stopped as stop:
+        print(f"crystalgfn {name}: {stop.message}", file=sys.stderr)
+        return int(str(stop.code))
     except SystemExit as stop:  # how parsers end, after their own message
+        if isinstance(stop.__context__, KeyboardInterrupt):  # and how Lightning ends where it was interrupted
+            return _interrupted(name)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
-        print("crystalgfn: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted(name)
     except (InputError, OSError) as error:
         if debug:
             raise

@@ -173,12 +173,13 @@ class GFlowNet(LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Tensor]:
         stream = self._training_generator()
-        before = stream.get_state()
+        before, skipped = stream.get_state(), self.skipped.clone()
         try:
             return self._training_step(stream)
         except Exception:
             # A checkpoint saved now repeats this step as it was.
             stream.set_state(before)
+            self.skipped.copy_(skipped)
             raise
 
     def _training_step(self, stream: Generator) -> dict[str, Tensor]:
@@ -349,15 +350,31 @@ class GFlowNet(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states: list[Any] = [self._training_generator().get_state()]
         if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, states[0])
-            states = gathered
+            states = _gathered(states[0], self.trainer.world_size)
+            # Each process has a buffer of its own, and counts for itself.
+            own = {name: checkpoint["state_dict"][name] for name in self._own_names(checkpoint)}
+            checkpoint["own_states"] = _gathered(own, self.trainer.world_size)
         checkpoint["generator_states"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get("generator_states", [])
         if self.global_rank < len(states):
             self._generator_state = states[self.global_rank]
+        own = checkpoint.get("own_states", [])
+        if self.global_rank < len(own):
+            checkpoint["state_dict"] |= own[self.global_rank]
+
+    @staticmethod
+    def _own_names(checkpoint: dict[str, Any]) -> list[str]:
+        """Entries of the state that differ between processes."""
+        return [name for name in checkpoint["state_dict"] if name == "skipped" or name.startswith("replay.")]
+
+
+def _gathered(value: Any, world_size: int) -> list[Any]:
+    """The value of each process, by rank."""
+    values: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _check(**settings: float) -> None:

@@ -211,7 +211,10 @@ BAD_COMMANDS = {
     "checkpoint is cut off": (["predict", "--ckpt_path", "{directory}/half.ckpt"], "ckpt_path: "),
     "checkpoint of another program": (["predict", "--ckpt_path", "{directory}/other.ckpt"], "not a checkpoint that"),
     "checkpoint with an object": (["predict", "--ckpt_path", "{directory}/object.ckpt"], "not loaded for safety"),
-    "checkpoint is a directory": (["predict", "--ckpt_path", "{directory}"], "there is no file"),
+    "no checkpoint in a directory": (
+        ["predict", "--ckpt_path", "{directory}/empty"],
+        "no whole checkpoint in the folder",
+    ),
     "no checkpoint": (["predict"], "model"),
     "output below a file": (["predict", "--ckpt_path", "{checkpoint}", "--data.out", "{checkpoint}/a.csv"], "a.csv"),
     "output is a directory": (["predict", "--ckpt_path", "{checkpoint}", "--data.out", "{directory}"], "{directory}"),
@@ -226,6 +229,7 @@ def places(run):
     """Paths to put into the arguments, and damaged files at them."""
     (run / "broken.yaml").write_text("model: [1, 2\n")
     (run / "list.yaml").write_text("- 1\n- 2\n")
+    (run / "empty").mkdir()
     (run / "text.ckpt").write_text("not a checkpoint")
     whole = checkpoint_of(run).read_bytes()
     (run / "half.ckpt").write_bytes(whole[: len(whole) // 2])

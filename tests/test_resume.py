@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from forked import assert_same
 from small import checkpoint_of, small_config, write_config
 
 from crystalgfn.cli import main
@@ -21,22 +22,6 @@ def fit(directory, *options, model):
 
 def load(path):
     return torch.load(path, weights_only=True)
-
-
-def assert_same(one, other, where="checkpoint"):
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{where}[{index}]")
-    else:
-        assert one == other, where
 
 
 REPLAY = {"class_path": "ReplayBuffer", "init_args": {"capacity": 20, "batch_size": 4, "draw": "loss", "max_alike": 2}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from crystalgfn import __version__
 from crystalgfn.callbacks import SampleWriter
+from crystalgfn.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
 from crystalgfn.commands.quiet import quieten
 from crystalgfn.data import Samples
 from crystalgfn.errors import InputError
@@ -68,9 +70,12 @@ class CrystalGFNCLI(LightningCLI):
         subcommand, rest = args[0], args[1:]
         for config_file in [*_options(rest, "--config"), *_options(rest, "-c")]:
             check_config(config_file)
+        is_help = bool({"-h", "--help"} & set(rest))
+        if not is_help:
+            rest = self._with_checkpoint(parser, subcommand, rest)
         paths = _options(rest, "--ckpt_path")
         # Settings of the checkpoint come first, so that a config or a flag can still change them.
-        if paths and not {"-h", "--help"} & set(rest):
+        if paths and not is_help:
             config = read_settings(paths[-1])
             kept = ("model", "data", "trainer", "threads") if subcommand == "fit" else ("model", "data")
             inherited = {key: config[key] for key in kept if key in config}
@@ -81,6 +86,24 @@ class CrystalGFNCLI(LightningCLI):
             rest = ["--return_predictions", "false", *rest]
         self.config = parser.parse_args([subcommand, *rest])
 
+    def _with_checkpoint(self, parser: LightningArgumentParser, subcommand: str, args: list[str]) -> list[str]:
+        """Options in which ``--ckpt_path`` names a file, where it named a folder or was ``last``."""
+        paths = _options(args, "--ckpt_path")
+        if not paths or (paths[-1] != "last" and not Path(paths[-1]).is_dir()):
+            return args
+        others = _without(args, "--ckpt_path")
+        if paths[-1] != "last":
+            found = newest_checkpoint(Path(paths[-1]))
+            if found is None:
+                raise InputError(f"ckpt_path: there is no whole checkpoint in the folder {paths[-1]}")
+            return [*others, "--ckpt_path", str(found)]
+        if subcommand != "fit" or not _options(others, "--config"):
+            raise InputError("ckpt_path: 'last' is for 'fit --config CONFIG'; else name the folder of a run, or a file")
+        folder = _run_folder(parser.parse_args([subcommand, *others])[subcommand])
+        found = newest_checkpoint(folder)
+        rank_zero_info(f"ckpt_path: goes on from {found}" if found else f"ckpt_path: none in {folder} yet, a new run")
+        return [*others, "--ckpt_path", str(found)] if found else others
+
     def before_instantiate_classes(self) -> None:
         threads = self.config[self.config.subcommand].threads
         if threads < 1:
@@ -89,6 +112,7 @@ class CrystalGFNCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = CheckpointFiles()
         if self.subcommand == "fit":
             self._dump_config()
             keys = ("model", "data", "trainer", "threads")
@@ -173,21 +197,13 @@ def read_settings(path: str) -> dict[str, Any]:
     Raises:
         InputError: if the file is missing, is no checkpoint of this program, or is damaged.
     """
-    if not Path(path).is_file():
-        raise InputError(f"ckpt_path: there is no file {path}")
+    checkpoint = read_checkpoint(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         stored = checkpoint[CONFIG_KEY]
         config = yaml.safe_load(stored["config"])
         version = stored["version"]
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"ckpt_path: {path} is damaged, is no checkpoint, or holds objects that are not loaded for safety"
-        ) from None
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError):
         raise InputError(f"ckpt_path: {path} is not a checkpoint that 'crystalgfn fit' has written") from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise InputError(f"ckpt_path: {path} cannot be read; it may be damaged ({_first_line(error)})") from None
     if not isinstance(config, dict) or "model" not in config:
         raise InputError(f"ckpt_path: {path}, written by version {version}, names no model")
     return config
@@ -243,5 +259,21 @@ def _options(args: list[str], name: str) -> list[str]:
     return following + [argument[len(name) + 1 :] for argument in args if argument.startswith(name + "=")]
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+def _without(args: list[str], name: str) -> list[str]:
+    """Arguments without an option and its values, in either of its spellings."""
+    kept, is_value = [], False
+    for argument in args:
+        if not is_value and argument != name and not argument.startswith(name + "="):
+            kept.append(argument)
+        is_value = not is_value and argument == name
+    return kept
+
+
+def _run_folder(settings: Namespace) -> Path:
+    """The folder in which the versions of a run lie."""
+    trainer = settings.trainer
+    logger = trainer.logger[0] if isinstance(trainer.logger, list) and trainer.logger else trainer.logger
+    arguments = getattr(logger, "init_args", None)
+    if arguments is not None and arguments.get("save_dir") is not None:
+        return Path(str(arguments.save_dir), str(arguments.get("name") or ""))
+    return Path(str(trainer.default_root_dir or "."), "checkpoints" if logger is False else "lightning_logs")
