@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import cache, cached_property
 
 import torch
 from torch import Generator, Tensor
@@ -48,9 +49,7 @@ class MaskedCategorical(Distribution):
         self.logits = logits.masked_fill(~mask, _NEGATIVE_INFINITY)
 
     def sample(self, generator: Generator) -> Tensor:
-        # Gumbel-argmax: `multinomial` has been seen to return options of probability zero.
-        exponential = torch.empty_like(self.logits).exponential_(generator=generator)
-        return (self.logits - exponential.log()).argmax(1, keepdim=True).to(torch.float64)
+        return _draw_index(self.logits, generator).to(torch.float64)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         log_probs = self.logits.log_softmax(1)
@@ -61,6 +60,41 @@ class MaskedCategorical(Distribution):
 
     def tempered(self, temperature: float) -> MaskedCategorical:
         return MaskedCategorical(self.logits / temperature, self.mask)
+
+
+class UniformCategorical(MaskedCategorical):
+    """The same probability for each legal option.
+
+    Args:
+        mask: (n, k) bool, True for legal options; at least one in each row.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    @cached_property
+    def logits(self) -> Tensor:  # type: ignore[override]
+        """(n, k) float64, 0 for legal options, -inf for others."""
+        return torch.where(self.mask, 0.0, _NEGATIVE_INFINITY).to(torch.float64)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        log_probs = -self.mask.sum(1).to(torch.float64).log()
+        legal = self.mask.gather(1, actions.to(torch.int64)).squeeze(1)
+        return log_probs.masked_fill(~legal, _NEGATIVE_INFINITY)
+
+
+def _draw_index(logits: Tensor, generator: Generator) -> Tensor:
+    """(n, 1) int64, an option of each row (n, k) of unnormalised log-probabilities."""
+    # Gumbel-argmax: `multinomial` has been seen to return options of probability zero.
+    exponential = torch.empty_like(logits).exponential_(generator=generator)
+    return (logits - exponential.log_()).argmax(1, keepdim=True)
+
+
+@cache
+def _spread(components: int, device: torch.device) -> Tensor:
+    """Where the components of a mixture lie before anything is learned, in units of the logit of their mean."""
+    with torch.inference_mode(False):  # made while predicting, it may be used in training
+        return torch.linspace(-2.0, 2.0, components, dtype=torch.float64, device=device)
 
 
 class BetaMixture(Distribution):
@@ -89,9 +123,8 @@ class BetaMixture(Distribution):
     def __init__(self, logits: Tensor, support: Tensor, reference: tuple[float, float], log_scale: bool) -> None:
         weights, mean, log_kappa = logits.to(torch.float64).chunk(3, dim=1)
         self.log_weights = weights.log_softmax(1)
-        # Spread the components over the interval before anything is learned; tanh keeps gradients near the bound.
-        spread = torch.linspace(-2.0, 2.0, weights.shape[1], dtype=torch.float64, device=logits.device)
-        mu = torch.sigmoid(mean + spread)
+        # Components start spread over the interval; tanh keeps gradients near the bound.
+        mu = torch.sigmoid(mean + _spread(weights.shape[1], logits.device))
         kappa = torch.exp(self._MAX_LOG_KAPPA * torch.tanh(log_kappa / self._MAX_LOG_KAPPA))
         self.alpha, self.beta = 1 + kappa * mu, 1 + kappa * (1 - mu)
         self.support = support
@@ -109,15 +142,12 @@ class BetaMixture(Distribution):
         return (x - self._low) / width, math.log(span) - torch.log(width)
 
     def _value(self, u: Tensor) -> Tensor:
-        by_log, by_value = self._low * (self._high / self._low) ** u, self._low + (self._high - self._low) * u
-        x = by_log if self.log_scale else by_value
+        low, high = self._low, self._high
+        x = low * (high / low) ** u if self.log_scale else low + (high - low) * u
         return torch.minimum(torch.maximum(x, self._low), self._high).unsqueeze(1)
 
     def sample(self, generator: Generator) -> Tensor:
-        component = MaskedCategorical(self.log_weights, torch.ones_like(self.log_weights, dtype=torch.bool)).sample(
-            generator
-        )
-        index = component.to(torch.int64)
+        index = _draw_index(self.log_weights, generator)
         # The public samplers of torch.distributions take no generator; the kernel below them does.
         x = torch._standard_gamma(self.alpha.gather(1, index).squeeze(1), generator=generator)
         y = torch._standard_gamma(self.beta.gather(1, index).squeeze(1), generator=generator)

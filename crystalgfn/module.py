@@ -24,7 +24,14 @@ from crystalgfn.proxies import Proxy, ProxySet
 from crystalgfn.random import generator
 from crystalgfn.replay import ReplayBuffer
 from crystalgfn.rewards import Reward
-from crystalgfn.rollout import BackwardPolicy, Trajectories, UniformBackward, sample_backward, sample_forward
+from crystalgfn.rollout import (
+    BackwardPolicy,
+    Trajectories,
+    UniformBackward,
+    sample_backward,
+    sample_forward,
+    sample_to_learn,
+)
 from crystalgfn.schedules import cosine_fall
 
 
@@ -184,7 +191,7 @@ class GFlowNet(LightningModule):
 
     def _training_step(self, stream: Generator) -> dict[str, Tensor]:
         epsilon, temperature = self.exploration.at(self.global_step)
-        sampled, _ = sample_forward(
+        sampled = sample_to_learn(
             self.env,
             self.policy,
             self.batch_size,

@@ -132,7 +132,38 @@ def sample_forward(
     backward: BackwardPolicy | None = None,
     keep_states: bool = False,
 ) -> tuple[Trajectories, Tensor]:
-    """Sample n trajectories.
+    """Sample n trajectories and say how probable each was.
+
+    Args:
+        env: the environment.
+        policy: gives the logits.
+        n: number of trajectories.
+        generator: the only source of randomness.
+        epsilon: see `sample_to_learn`, which draws the same trajectories.
+        temperature: likewise.
+        backward: a learned backward policy, or the uniform one; None for the environment's own.
+        keep_states: keep the states on the way in a tree too.
+
+    Returns:
+        the trajectories, and (n,) float64 log P_F of each under the policy (not under what explores).
+    """
+    log_pf = torch.zeros(n, dtype=torch.float64, device=env.device)
+    trajectories = _sample(env, policy, n, generator, epsilon, temperature, backward, keep_states, log_pf)
+    return trajectories, log_pf
+
+
+@torch.no_grad()
+def sample_to_learn(
+    env: Environment,
+    policy: Policy,
+    n: int,
+    generator: Generator,
+    epsilon: float = 0.0,
+    temperature: float = 1.0,
+    backward: BackwardPolicy | None = None,
+    keep_states: bool = False,
+) -> Trajectories:
+    """Sample n trajectories without log P_F, which training evaluates with gradients.
 
     Args:
         env: the environment.
@@ -144,35 +175,63 @@ def sample_forward(
             to the power of 1 / temperature.
         backward: a learned backward policy, or the uniform one; None for the environment's own.
         keep_states: keep the states on the way in a tree too.
-
-    Returns:
-        the trajectories, and (n,) float64 log P_F of each under the policy (not under what explores).
     """
+    return _sample(env, policy, n, generator, epsilon, temperature, backward, keep_states, None)
+
+
+def _sample(
+    env: Environment,
+    policy: Policy,
+    n: int,
+    generator: Generator,
+    epsilon: float,
+    temperature: float,
+    backward: BackwardPolicy | None,
+    keep_states: bool,
+    log_pf: Tensor | None,
+) -> Trajectories:
+    """Sample trajectories; what they add to log P_F goes to ``log_pf`` (n,) if it is there."""
     states = env.initial_states(n)
-    log_pf = torch.zeros(n, dtype=torch.float64, device=states.device)
-    log_pb = torch.zeros_like(log_pf)
+    log_pb = torch.zeros(n, dtype=torch.float64, device=states.device)
     steps, arrivals = [], []
+    keeps = keep_states or not env.is_tree
     for turn, head in enumerate(env.schedule):
-        rows = torch.nonzero(env.next_head(states) == env.head_position(head)).squeeze(1)
+        rows = env.due(head, states)
         if not len(rows):
             continue
-        current = states[rows]
+        # Where all rows take part nothing has to be picked out and put back.
+        is_whole = len(rows) == n
+        current = states if is_whole else states[rows]
         support = env.support(head, current)
-        actions, open_rows = _forced(support)
-        if len(open_rows):
-            inputs, choices = env.encode(head, current[open_rows]), support[open_rows]
+        forced, choosing = _forced(support)
+        if choosing is None:
+            inputs, choices, choosers = env.encode(head, current), support, rows
+        else:
+            inputs, choices, choosers = env.encode(head, current[choosing]), support[choosing], rows[choosing]
+        actions = forced
+        if len(choosers):
             distribution = env.heads[head].distribution(policy(head, inputs), choices)
             drawn = _draw(distribution, generator, epsilon, temperature)
-            actions[open_rows] = drawn
-            log_pf[rows[open_rows]] += distribution.log_prob(drawn).to(torch.float64)
-            steps.append(Step(head, rows[open_rows], inputs, choices, drawn, turn))
-        following = env.step(head, current, actions)
-        if keep_states or not env.is_tree:
+            actions = drawn if choosing is None else forced.index_copy(0, choosing, drawn)
+            if log_pf is not None:
+                log_pf.index_add_(0, choosers, distribution.log_prob(drawn).to(torch.float64))
+            steps.append(Step(head, choosers, inputs, choices, drawn, turn))
+        if keeps:
+            following = env.step(head, current, actions)
             share = backward_distribution(env, backward, head, following).log_prob(actions).to(torch.float64)
-            log_pb[rows] += share
+            log_pb.index_add_(0, rows, share)
             arrivals.append(Arrival(head, rows, following, actions, share, turn))
-        states[rows] = following
-    return Trajectories(states, steps, log_pb, arrivals), log_pf
+            if is_whole:
+                # What was kept must not be written to.
+                states = following.clone()
+                continue
+        else:
+            following = env.advance(head, current, actions)
+        if is_whole:
+            states = following
+        else:
+            states.index_copy_(0, rows, following)
+    return Trajectories(states, steps, log_pb, arrivals)
 
 
 def backward_distribution(env: Environment, backward: BackwardPolicy | None, head: str, states: Tensor) -> Distribution:
@@ -194,19 +253,20 @@ def backward_distribution(env: Environment, backward: BackwardPolicy | None, hea
     return env.heads[head].distribution(backward(head, env.encode_backward(head, states)), actions)
 
 
-def _forced(support: Tensor) -> tuple[Tensor, Tensor]:
+def _forced(support: Tensor) -> tuple[Tensor, Tensor | None]:
     """What has to be done where only one thing is legal.
 
     Returns:
-        actions (m, 1) float64, right for the rows with one legal option, and (k,) the other rows. Asking the policy
-        about the first would cost as much as about the others, for a log-probability of zero.
+        actions (m, 1) float64, right for the rows with one legal option, and (k,) the other rows, None if there are no
+        others than these; then the actions mean nothing. Asking the policy about forced rows would cost as much as
+        about the others, for a log-probability of zero.
     """
     if support.dtype != torch.bool:
-        return torch.zeros(len(support), 1, dtype=torch.float64, device=support.device), torch.arange(
-            len(support), device=support.device
-        )
-    actions = support.to(torch.uint8).argmax(1, keepdim=True).to(torch.float64)
-    return actions, torch.nonzero(support.sum(1) > 1).squeeze(1)
+        return support[:, :1], None
+    choosing = torch.nonzero(support.sum(1) > 1).squeeze(1)
+    if len(choosing) == len(support):
+        return support[:, :1], None
+    return support.to(torch.uint8).argmax(1, keepdim=True).to(torch.float64), choosing
 
 
 def _draw(distribution: Distribution, generator: Generator, epsilon: float, temperature: float) -> Tensor:
@@ -251,10 +311,12 @@ def sample_backward(
         parents = env.step_back(head, reached, actions)
         current[rows] = parents
         support = env.support(head, parents)
-        _, open_rows = _forced(support)
-        if len(open_rows):
-            inputs = env.encode(head, parents[open_rows])
-            steps.append(Step(head, rows[open_rows], inputs, support[open_rows], actions[open_rows], turn))
+        _, choosing = _forced(support)
+        if choosing is None:
+            steps.append(Step(head, rows, env.encode(head, parents), support, actions, turn))
+        elif len(choosing):
+            inputs = env.encode(head, parents[choosing])
+            steps.append(Step(head, rows[choosing], inputs, support[choosing], actions[choosing], turn))
     return Trajectories(states, steps[::-1], log_pb, arrivals[::-1])
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from crystalgfn.distributions import BetaMixture, Determined, Distribution, MaskedCategorical
+from crystalgfn.distributions import BetaMixture, Determined, Distribution, MaskedCategorical, UniformCategorical
 from crystalgfn.errors import InputError
 from crystalgfn.truncated import TruncatedBetaMixture
 
@@ -78,8 +78,8 @@ class CategoricalHead(Head):
     def distribution(self, logits: Tensor, support: Tensor) -> MaskedCategorical:
         return MaskedCategorical(logits, support)
 
-    def uniform(self, support: Tensor) -> MaskedCategorical:
-        return MaskedCategorical(torch.zeros_like(support, dtype=torch.float64), support)
+    def uniform(self, support: Tensor) -> UniformCategorical:
+        return UniformCategorical(support)
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,17 @@ class Environment(nn.Module, ABC):
     @abstractmethod
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
         """(n, state_size) the next states; the given ones are left as they are."""
+
+    def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        """As `step`, but the given states may be overwritten: the caller has no more use for them."""
+        return self.step(head, states, actions)
+
+    def due(self, head: str, states: Tensor) -> Tensor:
+        """(k,) int64 rows at which this head decides, when all have taken the earlier turns of the schedule.
+
+        As `next_head` says; an environment that can tell from less may override it.
+        """
+        return torch.nonzero(self.next_head(states) == self.head_position(head)).squeeze(1)
 
     @abstractmethod
     def parent_actions(self, head: str, states: Tensor) -> Tensor:

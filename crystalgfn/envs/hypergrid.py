@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from crystalgfn.distributions import Distribution, MaskedCategorical
 from crystalgfn.envs.base import CategoricalHead, ObjectTable
@@ -59,13 +58,20 @@ class HyperGrid(Stage):
         self.heads = {"move": CategoricalHead(dimensions * height, dimensions + 1)}
         self.schedule = ("move",) * (dimensions * (height - 1) + 1)
         self.register_buffer("_origin", torch.zeros(dimensions + 1, dtype=torch.float64), persistent=False)
+        self.register_buffer("_is_stop", torch.arange(dimensions + 1) == dimensions, persistent=False)
         self._origin: Tensor
+        self.register_buffer("_values", torch.arange(height, dtype=torch.float64), persistent=False)
+        self._is_stop: Tensor
+        self._values: Tensor
 
     def start(self, condition: Tensor) -> Tensor:
         return self._origin.repeat(len(condition), 1)
 
     def next_head(self, states: Tensor) -> Tensor:
         return torch.where(states[:, -1] > 0, -1, 0)
+
+    def due(self, head: str, states: Tensor) -> Tensor:
+        return torch.nonzero(states[:, -1] == 0).squeeze(1)
 
     def previous_head(self, states: Tensor) -> Tensor:
         return torch.where((states > 0).any(1), 0, -1)
@@ -75,19 +81,23 @@ class HyperGrid(Stage):
 
     def encode_terminal(self, states: Tensor) -> Tensor:
         """(n, encoding_size) float32 one-hot coordinates."""
-        return F.one_hot(states[:, :-1].long(), self.height).flatten(1).float()
+        return (states[:, :-1].unsqueeze(2) == self._values).flatten(1).float()
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        may_stop = torch.ones(len(states), 1, dtype=torch.bool, device=states.device)
-        return torch.cat([states[:, :-1] < self.height - 1, may_stop], 1)
+        # The last column is 0 where the walk goes on, and stopping is always legal.
+        return states < self.height - 1
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
         # Option d raises coordinate d; the last one is the column that says stopped.
         return states.scatter_add(1, actions.long(), torch.ones_like(actions))
 
+    def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return states.scatter_add_(1, actions.long(), torch.ones_like(actions))
+
     def parent_actions(self, head: str, states: Tensor) -> Tensor:
-        stopped = states[:, -1:] > 0
-        return torch.cat([(states[:, :-1] > 0) & ~stopped, stopped], 1)
+        raised = states > 0
+        # A stopped walk stopped last.
+        return raised & ((states[:, -1:] == 0) | self._is_stop)
 
     @property
     def has_own_backward(self) -> bool:

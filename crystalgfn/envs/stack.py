@@ -90,8 +90,7 @@ class Stack(Environment):
     def condition(self, name: str, states: Tensor) -> Tensor:
         """(n, condition_size) condition of a stage, from states in which all stages before it are done.
 
-        Rows in which they are not are computed too and thrown away, so this must not fail on them. As it is, every
-        stage starts under its own default condition.
+        As it is, every stage starts under its own default condition.
         """
         return self.stage(name).default_condition().expand(len(states), -1)
 
@@ -107,6 +106,11 @@ class Stack(Environment):
             own = self.stage(name).next_head(self.part(name, states))
             head = torch.where(own >= 0, own + self._first_head[name], head)
         return head
+
+    def due(self, head: str, states: Tensor) -> Tensor:
+        # Where the schedule has reached a stage, all rows are done with those before.
+        name, own = self._owner[head]
+        return self.stage(name).due(own, self.part(name, states))
 
     def previous_head(self, states: Tensor) -> Tensor:
         head = torch.full((len(states),), -1, device=states.device)
@@ -143,15 +147,22 @@ class Stack(Environment):
         return self.stage(name).support(own, self.part(name, states))
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return self.advance(head, states.clone(), actions)
+
+    def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
         name, own = self._owner[head]
-        states = states.clone()
-        states[:, self._slices[name]] = self.stage(name).step(own, self.part(name, states), actions)
+        before = self.part(name, states)
+        after = self.stage(name).advance(own, before, actions)
+        if after is not before:
+            states[:, self._slices[name]] = after
         position = self._places[name] + 1
-        if position < len(self.stages):
-            following = self.stages[position]
-            done = self.stage(name).is_terminal(self.part(name, states)).unsqueeze(1)
-            started = self.stage(following).start(self.condition(following, states))
-            states[:, self._slices[following]] = torch.where(done, started, 0.0)
+        if position == len(self.stages):
+            return states
+        following = self.stages[position]
+        rows = torch.nonzero(self.stage(name).is_terminal(after)).squeeze(1)
+        if len(rows):
+            started = self.stage(following).start(self.condition(following, states[rows]))
+            states[rows, self._slices[following]] = started
         return states
 
     def has_one_parent(self, head: str) -> bool:

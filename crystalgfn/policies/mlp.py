@@ -33,7 +33,7 @@ class MLP(Policy):
             widths = [shape.n_inputs, *hidden]
             layers: list[nn.Module] = []
             for before, after in pairwise(widths):
-                layers += [nn.Linear(before, after), nn.LeakyReLU()]
+                layers += [nn.Linear(before, after), nn.LeakyReLU(inplace=True)]
             last = nn.Linear(widths[-1], shape.n_logits)
             # Equal logits: the first trajectories are spread over all options.
             nn.init.zeros_(last.weight)
