@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric, PearsonCorrCoef
 
 from crystalgfn.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
@@ -33,6 +35,7 @@ from crystalgfn.rollout import (
     sample_to_learn,
 )
 from crystalgfn.schedules import cosine_fall
+from crystalgfn.step_guard import StepGuard
 
 
 class GFlowNet(LightningModule):
@@ -107,6 +110,7 @@ class GFlowNet(LightningModule):
         self.on_bad_value = on_bad_value
         self.skipped: Tensor
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+        self.guard = StepGuard()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.policy = policy(policy_shapes(env))
@@ -226,17 +230,14 @@ class GFlowNet(LightningModule):
         if self.global_step == 0 or not self.loss.learns_log_z:
             estimate = (balance.log_reward + balance.log_pb.detach() - balance.log_pf.detach()).mean()
             # Start log Z where the first batch has it, instead of crawling there at its learning rate.
-            self.log_z.data.fill_(self.trainer.strategy.reduce(estimate, reduce_op="mean"))
+            estimate = self.trainer.strategy.reduce(estimate, reduce_op="mean")
+            if estimate.isfinite():
+                self.log_z.data.fill_(estimate)
             if self.global_step == 0 and self.flow is not None:
                 self.flow.start_at(balance)
                 balance = self._balance(balance.trajectories, balance.log_reward)
         losses = self.loss(balance)
         loss = losses.mean()
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step}; lower model.lr, or set "
-                "trainer.gradient_clip_val"
-            )
         n = len(sampled)
         if self.replay is not None and places is not None:
             self.replay.update(places, losses.detach()[n : n + len(places)])
@@ -249,6 +250,9 @@ class GFlowNet(LightningModule):
         if len(parts) > 1:
             for name, part in parts.items():
                 self.log(f"train/log_reward_of_{name}_mean", part.mean())
+        self.log("train/share_at_floor", self.guard.check_rewards(log_reward, math.log(self.reward.floor)))
+        if self.replay is not None:
+            self.log("train/replay_size", float(len(self.replay)))
         if self.on_bad_value == "skip":
             self.log("train/skipped", self.skipped.float())
         return {
@@ -277,6 +281,11 @@ class GFlowNet(LightningModule):
         if self.data_set is not None:
             self.data_set.load(self.env, lambda states: self.evaluate(states)[1])
             rank_zero_info(self.data_set.summary())
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        learned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.log("train/gradient_norm", self.guard.check_gradients(learned, self.global_step))
+        self.log_dict({f"train/{name}": count for name, count in self.guard.counts().items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.Adam(list(self._parameter_groups()), lr=self.lr, fused=True)
@@ -364,6 +373,12 @@ class GFlowNet(LightningModule):
         checkpoint["generator_states"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        for name, value in self.guard.state_dict(prefix="guard.").items():
+            state.setdefault(name, value)  # version 0.1.0 counted nothing
+        bad = [name for name in state if name.startswith("policy.") and not state[name].isfinite().all()]
+        if bad:
+            raise InputError(f"ckpt_path: the weights {bad[0]} are not finite, training had failed; take an older one")
         states = checkpoint.get("generator_states", [])
         if self.global_rank < len(states):
             self._generator_state = states[self.global_rank]

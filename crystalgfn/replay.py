@@ -69,6 +69,7 @@ class ReplayBuffer(nn.Module):
     @torch.no_grad()
     def add(self, states: Tensor, log_rewards: Tensor, losses: Tensor) -> None:
         """Offer n terminal states with their finite log R and the loss of their trajectories."""
+        losses = _finite(losses)
         # Free places, which come last, stay out: they are rows of zeros, which a state may be too.
         size = len(self)
         # Of equal states the first stays.
@@ -116,7 +117,12 @@ class ReplayBuffer(nn.Module):
     @torch.no_grad()
     def update(self, rows: Tensor, losses: Tensor) -> None:
         """Note the loss (m,) that states at these places had now."""
-        self.losses[rows] = losses.to(torch.float64)
+        self.losses[rows] = _finite(losses)
+
+
+def _finite(losses: Tensor) -> Tensor:
+    """Losses as float64, 0 where they are not finite: a state that cannot be learned from is not drawn first."""
+    return losses.to(torch.float64).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _hash(rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -78,7 +79,8 @@ def scalars(run: Path) -> dict[tuple[str, int], float]:
             for value in event.summary.value:
                 if value.HasField("simple_value"):
                     key = value.tag, event.step
-                    assert found.setdefault(key, value.simple_value) == value.simple_value, key
+                    first = found.setdefault(key, value.simple_value)
+                    assert first == value.simple_value or math.isnan(first), key
     return found
 
 

@@ -1,0 +1,85 @@
+"""Many training steps of a small setting: is memory flat, are all numbers finite?
+
+    python benchmarks/soak.py --steps 100000
+
+Prints the resident memory (RSS) of the process, the loss and the counts at equal intervals, and at the end the growth
+of memory after the first tenth, in all and a step.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from crystalgfn.data import Ticks
+from crystalgfn.envs import Crystal, HyperGrid
+from crystalgfn.module import GFlowNet
+from crystalgfn.policies import MLP
+from crystalgfn.proxies import Density, HyperGridModes
+from crystalgfn.replay import ReplayBuffer
+from crystalgfn.rewards import Boltzmann, Identity
+
+
+def resident() -> float:
+    """MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmRSS in /proc/self/status")
+
+
+class Watch(Callback):
+    """Looks at each step's loss, and at memory now and then."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.rows, self.not_finite, self.began = every, [], 0, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
+        loss = outputs["loss"].item()
+        self.not_finite += not math.isfinite(loss)
+        if trainer.global_step % self.every == 0:
+            values = trainer.callback_metrics
+            row = [trainer.global_step, resident(), loss, float(pl_module.log_z)]
+            counts = [int(values[f"train/{name}"]) for name in ("bad_steps", "gradient_spikes")]
+            self.rows.append(row)
+            print("{:>8} {:>9.1f} {:>10.4f} {:>8.3f}".format(*row), *(f"{count:>6}" for count in counts), end="")
+            print(f" {time.monotonic() - self.began:>7.0f}", flush=True)
+
+
+def model(setting: str) -> GFlowNet:
+    if setting == "hypergrid":
+        parts = {"env": HyperGrid(2, 4), "proxy": HyperGridModes(4, 0.1, 0.5, 2.0), "reward": Identity()}
+    else:
+        env = Crystal(space_groups=[2, "221-225"], elements=["Li", "O", "F", "Na"], max_elements=3)
+        parts = {"env": env, "proxy": Density(), "reward": Boltzmann(-0.5)}
+    replay = ReplayBuffer(200, 4, draw="loss")
+    return GFlowNet(**parts, policy=lambda sizes: MLP(sizes, [32]), batch_size=8, replay=replay, epsilon=0.1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--setting", choices=["hypergrid", "crystal"], default="hypergrid")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    watch = Watch(max(options.steps // 20, 1))
+    trainer = Trainer(
+        accelerator="cpu", max_steps=options.steps, logger=False, enable_checkpointing=False, callbacks=[watch],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    print("    step RSS [MiB]       loss    log Z    bad spikes time [s]")
+    trainer.fit(model(options.setting), DataLoader(Ticks(), batch_size=None))
+    settled = [memory for step, memory, *_ in watch.rows if step >= options.steps / 10]
+    growth = settled[-1] - settled[0]
+    print(f"steps with a loss that is not finite: {watch.not_finite}")
+    print(
+        f"growth of memory after the first tenth: {growth:+.1f} MiB, {growth * 2**20 / options.steps:+.0f} bytes a step"
+    )
+
+
+if __name__ == "__main__":
+    main()
