@@ -154,7 +154,7 @@ def box_density(env: Box, policy: Policy, points: int = 64, nodes: int = 24) -> 
     """
     d = env.dimensions
     middle = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    axes = [low + (high - low) * middle for low, high in env._ends.T[1:]]
+    axes = [reach * (2 * middle - 1) for reach in env._reach[1:]]
     # The first step: each coordinate is its own increment.
     grid = torch.cartesian_prod(*[axes[0]] * d).reshape(-1, d)
     states, density = env.initial_states(len(grid)), torch.ones(len(grid), dtype=torch.float64)
@@ -190,4 +190,4 @@ def box_density(env: Box, policy: Policy, points: int = 64, nodes: int = 24) -> 
             share = at - left
             earlier = table[line, left] * (1 - share) + table[line, left + 1] * share
             density = ((earlier * pf).reshape(-1, nodes) * weights * (high - low) / 2).sum(1).reshape([points] * d)
-    return torch.cartesian_prod(*[axes[-1]] * d).reshape(-1, d), density.flatten()
+    return torch.cartesian_prod(*[axes[-1]] * d).reshape(-1, d) + 0.5, density.flatten()

@@ -56,7 +56,7 @@ def test_sets_and_words_have_as_many_trajectories_as_orders() -> None:
 
 
 def test_steps_of_a_box_can_be_undone_exactly() -> None:
-    env = Box(2, 5, 0.3)
+    env = Box(2, 5, 0.15)
     points, problems = env.encode_objects(torch.tensor([[0.0, 1.0], [0.123456789, 0.9], [1.5, 0.2]]))
     assert problems == ["", "", "point outside of the box"]
     trajectories = sample_backward(env, points[:2].repeat(100, 1), generator("box"), keep_states=True)
@@ -72,7 +72,7 @@ def test_steps_of_a_box_can_be_undone_exactly() -> None:
         (lambda: Set(3, 4), "size: 4 is not allowed; it must be from 1 to the number of items, 3"),
         (lambda: Sequence("aa", 4), "letters: 'aa' is not allowed"),
         (lambda: Sequence("ab", 4, "left"), "grow: 'left' is not allowed; allowed: append, both"),
-        (lambda: Box(2, 2, 0.5), "max_step: 0.5 is not allowed; 2 steps must reach beyond 1"),
+        (lambda: Box(2, 2, 0.25), "max_step: 0.25 is not allowed"),
         (lambda: Stack({}), "stages: {} is not allowed"),
     ],
 )

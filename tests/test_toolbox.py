@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from exact import CrystalSpace, sampling_floor, terminating_distribution, total_variation
 from helpers import make_crystal
 from small import checkpoint_of, small_config, write_config
+from spaces import CompositionSpace, FiniteSpace
+from trained import train
 
 from crystalgfn.balance import Balance
 from crystalgfn.cli import main
-from crystalgfn.data import Samples
 from crystalgfn.data_set import DataSet
 from crystalgfn.envs import HyperGrid
 from crystalgfn.errors import InputError
@@ -32,13 +29,12 @@ from crystalgfn.losses import (
 )
 from crystalgfn.module import GFlowNet
 from crystalgfn.policies import MLP
-from crystalgfn.proxies import Prediction
 from crystalgfn.proxies.density import Density
 from crystalgfn.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
 from crystalgfn.replay import ReplayBuffer
 from crystalgfn.rewards import Identity, Power
-from crystalgfn.rollout import log_forward, sample_backward, sample_forward
+from crystalgfn.rollout import sample_forward
 from crystalgfn.testing import RandomPolicy
 
 HEIGHT = 6
@@ -56,46 +52,7 @@ LOSSES: dict[str, tuple[type[Loss], int]] = {
 SOURCES = ("on-policy", "replay", "data set", "learned P_B")
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("pytorch_lightning")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    yield
-    logger.setLevel(before)
-
-
-def train(loss: Loss, steps: int, **settings: Any) -> GFlowNet:
-    """A sampler of the hypergrid, trained as a run trains it."""
-    model = GFlowNet(
-        policy=lambda sizes: MLP(sizes, (64, 64)),
-        loss=loss,
-        **{
-            "env": HyperGrid(2, HEIGHT),
-            "proxy": HyperGridModes(HEIGHT, r2=0.0),
-            "reward": Identity(),
-            "batch_size": 96,
-            "lr": 2e-2,
-            "lr_log_z": 0.5,
-            "epsilon": 0.05,
-            **settings,
-        },
-    )
-    trainer = pl.Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0,
-    )  # fmt: skip
-    trainer.fit(model, Samples())
-    return model
-
-
-def distance(model: GFlowNet) -> tuple[float, float]:
-    """Total variation to R / Z in units of the sampling floor of 10,000 samples, and the error of log Z."""
-    log_reward = model.evaluate(model.env.enumerate())[1]
-    exact = log_reward.softmax(0)
-    learned = terminating_distribution(model.env, model.policy)
-    assert abs(learned.sum().item() - 1) < 1e-5
-    return total_variation(learned, exact) / sampling_floor(exact), model.log_z.item() - log_reward.logsumexp(0).item()
+SPACE = FiniteSpace(HyperGrid(2, HEIGHT), HyperGridModes(HEIGHT, r2=0.0), Identity())
 
 
 def source(name: str, directory: Path) -> dict[str, Any]:
@@ -114,7 +71,7 @@ CASES = [(loss, name) for loss in LOSSES for name in SOURCES if (loss, name) != 
 @pytest.mark.parametrize(("loss", "name"), CASES)
 def test_learns_the_exact_distribution(loss: str, name: str, tmp_path: Path) -> None:
     kind, steps = LOSSES[loss]
-    floors, log_z = distance(train(kind(), steps, **source(name, tmp_path)))
+    floors, log_z = SPACE.distance(train(kind(), steps, **SPACE.settings, **source(name, tmp_path)))
     assert floors < 3, f"{floors:.2f} times the sampling floor from R / Z"
     assert abs(log_z) < 0.1
 
@@ -130,13 +87,13 @@ class Blind(DetailedBalance):
 
 
 def test_a_wrong_loss_is_found() -> None:
-    floors, _ = distance(train(Blind(), 200))
+    floors, _ = SPACE.distance(train(Blind(), 200, **SPACE.settings))
     assert floors > 6
 
 
 def test_hot_policies_stay_exact() -> None:
     """What explores is not what log P_F is of."""
-    floors, log_z = distance(train(TrajectoryBalance(), 150, epsilon=0.2, temperature=3.0))
+    floors, log_z = SPACE.distance(train(TrajectoryBalance(), 150, **SPACE.settings, epsilon=0.2, temperature=3.0))
     assert floors < 3
     assert abs(log_z) < 0.1
 
@@ -252,28 +209,22 @@ class Word(HyperGrid):
 def test_states_on_the_way_are_kept_in_trees(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(GFlowNet, "_log_partial", lambda self, states: seen.append(states) or states[:, 0] * 0)
-    model = train(loss, 2, env=Word(1, HEIGHT))
+    model = train(loss, 2, **(SPACE.settings | {"env": Word(1, HEIGHT)}))
     assert model.env.is_tree
     assert bool(seen) == loss.forward_looking
 
 
 @pytest.fixture(scope="module")
-def space() -> CrystalSpace:
+def space() -> CompositionSpace:
     env = make_crystal(
         space_groups=[123, 221, 225], elements=["Na", "O", "Cl"], max_elements=2, max_atoms=8, max_atoms_per_element=4,
         lengths=(3.0, 6.0), components=3,
     )  # fmt: skip
-    return CrystalSpace.of(env, lambda crystals: Power(1.5)({"density": Prediction(Density()(crystals))}))
+    return CompositionSpace(env, Density(), Power(1.5))
 
 
 @pytest.mark.parametrize("kind", [TrajectoryBalance, DetailedBalance, SubTrajectoryBalance])
-def test_learns_the_exact_distribution_of_crystals(kind: type[Loss], space: CrystalSpace) -> None:
-    settings = {"env": space.env, "proxy": Density(), "reward": Power(1.5)}
-    model = train(kind(), 200, **settings)
-    log_weights = space.log_weights()
-    exact = log_weights.softmax(0)
-    trajectories = sample_backward(space.env, space.states, generator("backward"))
-    with torch.no_grad():
-        learned = log_forward(space.env, model.policy, trajectories).exp()
-    assert total_variation(learned, exact) < 3 * sampling_floor(exact)
-    assert abs(model.log_z.item() - log_weights.logsumexp(0).item()) < 0.1
+def test_learns_the_exact_distribution_of_crystals(kind: type[Loss], space: CompositionSpace) -> None:
+    floors, log_z = space.distance(train(kind(), 200, **space.settings))
+    assert floors < 3
+    assert abs(log_z) < 0.1

@@ -1,4 +1,4 @@
-"""Points of a unit box, reached from a corner in a fixed number of steps."""
+"""Points of a unit box, reached from its middle in a fixed number of steps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _UNIT = 2.0**-40
-"""Coordinates and increments are multiples of it, so that their sums and differences are exact."""
+"""Coordinates and changes are multiples of it, so that their sums and differences are exact."""
 
 _SLIVER = 2.0**-20
-"""Positions keep this distance for each step from where nothing would be left to choose."""
+"""A step has this much more reach than is used, so that in every state there is something left to choose."""
 
 
 class _OnLattice(Distribution):
@@ -48,7 +48,7 @@ class _OnLattice(Distribution):
 
 @dataclass(frozen=True)
 class IncrementHead(BetaMixtureHead):
-    """How far one coordinate goes: a mixture of Betas on what is legal, drawn as a multiple of 2^-40."""
+    """How far a coordinate moves: a mixture of Betas on what is legal, drawn as a multiple of 2^-40."""
 
     def distribution(self, logits: Tensor, support: Tensor) -> Distribution:  # type: ignore[override]
         return _OnLattice(super().distribution(logits, support))
@@ -56,42 +56,42 @@ class IncrementHead(BetaMixtureHead):
 
 @ENVIRONMENTS.register
 class Box(Stage):
-    """Points of the unit box, reached from the corner at the origin in a fixed number of steps.
+    """Points of the unit box, reached from its middle in a fixed number of steps.
 
-    A step raises the coordinates one after the other, each by 0 to ``max_step``. After two steps or more every point
-    has a continuum of trajectories, so P_B is a density: uniform over the increments that can have led to a state, or
-    learned. The first step from the origin has one way back.
+    A step moves the coordinates one after the other, each by up to ``max_step`` either way and not out of the box.
+    After two steps or more every point has a continuum of trajectories, so P_B is a density: uniform over the changes
+    that can have led to a state, or learned. The first step has one way back, to the middle.
 
     Densities are relative to the uniform one on the box, so Z is the integral of R over it.
 
-    State: the coordinates, and the number of increments so far.
+    State: the coordinates minus 1/2, and the number of changes so far.
 
     Args:
         dimensions: number of coordinates.
         steps: number of steps.
-        max_step: largest increment of a coordinate in a step; all steps together must reach beyond 1.
+        max_step: largest change of a coordinate in a step; all steps together must reach beyond 1/2.
         components: number of Betas in each mixture.
 
     Raises:
         InputError: if a setting is not usable.
 
     Source: after Lahlou et al., "A theory of continuous generative flow networks", ICML 2023. There, steps have a
-    fixed length and a free direction, and the walk may stop anywhere; here they are bounded along each coordinate and
-    fixed in number, so that a coordinate is one decision.
+    fixed length and a free direction away from a corner, and the walk may stop anywhere; here they are bounded along
+    each coordinate and fixed in number, so that a coordinate is one decision and a point one terminal state.
     """
 
     is_tree = False
     has_partial_objects = True
 
-    def __init__(self, dimensions: int = 2, steps: int = 2, max_step: float = 0.75, components: int = 5) -> None:
+    def __init__(self, dimensions: int = 2, steps: int = 3, max_step: float = 0.25, components: int = 5) -> None:
         super().__init__()
         for name, value in (("dimensions", dimensions), ("steps", steps), ("components", components)):
             if value < 1:
                 raise InputError(f"{name}: {value} is not allowed; it must be at least 1")
-        if not 1 / steps < max_step - 2 * _SLIVER or max_step > 1 + 1e-3:
+        if not 0.5 / steps + 2 * _SLIVER < max_step <= 1:
             raise InputError(
-                f"max_step: {max_step} is not allowed; {steps} steps must reach beyond 1, and one not: it must be "
-                f"above {1 / steps:.4g} and at most {'1.001' if steps == 1 else '1'}"
+                f"max_step: {max_step} is not allowed; {steps} step(s) must reach beyond the faces, 1/2 away: it must "
+                f"be above {0.5 / steps:.4g} and at most 1"
             )
         self.dimensions, self.steps = dimensions, steps
         self.max_step = round(max_step / _UNIT) * _UNIT
@@ -103,14 +103,11 @@ class Box(Stage):
             name: IncrementHead(dimensions + steps, components, (0.0, 1.0)) for name in (*self._first, *later)
         }
         self.schedule = self._first + later * (steps - 1)
-        # Lowest and highest coordinate after each number of steps.
-        taken = range(steps + 1)
-        lows = [step * _SLIVER for step in taken]
-        highs = [min(step * (self.max_step - _SLIVER), 1 - (steps - step) * _SLIVER) for step in taken]
-        ends = (torch.tensor([lows, highs], dtype=torch.float64) / _UNIT).round() * _UNIT
-        self._ends: Tensor
+        # How far from the middle a coordinate can be after each number of steps.
+        reach = [min(step * (self.max_step - _SLIVER), 0.5) for step in range(steps + 1)]
+        self._reach: Tensor
         self._turns: Tensor
-        self.register_buffer("_ends", ends, persistent=False)
+        self.register_buffer("_reach", torch.tensor(reach, dtype=torch.float64), persistent=False)
         names = list(self.heads)
         turns = torch.tensor([names.index(head) for head in self.schedule])
         self.register_buffer("_turns", turns, persistent=False)
@@ -125,7 +122,7 @@ class Box(Stage):
         return F.pad(self._turns, (1, 0), value=-1)[states[:, -1].long()]
 
     def encode(self, head: str, states: Tensor) -> Tensor:
-        """(n, dimensions + steps) float32 coordinates, and one-hot the step that is being made."""
+        """(n, dimensions + steps) float32 coordinates from the middle, and one-hot the step that is being made."""
         return self._encode(states, states[:, -1])
 
     def encode_backward(self, head: str, states: Tensor) -> Tensor:
@@ -136,17 +133,17 @@ class Box(Stage):
         return torch.cat([states[:, :-1], step], 1).float()
 
     def encode_terminal(self, states: Tensor) -> Tensor:
-        """(n, dimensions) float32 coordinates."""
+        """(n, dimensions) float32 coordinates from the middle."""
         return states[:, :-1].float()
 
     def _axis(self, head: str) -> int:
         return int(head.rpartition("x")[2])
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        """(n, 2) least and largest increment."""
+        """(n, 2) least and largest change."""
         x = states[:, self._axis(head)]
-        low, high = self._ends[:, (states[:, -1] / self.dimensions).long() + 1]
-        return torch.stack([(low - x).clamp_min(0.0), (high - x).clamp_max(self.max_step)], 1)
+        reach = self._reach[(states[:, -1] / self.dimensions).long() + 1]
+        return torch.stack([-reach - x, reach - x], 1).clamp(-self.max_step, self.max_step)
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
         return self._moved(head, states, actions, 1.0)
@@ -164,28 +161,26 @@ class Box(Stage):
         return head in self._first
 
     def parent_actions(self, head: str, states: Tensor) -> Tensor:
-        """(n, 1) the increment of a first step, else (n, 2) least and largest increment that can have led here."""
+        """(n, 1) the change in a first step, else (n, 2) least and largest change that can have led here."""
         axis = self._axis(head)
         x = states[:, axis]
         if self.has_one_parent(head):
             return x.unsqueeze(1)
-        low, high = self._ends[:, ((states[:, -1] - 1) / self.dimensions).long()]
-        return torch.stack([(x - high).clamp_min(0.0), (x - low).clamp_max(self.max_step)], 1)
+        reach = self._reach[((states[:, -1] - 1) / self.dimensions).long()]
+        return torch.stack([x - reach, x + reach], 1).clamp(-self.max_step, self.max_step)
 
     def decode(self, states: Tensor) -> Tensor:
-        """(n, dimensions) float64 coordinates."""
-        return states[:, :-1]
+        """(n, dimensions) float64 coordinates, 0 to 1."""
+        return states[:, :-1] + 0.5
 
     def decode_partial(self, states: Tensor) -> Tensor:
         """(n, dimensions) float64 coordinates of the points on the way."""
         return self.decode(states)
 
     def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        """Points within 2^-20 of a face for each step are moved inwards by that much."""
         points = objects.to(self.device, torch.float64)
         outside = ((points < -tolerance) | (points > 1 + tolerance)).any(1)
-        low, high = self._ends[:, -1]
-        inside = (points.clamp(low, high) / _UNIT).round() * _UNIT
+        inside = ((points.clamp(0.0, 1.0) - 0.5) / _UNIT).round() * _UNIT
         states = torch.cat([inside, torch.full_like(inside[:, :1], len(self.schedule))], 1)
         return states, ["point outside of the box" if bad else "" for bad in outside.tolist()]
 
@@ -199,8 +194,8 @@ class Box(Stage):
         missing = [column for column in columns if column not in frame.columns]
         if missing:
             raise InputError(f"{path}: missing column(s) {', '.join(missing)}")
-        numbers = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype="float64", na_value=math.nan)
-        points = torch.from_numpy(numbers)
+        numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
+        points = torch.tensor(numbers.to_numpy(dtype="float64", na_value=math.nan))
         finite = points.isfinite().all(1)
         problems = dict.fromkeys((~finite).nonzero().squeeze(1).tolist(), "coordinate is no number")
         return ObjectTable(frame, finite.nonzero().squeeze(1), points[finite], problems)

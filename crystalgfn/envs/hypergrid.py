@@ -141,8 +141,8 @@ class HyperGrid(Stage):
         missing = [column for column in columns if column not in frame.columns]
         if missing:
             raise InputError(f"{path}: missing column(s) {', '.join(missing)}")
-        numbers = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype="float64", na_value=float("nan"))
-        cells = torch.from_numpy(numbers)
+        numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
+        cells = torch.tensor(numbers.to_numpy(dtype="float64", na_value=float("nan")))
         whole = (cells == cells.floor()).all(1)
         problems = dict.fromkeys((~whole).nonzero().squeeze(1).tolist(), "coordinate is no whole number")
         return ObjectTable(frame, whole.nonzero().squeeze(1), cells[whole].long(), problems)
