@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 MAX_ATOMS = 20
 NEAR = 0.1  # eV/atom above the hull
@@ -109,7 +110,7 @@ def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int
         ("relaxed", lambda t: f"{int(t.energy_relaxed.notna().sum())}"),
         ("in the given space group after relaxation", lambda t: f"{int((t.symmetry == 'sampled').sum())}"),
         ("in a higher one", lambda t: f"{int((t.symmetry == 'higher').sum())}"),
-        ("seconds, all together", lambda t: f"{t.seconds.sum():.0f}"),
+        ("seconds of processor time, all together", lambda t: f"{t.cpu_seconds.sum():.0f}"),
     ):
         print(f"| {name} | {value(built)} | {value(real)} |")
     print(f"| the real structure found (StructureMatcher) | {int(matches.sum())} of {n} | |")
@@ -138,9 +139,10 @@ def _matches(out: Path, names: pd.Series, real: list, stage: str = "relaxed") ->
 
 
 def distances(data: Path, n: int, seed: int) -> None:
-    """Shares of real structures whose closest atoms are closer than some ratios of the sum of covalent radii."""
+    """Shares of real structures whose closest atoms are closer than some ratios of the sum of covalent radii, and how
+    many neighbours their atoms have."""
     from crystalgfn.commands.chgnet_references import join, read_structures
-    from crystalgfn.structures.candidates import distance_ratios
+    from crystalgfn.structures.candidates import crowding, distance_ratios
 
     rows = join(data / "crystals.parquet", data / "structures.parquet", exact=False).sample(n, random_state=seed)
     structures = read_structures(rows)
@@ -150,6 +152,15 @@ def distances(data: Path, n: int, seed: int) -> None:
     print(f"| crystals | {int((~hydrogen).sum())} | {int(hydrogen.sum())} |")
     for ratio in (0.5, 0.55, 0.6, 0.65, 0.7, 0.8):
         print(f"| {ratio} | {(ratios[~hydrogen] < ratio).mean():.2%} | {(ratios[hydrogen] < ratio).mean():.2%} |")
+    pairs = crowding(structures)
+    values = ", ".join(f"{value:.0f}" for value in np.percentile(pairs, (50, 95, 99, 100)))
+    print(f"\npairs of neighbours within 3 Å for an atom, median, 95th, 99th percentile, most: {values}")
+
+
+def _share(k: int, n: int) -> str:
+    """A share with its 95 % interval (Wilson)."""
+    interval = binomtest(k, n).proportion_ci(0.95, "wilson")
+    return f"{k} of {n} ({interval.low:.0%} to {interval.high:.0%})"
 
 
 def report(structures: Path) -> None:
@@ -180,14 +191,22 @@ def report(structures: Path) -> None:
     if "energy_above_hull" in frame.columns:
         above = relaxed.energy_above_hull.dropna()
         rows += [
-            ("below 0.1 eV/atom above the hull; below 0", f"{int((above < NEAR).sum())}; {int((above < 0).sum())}"),
+            (
+                "below 0.1 eV/atom above the hull (95 % interval); below 0",
+                f"{_share(int((above < NEAR).sum()), len(frame))}; {int((above < 0).sum())}",
+            ),
             ("energy above hull, best; median [eV/atom]", f"{above.min():.3f}; {above.median():.3f}"),
         ]
-    rows.append(("seconds a crystal, median; all together", f"{frame.seconds.median():.0f}; {frame.seconds.sum():.0f}"))
+    rows.append(
+        (
+            "processor time of a crystal, median; all together [s]",
+            f"{frame.cpu_seconds.median():.0f}; {frame.cpu_seconds.sum():.0f}",
+        )
+    )
     print("| | |\n|---|--:|")
     for name, value in rows:
         print(f"| {name} | {value} |")
-    failures = frame.reason.dropna().str.replace(r"\d+", "N", regex=True).value_counts()
+    failures = frame.reason.dropna().astype(str).str.replace(r"\d+", "N", regex=True).value_counts()
     for reason, count in failures.items():
         print(f"\n{count} × {reason}")
     best = relaxed.sort_values(

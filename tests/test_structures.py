@@ -11,12 +11,13 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystalgfn.errors import InputError
 from crystalgfn.structures import require_extra
-from crystalgfn.structures.candidates import contacts, distance_ratios, propose
+from crystalgfn.structures.candidates import contacts, crowding, distance_ratios, propose
 from crystalgfn.structures.hull import Reference
 from crystalgfn.structures.isolated import Failed, run
 from crystalgfn.structures.outputs import symmetry
 from crystalgfn.structures.positions import positions, settings, ways
 from crystalgfn.structures.references import References, fit, from_elements
+from crystalgfn.structures.search import are_apart
 
 SALT = {"Na": 4, "Cl": 4}
 
@@ -177,6 +178,16 @@ def test_distances():
     ratio, shortest = distance_ratios([salt, Structure(Lattice.cubic(20), ["Na"], [[0, 0, 0]])])
     assert shortest[0] == pytest.approx(2.85) and ratio[0] == pytest.approx(2.85 / (1.66 + 1.02))
     assert np.isinf(ratio[1]) and np.isinf(shortest[1])
+
+
+def test_crowded_cells_are_told_from_real_ones():
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    # Six neighbours within 3 Å: thirty ordered pairs for each atom.
+    assert crowding([salt])[0] == 30
+    # One atom beside its images, no closer than atoms may be.
+    flat = Structure(Lattice.from_parameters(0.9, 0.9, 30, 90, 90, 120), ["H"], [[0, 0, 0]])
+    assert crowding([flat])[0] > 320 and distance_ratios([flat])[0][0] > 0.6
+    assert are_apart([salt, flat]).tolist() == [True, False]
 
 
 def test_a_call_that_takes_too_long_is_killed():

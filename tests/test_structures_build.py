@@ -16,6 +16,7 @@ from crystalgfn.commands import build as command
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.chgnet import CHGNetEnergy
 from crystalgfn.structures import outputs
+from crystalgfn.structures.relax import Relaxation
 from crystalgfn.structures.run import BACKENDS, Workers, run
 from crystalgfn.testing.proxy import ProxyContract
 
@@ -103,7 +104,7 @@ def test_every_row_is_there_in_order_of_reward_with_its_reason(built):
         2: "'Xx2' has an element 'Xx'",
         3: "does not fit the Wyckoff positions of space group 225",
         4: "does not fit the Wyckoff positions of space group 136",
-        5: "atoms too close to each other in all of",
+        5: "atoms too close or too crowded in all of",
         7: "CHGNet does not know Po",
         8: "atoms without neighbours within 6 Å",
         9: "the cell is not cubic",
@@ -138,6 +139,33 @@ def test_same_seed_same_structures_whatever_else_is_built(built, tmp_path, monke
     assert frame.index.tolist() == [6] and "energy_above_hull" not in frame.columns
     kept = ["energy_built", "energy_relaxed", "volume_change", "min_distance_relaxed"]
     pd.testing.assert_series_equal(frame[kept].loc[6], frame_of(built)[kept].loc[6])
+
+
+def test_a_relaxation_goes_on_where_it_stopped_and_ends_when_it_has_settled():
+    pytest.importorskip("chgnet")
+    stretched = SALT.copy()
+    stretched.scale_lattice(SALT.volume * 1.1)
+    whole = Relaxation(stretched, symmetric=True).run(40)
+    parts = Relaxation(stretched, symmetric=True).run(2)
+    assert parts.steps == 2 and not parts.converged and parts.energy > whole.energy
+    parts.run(38)
+    assert whole.converged and parts.converged
+    assert parts.energy == pytest.approx(whole.energy, abs=1e-4)
+    assert parts.structure().volume == pytest.approx(whole.structure().volume, rel=1e-3)
+    assert parts.run(100).steps == parts.steps
+    # A shallow valley: the force asked for is never reached, the energy hardly falls.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crystalgfn.structures.relax.MAX_FORCE", 0.0)
+        settled = Relaxation(stretched, symmetric=True).run(60)
+    assert settled.settled and not settled.converged and settled.steps < 60
+    assert settled.energy == pytest.approx(whole.energy, abs=1e-3)
+
+
+def test_one_of_each_formula(built):
+    inputs, tasks = command.read_tasks(built / "samples.csv", None, None, {}, distinct=True)
+    assert inputs.row.tolist() == [6, 1, 2, 3, 4, 5, 7]  # rows 8 and 9 are potassium and salt again
+    assert len(tasks) == len(inputs)
+    assert command.read_tasks(built / "samples.csv", 2, None, {}, distinct=True)[0].row.tolist() == [6, 1]
 
 
 def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(built, monkeypatch):

@@ -38,7 +38,7 @@ def main(args: list[str]) -> int:
     workers = Workers(options.jobs, options.backend, options.scheduler, options.timeout)
     frame = build_table(
         options.table, options.out, options.relax == "chgnet", options.top, options.tries, options.seed, workers,
-        options.reference, options.proxy_column, options.chgnet_references,
+        options.reference, options.proxy_column, options.chgnet_references, options.distinct,
     )  # fmt: skip
     for line in summary(frame, options.out):
         print(line)
@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the structures; a run that stopped goes on")
     parser.add_argument("--relax", choices=["chgnet", "none"], default="none", help="relax positions and cell")
     parser.add_argument("--top", type=int, help="only the rows with the highest log_reward, or the first ones")
+    parser.add_argument(
+        "--distinct", action="store_true", help="only the first row of each reduced formula, by log_reward"
+    )
     parser.add_argument("--tries", type=int, default=12, help="arrangements relaxed in the sampled cell (default 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the random arrangements (default 0)")
     parser.add_argument("--jobs", type=int, default=1, help="crystals at the same time (default 1)")
@@ -81,6 +84,7 @@ def build_table(
     reference: Path | None = None,
     proxy_column: str | None = None,
     chgnet_references: Path | None = None,
+    distinct: bool = False,
 ) -> pd.DataFrame:
     """Build the crystals of a table and write structures and results into a folder.
 
@@ -96,6 +100,7 @@ def build_table(
         reference: table of known crystals.
         proxy_column: column of the table to pass on, with ``proxy_`` before its name.
         chgnet_references: elemental references.
+        distinct: whether to take only the first row of each reduced formula, in that order.
 
     Returns:
         the table of results as written.
@@ -114,7 +119,7 @@ def build_table(
             raise InputError(f"{name}: {value} is not allowed; 1 or more")
     workers.check()
     references = References.load(chgnet_references or SHIPPED)
-    inputs, tasks = read_tasks(table, top, proxy_column, {"tries": tries, "seed": seed, "relax": relax})
+    inputs, tasks = read_tasks(table, top, proxy_column, {"tries": tries, "seed": seed, "relax": relax}, distinct)
     hull = Reference(reference) if reference is not None else None
     usable = [task for task in tasks if "counts" in task]
     settings = {"table": file_hash(table), "tries": tries, "seed": seed, "relax": relax}
@@ -126,7 +131,7 @@ def build_table(
 
 
 def read_tasks(
-    table: Path, top: int | None, proxy_column: str | None, common: dict[str, Any]
+    table: Path, top: int | None, proxy_column: str | None, common: dict[str, Any], distinct: bool = False
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The rows to build.
 
@@ -150,6 +155,9 @@ def read_tasks(
     if "log_reward" in frame.columns:
         rewards = pd.to_numeric(frame["log_reward"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
         order = np.argsort(-np.nan_to_num(rewards, nan=-np.inf), kind="stable")
+    place = {row: index for index, row in enumerate(data.rows.tolist())}
+    if distinct:
+        order = _first_of_each(order, data.crystals.counts.numpy(), place)
     chosen = order[:top].tolist()
     inputs = pd.DataFrame(
         {
@@ -164,7 +172,6 @@ def read_tasks(
         if column in frame.columns:
             inputs[name] = pd.to_numeric(frame[column].iloc[chosen], errors="coerce").tolist()
     symbols = element_symbols()
-    place = {row: index for index, row in enumerate(data.rows.tolist())}
     tasks: list[dict[str, Any]] = []
     for row, name in zip(chosen, inputs["id"], strict=True):
         if row not in place:
@@ -180,6 +187,23 @@ def read_tasks(
         }
         tasks.append(task | common)
     return inputs, tasks
+
+
+def _first_of_each(order: Any, counts: Any, place: dict[int, int]) -> Any:
+    """Of rows in some order, the first of each reduced formula; rows that are no crystals stay."""
+    import numpy as np
+
+    seen: set[tuple[int, ...]] = set()
+    kept = []
+    for row in order.tolist():
+        if row in place:
+            own = counts[place[row]]
+            key = tuple((own // np.gcd.reduce(own)).tolist())
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(row)
+    return np.array(kept, dtype=np.int64)
 
 
 def summary(frame: pd.DataFrame, out: Path) -> list[str]:

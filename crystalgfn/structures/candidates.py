@@ -332,3 +332,20 @@ def distance_ratios(structures: Sequence[Structure]) -> tuple[Array, Array]:
             ratios[index] = (distance / (radii[numbers[centre]] + radii[numbers[other]])).min()
             shortest[index] = distance.min()
     return ratios, shortest
+
+
+def crowding(structures: Sequence[Structure]) -> Array:
+    """How many atoms surround each other, as CHGNet's graph of angles sees it.
+
+    Args:
+        structures: n ordered structures.
+
+    Returns:
+        (n,) ordered pairs of neighbours within 3 Å, mean over the atoms; CHGNet's time grows with them.
+    """
+    values = np.zeros(len(structures))
+    for index, structure in enumerate(structures):
+        centre, *_ = structure.get_neighbor_list(3.0)
+        neighbours = np.bincount(centre, minlength=len(structure))
+        values[index] = (neighbours * (neighbours - 1)).mean()
+    return values

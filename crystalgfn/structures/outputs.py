@@ -25,7 +25,7 @@ COLUMNS = (
     "symmetry", "positions", "energy_built", "energy_relaxed", "chgnet_formation_energy_built",
     "chgnet_formation_energy", "energy_above_hull", "volume_change", "min_distance_built", "min_distance_ratio_built",
     "min_distance_relaxed", "min_distance_ratio_relaxed", "tries", "proposed", "too_close", "failed",
-    "relaxation_failures", "steps", "converged", "seconds", "reason",
+    "relaxation_failures", "steps", "converged", "settled", "seconds", "cpu_seconds", "reason",
 )  # fmt: skip
 """Columns of the table; those that were not asked for are left out. Energies in eV/atom, distances in Å."""
 
@@ -123,7 +123,15 @@ def symmetry(structure: Structure, number: int, counts: Mapping[str, int]) -> st
 
 
 _WHOLE = ("row", "tries", "proposed", "too_close", "failed", "relaxation_failures", "steps")
-_RELAXED_ONLY = ("symmetry", "chgnet_formation_energy", "volume_change", "relaxation_failures", "steps", "converged")
+_RELAXED_ONLY = (
+    "symmetry",
+    "chgnet_formation_energy",
+    "volume_change",
+    "relaxation_failures",
+    "steps",
+    "converged",
+    "settled",
+)
 
 
 def write(out: Path, frame: pd.DataFrame, results: Sequence[Mapping[str, Any]]) -> int:

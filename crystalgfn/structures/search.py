@@ -1,6 +1,6 @@
 """Find the atoms of one crystal: many arrangements, the best of them by CHGNet, in the sampled cell.
 
-1. Propose arrangements (`candidates`) and drop those whose atoms are too close.
+1. Propose arrangements (`candidates`) and drop those whose atoms are too close or too crowded.
 2. Evaluate CHGNet's energy of all, and keep the best different ones, `tries` of them.
 3. Relax their free coordinates by CHGNet's forces, all together in batches; at each stage the better half goes on.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalgfn.structures import chgnet
-from crystalgfn.structures.candidates import Candidates, distance_ratios, propose
+from crystalgfn.structures.candidates import Candidates, crowding, distance_ratios, propose
 from crystalgfn.structures.positions import Way, settings, ways
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ MAX_WAYS = 200
 CLOSEST = 0.6
 """Atoms closer than this share of the sum of their covalent radii are too close for CHGNet to be trusted. Of 3,000 real
 crystals, 153 of them with hydrogen, none has a shorter distance, and 0.2 % one below 0.65."""
+
+CROWDED = 320.0
+"""More pairs of neighbours within 3 Å than this for an atom (18 neighbours) are too many: of 3,000 real crystals none
+has more than 306. Such arrangements, of cells as thin as one atom, would also cost ten times as much."""
 
 STAGES = ((5, 0.5), (8, 0.5), (15, 0.0))
 """Steps of each stage of the relaxation, and the share of the tries that goes on after it; `KEPT` at least."""
@@ -81,7 +85,7 @@ class Search:
     Attributes:
         found: the best arrangements, lowest energy first.
         proposed: arrangements that were made.
-        too_close: of these, arrangements with atoms too close to each other.
+        too_close: of these, arrangements with atoms too close to each other or with too many neighbours.
         failed: of these, arrangements that CHGNet could not treat.
         tried: arrangements that were relaxed.
     """
@@ -104,7 +108,8 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
         random: the generator.
 
     Raises:
-        NoStructure: if the composition or cell does not fit the group, or atoms are too close in all arrangements.
+        NoStructure: if the composition or cell does not fit the group, or if atoms are too close or too crowded in all
+            arrangements.
     """
     unknown = sorted(chgnet.FORBIDDEN & set(counts))
     if unknown:
@@ -120,11 +125,15 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
     candidates, energies, too_close, failed = sample(number, counts, pairs, PROPOSALS * tries, random)
     proposed = len(candidates) + too_close + failed
     if not len(candidates):
-        what = "atoms without neighbours within 6 Å" if failed else "atoms too close to each other"
+        what = "atoms without neighbours within 6 Å" if failed else "atoms too close or too crowded"
         raise NoStructure(f"{what} in all of {proposed} arrangements")
     best = different(energies, tries)
     relaxed, values = descend(candidates[best], energies[best])
+    # CHGNet may pull atoms into each other: it has not seen such distances.
+    values = np.where(are_apart(relaxed.structures()), values, np.inf)
     order = different(values, KEPT)
+    if not len(order):
+        raise NoStructure(f"CHGNet pulls atoms into each other in all of {len(best)} arrangements")
     shown = relaxed[order].structures()
     found = [
         Found(structure, float(values[i]), relaxed.ways[i]) for structure, i in zip(shown, order.tolist(), strict=True)
@@ -148,8 +157,8 @@ def sample(
         random: the generator.
 
     Returns:
-        the usable arrangements, their energies [eV/atom], the number with atoms too close, and the number that CHGNet
-        could not treat.
+        the usable arrangements, their energies [eV/atom], the number with atoms too close or too crowded, and the
+        number that CHGNet could not treat.
     """
     lowest = np.full(len(pairs), np.inf)
     parts: list[tuple[Candidates, Array]] = []
@@ -161,7 +170,7 @@ def sample(
             break
         candidates = propose(number, counts, [pairs[i] for i in chosen], random)
         structures = candidates.structures()
-        apart = distance_ratios(structures)[0] >= CLOSEST
+        apart = are_apart(structures)
         energies = np.full(len(chosen), np.nan)
         energies[apart] = chgnet.energies(
             [structure for structure, fine in zip(structures, apart, strict=True) if fine]
@@ -182,6 +191,11 @@ def sample(
     if not filled:
         return parts[0][0], parts[0][1], too_close, failed
     return Candidates.cat([c for c, _ in filled]), np.concatenate([e for _, e in filled]), too_close, failed
+
+
+def are_apart(structures: Sequence[Structure]) -> NDArray[np.bool_]:
+    """(n,) whether no atoms of a structure are too close or too crowded for CHGNet, see `CLOSEST` and `CROWDED`."""
+    return (distance_ratios(structures)[0] >= CLOSEST) & (crowding(structures) <= CROWDED)
 
 
 def different(energies: Array, most: int) -> NDArray[np.int64]:
