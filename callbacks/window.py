@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -15,6 +15,9 @@ from crystalgfn.envs import Crystal, Environment
 from crystalgfn.errors import InputError
 from crystalgfn.metrics import SampleMetric
 from crystalgfn.proxies import ProxySet
+
+if TYPE_CHECKING:
+    from crystalgfn.module import GFlowNet
 
 Metrics = dict[str, SampleMetric]
 
@@ -206,6 +209,11 @@ def check_positive(field: str, value: int) -> None:
 def environment(pl_module: LightningModule) -> Environment:
     """The environment of a module."""
     return cast(Environment, pl_module.env)
+
+
+def gflownet(pl_module: LightningModule) -> GFlowNet:
+    """The module as what it is; Lightning hands it over as any module."""
+    return cast("GFlowNet", pl_module)
 
 
 def proxies_of(pl_module: LightningModule) -> ProxySet:

@@ -186,21 +186,37 @@ def space_groups_figure(counts: NDArray[np.int64], title: str, reference: Refere
     return figure
 
 
-def sampler_figure(log_reward: NDArray[np.float64], log_p: NDArray[np.float64], log_z: float) -> Figure:
+def sampler_figure(
+    log_reward: NDArray[np.float64],
+    log_p: NDArray[np.float64],
+    log_z: float,
+    known: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    title: str = "",
+) -> Figure:
     """Log-probability of samples over their log R, with the line log p = log R - log Z.
 
     Args:
         log_reward: (n,) log R(x).
         log_p: (n,) log p(x).
         log_z: estimate of log Z.
+        known: the same two of m known objects.
+        title: of the figure.
     """
     figure, axes = _figure(7.0, 5.0)
     # A picture inside the drawing: thousands of points as shapes would be slow to show.
-    axes.scatter(log_reward, log_p, s=6, color=SAMPLE_COLOR, alpha=0.35, linewidths=0, rasterized=True)
+    alpha = 0.35 if known is None else 0.6
+    label = None if known is None else f"samples: n = {len(log_p):,}"
+    axes.scatter(log_reward, log_p, s=6, color=SAMPLE_COLOR, alpha=alpha, linewidths=0, rasterized=True, label=label)
+    if known is not None:
+        log_reward = np.concatenate([log_reward, known[0]])
+        label = f"known objects: n = {len(known[1]):,}"
+        axes.scatter(*known, s=14, facecolors="none", edgecolors=REFERENCE_COLOR, linewidths=0.7, label=label)
     ends = np.array([log_reward.min(), log_reward.max()])
     axes.plot(ends, ends - log_z, color=OTHER_COLORS[0], linewidth=1.4, label=f"log R − log Z, log Z = {log_z:.2f}")
     axes.set_xlabel("log R(x)")
     axes.set_ylabel("log p(x)")
+    if title:
+        axes.set_title(title)
     axes.legend(frameon=False, loc="upper left")
     return figure
 

@@ -32,3 +32,12 @@ def test_values() -> None:
 def test_bad_height() -> None:
     with pytest.raises(InputError, match="height: 1 "):
         HyperGridModes(1)
+
+
+def test_the_band_is_symmetric_at_every_height() -> None:
+    for height in range(2, 40):
+        rewards = HyperGridModes(height)(torch.arange(height).unsqueeze(1))
+        assert torch.equal(rewards, rewards.flip(0))
+    # At height 6 the cells next to the corners lie on the band's edge, 0.3, and so outside.
+    assert HyperGridModes(6).n_modes(torch.zeros(0, 2)) == 0
+    assert HyperGridModes(8).n_modes(torch.zeros(0, 3)) == 8

@@ -37,6 +37,7 @@ class Proxy(nn.Module, ABC):
         direction: whether a user looks for low or high values; sorts top-k tables.
         valid_range: lowest and highest value the proxy can be trusted for.
         has_uncertainty: whether `predict` returns an uncertainty.
+        knows_modes: whether `modes` and `n_modes` can be asked: where the best values are is known beforehand.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Proxy(nn.Module, ABC):
     direction: Literal["minimize", "maximize"] = "minimize"
     valid_range: tuple[float, float] = (float("-inf"), float("inf"))
     has_uncertainty: ClassVar[bool] = False
+    knows_modes: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, objects: Any) -> Tensor:
@@ -63,3 +65,19 @@ class Proxy(nn.Module, ABC):
         The values are those of `forward`.
         """
         return Prediction(self(objects))
+
+    def n_modes(self, objects: Any) -> int:
+        """Number of modes among objects like the given ones, which may be none; only where ``knows_modes``.
+
+        Raises:
+            TypeError: if the proxy knows no modes.
+        """
+        raise TypeError(f"{type(self).__name__} knows no modes")
+
+    def modes(self, objects: Any) -> Tensor:
+        """(n,) int64 the mode in which each object lies, from 0, or -1; only where ``knows_modes``.
+
+        Raises:
+            TypeError: if the proxy knows no modes.
+        """
+        raise TypeError(f"{type(self).__name__} knows no modes")

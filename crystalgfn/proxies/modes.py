@@ -32,6 +32,7 @@ class BoxCorners(Proxy):
 
     name = "corner_reward"
     direction = "maximize"
+    knows_modes = True
     valid_range = (0.0, float("inf"))
 
     def __init__(self, mode: float = 0.2, width: float = 0.08, r0: float = 0.01) -> None:
@@ -50,6 +51,17 @@ class BoxCorners(Proxy):
         peaks = sum(torch.exp(-(((y - self.mode) / self.width) ** 2) / 2) for y in (x, 1 - x))
         assert isinstance(peaks, Tensor)
         return self.r0 + peaks.prod(1)
+
+    def n_modes(self, objects: Tensor) -> int:
+        """One a corner, for points (n, dimensions)."""
+        return 2 ** objects.shape[1]
+
+    def modes(self, objects: Tensor) -> Tensor:
+        """(n,) int64 the corner whose mode is within two widths along each axis, else -1."""
+        is_high = objects > 0.5
+        near = (torch.where(is_high, 1 - objects, objects) - self.mode).abs() <= 2 * self.width
+        corner = (is_high.long() * 2 ** torch.arange(objects.shape[1], device=objects.device)).sum(1)
+        return torch.where(near.all(1), corner, -1)
 
     def log_z(self, dimensions: int) -> float:
         """Log of the integral of R over the unit box."""
@@ -71,6 +83,7 @@ class SetOverlap(Proxy):
 
     name = "overlap"
     direction = "maximize"
+    knows_modes = True
     valid_range = (0.0, 1.0)
 
     def __init__(self, modes: list[list[int]]) -> None:
@@ -87,10 +100,22 @@ class SetOverlap(Proxy):
 
     def forward(self, objects: Tensor) -> Tensor:
         """(n,) float64 overlap of sets (n, items) bool."""
+        return self._shares(objects).amax(1)
+
+    def _shares(self, objects: Tensor) -> Tensor:
         items = self._modes.shape[1]
         if objects.shape[1] < items:
             raise InputError(f"modes: item {items - 1} is not allowed; sets have the items 0 to {objects.shape[1] - 1}")
-        return (objects[:, :items].to(torch.float64) @ self._modes.T).amax(1)
+        return objects[:, :items].to(torch.float64) @ self._modes.T
+
+    def n_modes(self, objects: Tensor) -> int:
+        """The sets that were given."""
+        return len(self._modes)
+
+    def modes(self, objects: Tensor) -> Tensor:
+        """(n,) int64 the first mode all of whose items a set holds, else -1."""
+        share, mode = self._shares(objects).max(1)
+        return torch.where(share > 1 - 1e-9, mode, -1)
 
 
 @PROXIES.register
@@ -111,6 +136,7 @@ class HammingDistance(Proxy):
 
     name = "hamming_distance"
     direction = "minimize"
+    knows_modes = True
     valid_range = (0.0, float("inf"))
 
     def __init__(self, modes: list[str], letters: str) -> None:
@@ -126,9 +152,21 @@ class HammingDistance(Proxy):
 
     def forward(self, objects: Tensor) -> Tensor:
         """(n,) float64 distance of words (n, length) int64."""
+        return self._distances(objects).amin(1).to(torch.float64)
+
+    def _distances(self, objects: Tensor) -> Tensor:
         if objects.shape[1] != self._modes.shape[1]:
             raise InputError(f"modes: their length is {self._modes.shape[1]}; words have {objects.shape[1]} letters")
-        return (objects.unsqueeze(1) != self._modes).sum(2).amin(1).to(torch.float64)
+        return (objects.unsqueeze(1) != self._modes).sum(2)
+
+    def n_modes(self, objects: Tensor) -> int:
+        """The words that were given."""
+        return len(self._modes)
+
+    def modes(self, objects: Tensor) -> Tensor:
+        """(n,) int64 the mode that a word is, else -1."""
+        distance, mode = self._distances(objects).min(1)
+        return torch.where(distance == 0, mode, -1)
 
 
 def _places(word: str, letters: str) -> Sequence[int]:

@@ -91,6 +91,17 @@ class ProxyContract:
         values = _evaluate(proxy, objects[:n])
         assert values.shape == (n,), f"{n} objects give shape {tuple(values.shape)}; it must be ({n},)"
 
+    def test_modes(self, proxy: Proxy, objects: Any) -> None:
+        """A proxy that knows modes says of each object in which it lies."""
+        if not proxy.knows_modes:
+            return
+        n = proxy.n_modes(objects[:0])
+        modes = proxy.modes(objects)
+        assert n >= 0, f"n_modes is {n}; it must be 0 or more"
+        assert modes.shape == (len(objects),), f"{len(objects)} objects give modes of shape {tuple(modes.shape)}"
+        assert modes.dtype == torch.int64, f"modes are {modes.dtype}; they must be int64"
+        assert ((modes >= -1) & (modes < n)).all(), f"modes must be -1, or from 0 to {n - 1}"
+
     def test_deterministic(self, proxy: Proxy, objects: Any) -> None:
         """The same objects give the same values, and no global generator is drawn from."""
         before = global_generators()
