@@ -79,6 +79,8 @@ class SampleWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert self._parts is not None
+        if not len(outputs["states"]):  # a ticket for no object
+            return
         # Processes take batches in turn; a ticket knows its own place.
         is_ticket = isinstance(batch, Ticket) and isinstance(batch.stream[-1], int)
         place = batch.stream[-1] if is_ticket else batch_idx * trainer.world_size + trainer.global_rank

@@ -127,6 +127,8 @@ class WindowCallback(Callback, ABC):
             self._waiting, self._n_waiting = [], 0
 
     def _update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
+        if not len(outputs["states"]):
+            return
         device = outputs["states"].device
         for metric in metrics.values():
             if metric.device != device:

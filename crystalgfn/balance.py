@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from crystalgfn.distributed import sum_over_processes
 from crystalgfn.envs.base import Environment
 from crystalgfn.policies.base import Policy, Shape
 from crystalgfn.rollout import BackwardPolicy, Trajectories, backward_distribution, by_head, log_forward
@@ -61,12 +62,15 @@ class StateFlow(nn.Module):
         beyond = (balance.steps.log_pb - balance.steps.log_pf).flip(1).cumsum(1).flip(1)
         estimate = balance.log_reward.unsqueeze(1) + beyond - balance.steps.log_partial
         positions = _positions(balance.trajectories)
+        totals = torch.zeros(2, len(self.offsets), dtype=torch.float64, device=self.offsets.device)
         for head, indices in positions.of_heads.items():
             parts = [(balance.trajectories.steps[i].rows, positions.of_steps[i]) for i in indices]
             rows, places = (torch.cat(part) for part in zip(*parts, strict=True))
             inner = places > 0
-            if inner.any():
-                self.offsets[self._position[head]] = estimate[rows[inner], places[inner]].mean()
+            own = estimate[rows[inner], places[inner]]
+            totals[:, self._position[head]] = torch.stack([own.sum(), inner.sum().to(torch.float64)])
+        sums, counts = sum_over_processes(totals)
+        self.offsets.copy_(torch.where(counts > 0, sums / counts, self.offsets))
 
 
 @dataclass(frozen=True)

@@ -42,23 +42,27 @@ class Ticks(IterableDataset[int]):
 
 
 class Tickets(Dataset[Ticket]):
-    """Tickets for ``n_samples`` objects.
+    """Tickets for ``n_samples`` objects, which processes take in turn.
+
+    Every process gets as many tickets as the others, so that all end together and none has to be repeated: the last
+    ones can be for no object.
 
     Args:
         n_samples: objects in all.
         stream: names the family of random streams; each ticket has its own.
+        processes: number of processes.
     """
 
-    def __init__(self, n_samples: int, *stream: int | str) -> None:
-        self._n_samples, self._stream = n_samples, stream
+    def __init__(self, n_samples: int, *stream: int | str, processes: int = 1) -> None:
+        self._n_samples, self._stream, self._processes = n_samples, stream, processes
 
     def __len__(self) -> int:
-        return math.ceil(self._n_samples / TICKET_SIZE)
+        return math.ceil(self._n_samples / (TICKET_SIZE * self._processes)) * self._processes
 
     def __getitem__(self, index: int) -> Ticket:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        n = min(TICKET_SIZE, self._n_samples - index * TICKET_SIZE)
+        n = min(TICKET_SIZE, max(0, self._n_samples - index * TICKET_SIZE))
         return Ticket((*self._stream, index), n, TICKET_SIZE)
 
 
@@ -131,10 +135,14 @@ class Samples(LightningDataModule):
         return DataLoader(Ticks(), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Ticket]:
-        return DataLoader(Tickets(self.num_val_samples, self.seed, "validate"), batch_size=None)
+        return self._tickets(self.num_val_samples, "validate")
 
     def test_dataloader(self) -> DataLoader[Ticket]:
-        return DataLoader(Tickets(self.num_samples, self.seed, "test"), batch_size=None)
+        return self._tickets(self.num_samples, "test")
 
     def predict_dataloader(self) -> DataLoader[Ticket]:
-        return DataLoader(Tickets(self.num_samples, self.seed, "predict"), batch_size=None)
+        return self._tickets(self.num_samples, "predict")
+
+    def _tickets(self, n_samples: int, purpose: str) -> DataLoader[Ticket]:
+        processes = self.trainer.world_size if self.trainer is not None else 1
+        return DataLoader(Tickets(n_samples, self.seed, purpose, processes=processes), batch_size=None)

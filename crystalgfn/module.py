@@ -11,12 +11,14 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, PearsonCorrCoef
 
 from crystalgfn.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
 from crystalgfn.data import Ticket
 from crystalgfn.data_set import DataSet
+from crystalgfn.distributed import mean_over_processes, n_processes, sum_over_processes
 from crystalgfn.envs.base import CategoricalHead, Environment
 from crystalgfn.errors import InputError
 from crystalgfn.exploration import Exploration, Schedule
@@ -221,40 +223,31 @@ class GFlowNet(LightningModule):
             states, known = self.data_set.sample(stream)
             batches.append(self._backward_from(states, stream))
             rewards.append(known)
-        if not any(map(len, batches)):
-            raise InputError("on_bad_value: skip leaves nothing to train on; no value of a step is finite")
+        count = self._count(sum(map(len, batches)))
         balance = self._balance(
             Trajectories.cat(batches) if len(batches) > 1 else sampled,
             torch.cat(rewards) if len(rewards) > 1 else log_reward,
         )
         if self.global_step == 0 or not self.loss.learns_log_z:
-            estimate = (balance.log_reward + balance.log_pb.detach() - balance.log_pf.detach()).mean()
+            estimates = balance.log_reward + balance.log_pb.detach() - balance.log_pf.detach()
             # Start log Z where the first batch has it, instead of crawling there at its learning rate.
-            estimate = self.trainer.strategy.reduce(estimate, reduce_op="mean")
-            if estimate.isfinite():
-                self.log_z.data.fill_(estimate)
+            estimate = mean_over_processes(estimates.unsqueeze(1))[0]
+            self.log_z.data.copy_(torch.where(estimate.isfinite(), estimate, self.log_z.data))
             if self.global_step == 0 and self.flow is not None:
                 self.flow.start_at(balance)
                 balance = self._balance(balance.trajectories, balance.log_reward)
-        losses = self.loss(balance)
+        # A process of several may have nothing to train on, but takes part in means over all of them.
+        is_empty = not len(balance.log_reward) and self.loss.learns_log_z
+        losses = balance.log_reward if is_empty else self.loss(balance)
         loss = losses.mean()
+        if n_processes() > 1:
+            # The mean over the trajectories of all processes; DDP averages the processes' gradients.
+            loss = losses.sum() * (n_processes() / count) + self._nothing()
         n = len(sampled)
         if self.replay is not None and places is not None:
             self.replay.update(places, losses.detach()[n : n + len(places)])
             self.replay.add(sampled.states, log_reward, losses.detach()[:n])
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/log_z", self.log_z, prog_bar=True)
-        for column, values in zip(self.proxies.columns, properties.unbind(1), strict=True):
-            self.log(f"train/{column.name}_mean", values.mean(), prog_bar=column.is_property)
-        self.log("train/log_reward_mean", log_reward.mean())
-        if len(parts) > 1:
-            for name, part in parts.items():
-                self.log(f"train/log_reward_of_{name}_mean", part.mean())
-        self.log("train/share_at_floor", self.guard.check_rewards(log_reward, math.log(self.reward.floor)))
-        if self.replay is not None:
-            self.log("train/replay_size", float(len(self.replay)))
-        if self.on_bad_value == "skip":
-            self.log("train/skipped", self.skipped.float())
+        self._log_step(losses, properties, log_reward, parts)
         return {
             "loss": loss,
             "states": sampled.states,
@@ -262,6 +255,39 @@ class GFlowNet(LightningModule):
             "log_reward": log_reward,
             "log_pf": balance.log_pf.detach()[:n],
         }
+
+    def _count(self, own: int) -> Tensor | int:
+        """Number of trajectories of all processes in this step, of which this process has ``own``."""
+        count: Tensor | int = own * n_processes()
+        # Only where objects are skipped do numbers differ.
+        if self.on_bad_value == "skip" and n_processes() > 1:
+            count = sum_over_processes(torch.tensor(own, device=self.device))
+        if not count:
+            raise InputError("on_bad_value: skip leaves nothing to train on; no value of a step is finite")
+        return count
+
+    def _nothing(self) -> Tensor:
+        """Zero, as a function of all parameters: DDP waits for gradients of heads that no trajectory visited too."""
+        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return 0.0 * torch.stack([parameter.view(-1)[0].to(torch.float64) for parameter in learned]).sum()
+
+    def _log_step(self, losses: Tensor, properties: Tensor, log_reward: Tensor, parts: dict[str, Tensor]) -> None:
+        """Log the means of a training step over the trajectories of all processes."""
+        share_at_floor = self.guard.check_rewards(log_reward, math.log(self.reward.floor))
+        columns = {f"{column.name}_mean": column.is_property for column in self.proxies.columns}
+        values = {"log_reward_mean": log_reward, "share_at_floor": share_at_floor.expand(len(log_reward))}
+        if len(parts) > 1:
+            values |= {f"log_reward_of_{name}_mean": part for name, part in parts.items()}
+        means = mean_over_processes(torch.cat([properties, torch.stack(list(values.values()), 1)], 1))
+        self.log("train/loss", mean_over_processes(losses.unsqueeze(1))[0], prog_bar=True)
+        self.log("train/log_z", self.log_z, prog_bar=True)
+        for name, mean in zip([*columns, *values], means, strict=True):
+            self.log(f"train/{name}", mean, prog_bar=columns.get(name, False))
+        if self.replay is not None:
+            size = torch.full((), float(len(self.replay)), device=self.device)
+            self.log("train/replay_size", sum_over_processes(size))
+        if self.on_bad_value == "skip":
+            self.log("train/skipped", sum_over_processes(self.skipped).float())
 
     def _backward_from(self, states: Tensor, stream: Generator) -> Trajectories:
         return sample_backward(self.env, states, stream, self.backward_policy, self._keep_states)
@@ -276,6 +302,11 @@ class GFlowNet(LightningModule):
         """(m,) log R of states on the way; 0 where a prediction is not finite, which is as good a start as any."""
         _, log_reward, _ = self._judge(self.env.decode_partial(states), states)
         return torch.where(log_reward.isfinite(), log_reward, 0.0)
+
+    def setup(self, stage: str) -> None:
+        # DDP would send all buffers in every step: tables, the same everywhere, and each process's own replay.
+        names = [name for name, _ in self.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def on_fit_start(self) -> None:
         if self.data_set is not None:
@@ -322,20 +353,26 @@ class GFlowNet(LightningModule):
         # In a tree log_pf - log_pb is log p(x); elsewhere it is an unbiased estimate of p(x) from one trajectory.
         log_p = samples["log_pf"] - samples["log_pb"]
         log_reward = samples["log_reward"]
-        self._correlation(log_p.float(), log_reward.float())
+        if len(log_p):
+            self._correlation.update(log_p.float(), log_reward.float())
         # Of trajectory balance, whatever is minimised: it is zero for a perfect sampler and compares losses.
         loss = trajectory_balance(self.log_z, samples["log_pf"], samples["log_pb"], log_reward)
         values = dict(zip(self._mean_names(), samples["properties"].unbind(1), strict=True))
         for name, value in (values | {"log_reward_mean": log_reward, "loss": loss}).items():
             metric = self._means[name]
             assert isinstance(metric, MeanMetric)
-            metric(value)
+            if len(value):
+                metric.update(value)
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True)
         self.log(f"{stage}/log_p_log_reward_correlation", self._correlation, on_step=False, on_epoch=True)
         return samples
 
     def predict_step(self, batch: Ticket, batch_idx: int) -> dict[str, Tensor]:
         """Sample the objects of one ticket: as many as it asks for, from its own random stream."""
+        if not batch.n:
+            states, nothing = self.env.initial_states(0), torch.zeros(0, dtype=torch.float64, device=self.device)
+            values = dict.fromkeys(("log_reward", "log_pf", "log_pb"), nothing)
+            return {"states": states, "properties": nothing.view(0, len(self.proxies.columns)), **values}
         # A full ticket is drawn whatever is asked for, so that fewer samples are a prefix of more.
         samples = self.sample(batch.size, generator(*batch.stream, device=self.device))
         return {name: value[: batch.n] for name, value in samples.items()}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
+from crystalgfn.distributed import mean_over_processes, n_processes
 from crystalgfn.losses.base import Loss
 from crystalgfn.losses.regression import Regression, penalty
 from crystalgfn.registry import LOSSES
@@ -79,6 +81,8 @@ class TrajectoryBalance(Loss):
 class LogPartitionVariance(Loss):
     """Variance of log Z over a batch (VarGrad): trajectory balance without a parameter for log Z.
 
+    With several processes the mean is that of all their trajectories.
+
     Args:
         regression: ``squared``, ``huber`` or ``log_cosh``.
     """
@@ -89,4 +93,13 @@ class LogPartitionVariance(Loss):
         super().__init__(regression)
 
     def __call__(self, balance: Balance) -> Tensor:
-        return log_partition_variance(balance.log_pf, balance.log_pb, balance.log_reward, self.regression)
+        if n_processes() == 1:
+            return log_partition_variance(balance.log_pf, balance.log_pb, balance.log_reward, self.regression)
+        log_z = balance.log_reward + balance.log_pb - balance.log_pf
+        # The mean is sent without gradients, and so is what its gradients would come to: the mean slope.
+        distance = log_z - mean_over_processes(log_z.unsqueeze(1))
+        with torch.enable_grad():
+            at = distance.detach().requires_grad_()
+            slopes = torch.autograd.grad(penalty(at, self.regression).sum(), at)[0]
+        slope = mean_over_processes(slopes.unsqueeze(1))
+        return penalty(distance, self.regression) - slope * (log_z - log_z.detach())
