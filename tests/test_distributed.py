@@ -49,10 +49,12 @@ class OnlyFirst(HyperGridModes):
         return values * torch.nan if is_second else values
 
 
-def model(loss: Loss | None = None, proxy: HyperGridModes | None = None, **settings) -> GFlowNet:
+def model(
+    loss: Loss | None = None, proxy: HyperGridModes | None = None, hidden: tuple[int, ...] = (32,), **settings
+) -> GFlowNet:
     settings = {"batch_size": 24, "lr": 1e-2, "epsilon": 0.1, **settings}
     return GFlowNet(
-        HyperGrid(2, 8), proxy or HyperGridModes(8), Identity(), lambda sizes: MLP(sizes, (32,)), loss, **settings
+        HyperGrid(2, 8), proxy or HyperGridModes(8), Identity(), lambda sizes: MLP(sizes, hidden), loss, **settings
     )
 
 
@@ -121,8 +123,7 @@ def test_heads_that_no_trajectory_visits() -> None:
 
 
 def test_the_distribution_is_exact() -> None:
-    trained = model(batch_size=64, lr_log_z=0.1, epsilon=0.05)
-    trained.policy = MLP({"move": (16, 3)}, (64, 64))
+    trained = model(hidden=(64, 64), batch_size=64, lr_log_z=0.1, epsilon=0.05)
     trainer(max_steps=300).fit(trained, Samples())
     env, exact = trained.env, trained.evaluate(trained.env.enumerate())[1]
     sampled, _ = sample_forward(env, trained.policy, 10_000, generator("samples"))
