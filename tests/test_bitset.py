@@ -44,14 +44,18 @@ def test_shift(words: int, sets: list[set[int]], offset: int) -> None:
 
 
 @fast
-@given(words=_words, sets=_sets, data=st.data())
-def test_shift_rows(words: int, sets: list[set[int]], data: st.DataObject) -> None:
-    offsets = data.draw(st.lists(_offsets, min_size=len(sets), max_size=len(sets)))
+@given(words=_words, sets=_sets, data=st.data(), k=st.integers(1, 5))
+def test_union_of_shifted(words: int, sets: list[set[int]], data: st.DataObject, k: int) -> None:
+    rows = st.lists(st.one_of(st.none(), _offsets), min_size=k, max_size=k)
+    offsets = data.draw(st.lists(rows, min_size=len(sets), max_size=len(sets)))
     expected = [
-        {v + offset for v in values if 0 <= v + offset < 52 * words}
-        for values, offset in zip(sets, offsets, strict=True)
+        {v + offset for v in values for offset in own if offset is not None and 0 <= v + offset < 52 * words}
+        for values, own in zip(sets, offsets, strict=True)
     ]
-    assert decode(bitset.shift_rows(encode(sets, words), torch.tensor(offsets))) == expected
+    starts, bits = bitset.shifts(torch.tensor([[offset or 0 for offset in own] for own in offsets]), words)
+    counts = torch.tensor([[offset is not None for offset in own] for own in offsets])
+    union = bitset.union_of_shifted(encode(sets, words), torch.where(counts, starts, 0), bits)
+    assert decode(union) == expected
 
 
 @fast
@@ -60,6 +64,19 @@ def test_intersects(words: int, sets: list[set[int]]) -> None:
     rows = encode(sets, words)
     meets = bitset.intersects(rows.unsqueeze(1), rows.unsqueeze(0))
     assert meets.tolist() == [[bool(one & two) for two in sets] for one in sets]
+
+
+@fast
+@given(words=_words, sets=_sets, data=st.data())
+def test_meets_rows(words: int, sets: list[set[int]], data: st.DataObject) -> None:
+    rows = data.draw(
+        st.lists(
+            st.lists(st.integers(0, len(sets) - 1), min_size=3, max_size=3), min_size=len(sets), max_size=len(sets)
+        )
+    )
+    table = encode(sets, words)
+    meets = bitset.meets_rows(table, torch.tensor(rows, dtype=torch.int32), table)
+    assert meets.tolist() == [[bool(one & sets[row]) for row in own] for one, own in zip(sets, rows, strict=True)]
 
 
 def test_n_words() -> None:

@@ -40,16 +40,55 @@ def shift(sets: Tensor, offset: int) -> Tensor:
     return moved
 
 
-def shift_rows(sets: Tensor, offsets: Tensor) -> Tensor:
-    """The sets (n, words) with each row's own offset (n,) added to its members."""
-    words = sets.shape[1]
+def shifts(offsets: Tensor, words: int) -> tuple[Tensor, Tensor]:
+    """How `union_of_shifted` finds sets with offsets added; made once for a table of offsets.
+
+    Args:
+        offsets: (...) int64.
+        words: words of the sets.
+
+    Returns:
+        (...) int64 each: the word at which to start reading a set that has ``words`` + 2 words of zeros on each side,
+        0 for a set of nothing but zeros, and the bits by which to move it. The first one of zeros stands for no offset
+        at all.
+    """
     jump = torch.div(offsets, WORD_BITS, rounding_mode="floor").clamp(-words - 1, words + 1)
-    bits = torch.remainder(offsets, WORD_BITS).unsqueeze(1)
-    # Zero words around the set stand for what lies outside: position p of the row is at p + words + 2.
-    pad = words + 2
-    padded = torch.nn.functional.pad(sets, (pad, pad))
-    source = torch.arange(words, device=sets.device) + pad - jump.unsqueeze(1)
-    return ((padded.gather(1, source) << bits) & _FULL_WORD) | (padded.gather(1, source - 1) >> (WORD_BITS - bits))
+    return words + 1 - jump, torch.remainder(offsets, WORD_BITS)
+
+
+def union_of_shifted(sets: Tensor, starts: Tensor, bits: Tensor) -> Tensor:
+    """(n, words) the union of each set (n, words) with several offsets added to its members; others are dropped.
+
+    Args:
+        sets: (n, words) int64.
+        starts: (n, k) from `shifts`; 0 for one that does not count.
+        bits: (n, k) likewise.
+    """
+    n, words = sets.shape
+    k = starts.shape[1]
+    padded = torch.nn.functional.pad(sets, (words + 2, words + 2))
+    source = starts.unsqueeze(2) + torch.arange(words + 1, device=sets.device)
+    read = padded.gather(1, source.view(n, -1)).view(n, k, words + 1)
+    bits = bits.unsqueeze(2)
+    moved = ((read[..., 1:] << bits) & _FULL_WORD) | (read[..., :-1] >> (WORD_BITS - bits))
+    while k > 1:
+        half = (k + 1) // 2
+        # Where k is odd the middle one is in both halves.
+        moved, k = moved[:, :half] | moved[:, k - half :], half
+    return moved.squeeze(1)
+
+
+def meets_rows(table: Tensor, rows: Tensor, sets: Tensor) -> Tensor:
+    """(n, m) bool, whether sets have a member in common with sets of a table.
+
+    Args:
+        table: (r, words) int64.
+        rows: (n, m) int32 or int64, rows of the table.
+        sets: (n, words) int64.
+    """
+    chosen = table.index_select(0, rows.flatten()).view(*rows.shape, -1)
+    # Words have 52 bits, so none is negative.
+    return chosen.bitwise_and_(sets.unsqueeze(1)).amax(-1) != 0
 
 
 def intersects(sets: Tensor, others: Tensor) -> Tensor:

@@ -118,27 +118,32 @@ class Composition(Stage):
             for n, values in enumerate(by_count):
                 offsets[e, n, : len(values)] = torch.tensor(values, dtype=torch.int64)
                 is_offset[e, n, : len(values)] = True
+        starts, bits = bitset.shifts(offsets, words)
+        # For each element and count, one row: where the charges that its atoms add lead.
+        moves = torch.cat([torch.where(is_offset, starts, 0), bits], 2).flatten(0, 1)
         group_roots = torch.full((len(space_groups()) + 1,), -1)
         for number, root in roots.items():
             group_roots[number] = root * rules.n_memories
-        # The last option of an element decision at each position: no required element may be passed over.
+        # Options of an element decision at each position: no required element may be passed over.
         last_options = [min((r for r in limits.required if r >= e), default=size) for e in range(size + 1)]
+        options = torch.arange(size + 1)
+        is_option = (options >= options.unsqueeze(1)) & (options <= torch.tensor(last_options).unsqueeze(1))
         remembered = torch.tensor(memory or [[[0] * (max_count + 1)] * size])
         numbers = atomic_numbers()
-        self._offsets: Tensor
-        self._is_offset: Tensor
+        self._moves: Tensor
+        self._places: Tensor
         self._transitions: Tensor
         self._group_roots: Tensor
         self._atomic_numbers: Tensor
-        self._last_options: Tensor
+        self._is_option: Tensor
         self._memory: Tensor
         for name, table in {
-            "_offsets": offsets,
-            "_is_offset": is_offset,
+            "_moves": moves,
+            "_places": torch.arange(size, dtype=torch.float64),
             "_transitions": torch.tensor(nodes),
             "_group_roots": group_roots,
             "_atomic_numbers": torch.tensor([numbers[symbol] for symbol in elements]),
-            "_last_options": torch.tensor(last_options),
+            "_is_option": is_option,
             "_memory": F.pad(remembered, (0, count[1] - max_count), value=NOWHERE),
         }.items():
             self.register_buffer(name, table, persistent=False)
@@ -164,28 +169,36 @@ class Composition(Stage):
     def next_head(self, states: Tensor) -> Tensor:
         return torch.where(states[:, self._done] > 0, -1, states[:, self._pending].long())
 
+    def due(self, head: str, states: Tensor) -> Tensor:
+        pending, done = states[:, self._pending], states[:, self._done]
+        return torch.nonzero(pending > 0 if head == "count" else pending + done == 0).squeeze(1)
+
+    def is_terminal(self, states: Tensor) -> Tensor:
+        return states[:, self._done] > 0
+
     def previous_head(self, states: Tensor) -> Tensor:
         pending, done, k = (states[:, i] for i in (self._pending, self._done, self._k))
         by_stopping = (done > 0) & (k < self._limit)
         return torch.where((pending > 0) | by_stopping, 0, torch.where(k > 0, 1, -1))
 
     def encode(self, head: str, states: Tensor) -> Tensor:
-        position = F.one_hot(states[:, self._next].long(), self._n + 1)
-        return torch.cat([self.encode_terminal(states), position[:, : self._n].float()], 1)
+        # At position E no element is left.
+        position = states[:, self._next : self._next + 1] == self._places
+        return torch.cat([*self._encoded(states), position.float()], 1)
 
     def encode_terminal(self, states: Tensor) -> Tensor:
         """(n, 3 E + 1) whether each element is there, its count and its share of the atoms, and the atoms in all."""
+        return torch.cat(self._encoded(states), 1)
+
+    def _encoded(self, states: Tensor) -> list[Tensor]:
         counts = states[:, : self._n].float()
-        atoms = counts.sum(1, keepdim=True)
-        return torch.cat(
-            [
-                (counts > 0).float(),
-                counts / self._n_counts,
-                counts / atoms.clamp_min(1),
-                atoms / (self._n_counts * self._largest),
-            ],
-            1,
-        )
+        atoms = states[:, self._atoms : self._atoms + 1].float()
+        return [
+            (counts > 0).float(),
+            counts / self._n_counts,
+            counts / atoms.clamp_min(1),
+            atoms / (self._n_counts * self._largest),
+        ]
 
     def _element_features(self) -> Tensor:
         return element_property_table()[self._atomic_numbers.cpu() - 1]
@@ -205,49 +218,50 @@ class Composition(Stage):
 
     def _where(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of each state in the look-ahead tables: elements so far, level of atoms, node."""
-        columns = states[:, [self._k, self._atoms, self._node]].long()
+        columns = states[:, self._k : self._node + 1].long()
         level = columns[:, 1].clamp_max(self._tables.n_levels - 1)
         return columns[:, 0], level, self._tables.nodes[columns[:, 2] - 1]
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        charges = states[:, self._words].long().unsqueeze(1)
+        charges = states[:, self._words].long()
         following = states[:, self._next].long()
         if head == "element":
             rows = self._tables.element_sets[self._where(states)]
-            legal = bitset.intersects(self._tables.sets[rows.long()], charges)
-            options = torch.arange(self._n + 1, device=states.device)
-            after = options >= following.unsqueeze(1)
-            return legal & after & (options <= self._last_options[following].unsqueeze(1))
+            legal = bitset.meets_rows(self._tables.sets, rows, charges)
+            return legal.logical_and_(self._is_option.index_select(0, following))
         rows = self._tables.count_sets(following - 1, *self._where(states))
-        legal = bitset.intersects(self._tables.sets[rows.long()], charges)
-        return F.pad(legal, (0, self._n_counts - self._max_count))
+        legal = bitset.meets_rows(self._tables.sets, rows, charges)
+        return F.pad(legal, (0, self._n_counts - self._max_count)) if self._n_counts > self._max_count else legal
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
-        action = actions[:, 0].long()
-        states = states.clone()
+        return self.advance(head, states.clone(), actions)
+
+    def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        action = actions[:, 0]
         if head == "element":
             stops = action == self._n
-            states[:, self._done] = stops.to(torch.float64)
-            states[:, self._pending] = (~stops).to(torch.float64)
-            states[:, self._next] = torch.where(stops, states[:, self._next], actions[:, 0] + 1)
+            states[:, self._done] = stops
+            states[:, self._pending] = ~stops
+            states[:, self._next] = torch.where(stops, states[:, self._next], action + 1)
             return states
-        element = states[:, self._next].long() - 1
-        states.scatter_(1, element.unsqueeze(1), actions + 1)
+        count = actions + 1
+        element = states[:, self._next : self._next + 1].long() - 1
+        states.scatter_(1, element, count)
         states[:, self._pending] = 0
-        states[:, self._k] += 1
-        states[:, self._done] = (states[:, self._k] == self._limit).to(torch.float64)
-        states[:, self._atoms] += actions[:, 0] + 1
-        node, charges = self._read(element, action, states[:, self._node].long() - 1, states[:, self._words].long())
-        states[:, self._node] = (node + 1).to(torch.float64)
-        states[:, self._words] = charges.to(torch.float64)
+        k = states[:, self._k].add_(1)
+        states[:, self._done] = k == self._limit
+        states[:, self._atoms] += count[:, 0]
+        node, charges = self._read(
+            element[:, 0], action.long(), states[:, self._node].long() - 1, states[:, self._words].long()
+        )
+        states[:, self._node] = node + 1
+        states[:, self._words] = charges
         return states
 
     def _read(self, element: Tensor, count_index: Tensor, node: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
         """Node and set of charges after one more element, with count ``count_index`` + 1."""
-        total = torch.zeros_like(charges)
-        offsets, is_offset = self._offsets[element, count_index], self._is_offset[element, count_index]
-        for i in range(offsets.shape[1]):
-            total |= torch.where(is_offset[:, i : i + 1], bitset.shift_rows(charges, offsets[:, i]), 0)
+        moves = self._moves.index_select(0, element * self._n_counts + count_index)
+        total = bitset.union_of_shifted(charges, *moves.chunk(2, dim=1))
         if self._n_memories == 1:
             return self._transitions[node, count_index + 1], total
         position = torch.div(node, self._n_memories, rounding_mode="floor")

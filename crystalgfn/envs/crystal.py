@@ -179,6 +179,9 @@ class Crystal(Stack):
         self.space_groups = tuple(space_group.decode(space_group.enumerate()).tolist())
         self.charge_neutral = settings.charge_neutral
         self.volume_per_atom = volume_per_atom
+        ends = (0.0, math.inf) if volume_per_atom is None else volume_per_atom
+        self._log_volumes: Tensor
+        self.register_buffer("_log_volumes", torch.tensor(ends, dtype=torch.float64).log(), persistent=False)
 
     def restricted(self, restriction: Restriction) -> Crystal:
         check_against(restriction, self._settings)
@@ -259,11 +262,9 @@ class Crystal(Stack):
             return stage.decode(group).unsqueeze(1).to(torch.float64)
         system = group[:, :1] - 1
         if self.volume_per_atom is None:
-            ends = torch.tensor([float("-inf"), float("inf")], dtype=torch.float64, device=states.device)
-            return torch.cat([system, ends.expand(len(states), -1)], 1)
+            return torch.cat([system, self._log_volumes.expand(len(states), -1)], 1)
         log_atoms = self.composition.n_atoms(self.part("composition", states)).clamp_min(1).log().unsqueeze(1)
-        bounds = torch.tensor([self.volume_per_atom], dtype=torch.float64, device=states.device).log()
-        return torch.cat([system, log_atoms + bounds], 1)
+        return torch.cat([system, log_atoms + self._log_volumes], 1)
 
     def decode(self, states: Tensor) -> Crystals:
         group, composition, lattice = (self.stage(name).decode(self.part(name, states)) for name in self.stages)

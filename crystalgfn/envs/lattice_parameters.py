@@ -54,19 +54,34 @@ def _edge_powers(system: str) -> tuple[float, float, float]:
     return (1.0 + len(tied), 1.0 if "b" in free else 0.0, 1.0 if "c" in free else 0.0)
 
 
+def _lengths_by_system(ranges: Mapping[str, tuple[float, float]]) -> Tensor:
+    """(3, systems, 4) what `_Space` says of each length by crystal-lattice system."""
+    ends = torch.tensor([ranges[name] for name in LENGTHS], dtype=torch.float64).log()
+    rows = []
+    for axis in range(3):
+        for system in CRYSTAL_LATTICE_SYSTEMS:
+            powers = torch.tensor(_edge_powers(system), dtype=torch.float64)
+            own = [axis] if axis else [0, *(i for i in (1, 2) if powers[i] == 0)]
+            later = (powers[axis + 1 :].unsqueeze(1) * ends[axis + 1 :]).sum(0)
+            rows.append(torch.stack([ends[own, 0].amax(), ends[own, 1].amin(), *later]))
+    return torch.stack(rows).view(3, len(CRYSTAL_LATTICE_SYSTEMS), 4)
+
+
 class _Space(NamedTuple):
     """What cells there are.
 
     Attributes:
         ranges: lowest and highest value of each parameter.
         alphas: lowest and highest alpha of a triclinic cell.
-        log_ends: (3, 2) logarithms of the lowest and highest a, b, c.
+        by_system: (3, systems, 4) for a, b, c and each crystal-lattice system logarithms: lowest and highest value of
+            the length and those tied to it, and the least and the most that the lengths after it add to that of the
+            volume.
         log_volumes: (n, 2) logarithms of the least and the largest volume of each row's cell.
     """
 
     ranges: Mapping[str, tuple[float, float]]
     alphas: tuple[float, float]
-    log_ends: Tensor
+    by_system: Tensor
     log_volumes: Tensor
 
 
@@ -141,7 +156,8 @@ class LatticeParameters(Stage):
         self._fixed_angles: Tensor
         self._powers: Tensor
         self._log_ends: Tensor
-        self._log_limits: Tensor
+        self._of_ranges: Tensor
+        self._of_limits: Tensor
         self._volume_offsets: Tensor
         self._low: Tensor
         self._span: Tensor
@@ -152,7 +168,8 @@ class LatticeParameters(Stage):
             "_fixed_angles": angles,
             "_powers": torch.tensor([_edge_powers(s) for s in CRYSTAL_LATTICE_SYSTEMS], dtype=torch.float64),
             "_log_ends": torch.stack([low[:3], high[:3]], 1).log(),
-            "_log_limits": torch.tensor([self._limits[name] for name in LENGTHS], dtype=torch.float64).log(),
+            "_of_ranges": _lengths_by_system(self._ranges),
+            "_of_limits": _lengths_by_system(self._limits),
             "_volume_offsets": torch.tensor(volume_offsets, dtype=torch.float64),
             "_low": low,
             "_span": high - low,
@@ -248,12 +265,12 @@ class LatticeParameters(Stage):
         Returns:
             (n, 2) its ends; with limits (n, 4), the ends of what is allowed, then those without the limits.
         """
-        allowed = _Space(self._limits, self._alphas, self._log_limits, states[:, 8:])
+        allowed = _Space(self._limits, self._alphas, self._of_limits, states[:, 8:])
         low, high = self._interval(head, states, allowed)
         if not isinstance(self.heads[head], TruncatedBetaMixtureHead):
             return torch.stack([low, high], 1)
         volumes = states[:, 8:] + self._volume_offsets
-        wide = _Space(self._ranges, self._model_alphas, self._log_ends, volumes)
+        wide = _Space(self._ranges, self._model_alphas, self._of_ranges, volumes)
         wide_low, wide_high = self._interval(head, states, wide)
         return torch.stack([low, high, torch.minimum(wide_low, low), torch.maximum(wide_high, high)], 1)
 
@@ -280,34 +297,25 @@ class LatticeParameters(Stage):
 
     def _length_interval(self, head: str, states: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
         axis = LENGTHS.index(head)
-        powers = self._powers[self._system(states)]
+        system = self._system(states)
+        powers = self._powers.index_select(0, system)
         log_unit = cell_shape.unit_volume(states[:, 3:6]).log()
         # What the lengths drawn before contribute to log V, and what those after this one can contribute.
         done = (powers[:, :axis] * states[:, :axis].clamp_min(1e-12).log()).sum(1) + log_unit
-        later = (powers[:, axis + 1 :].unsqueeze(2) * space.log_ends[axis + 1 :]).sum(1)
+        own_low, own_high, later_low, later_high = space.by_system[axis].index_select(0, system).unbind(1)
         power = powers[:, axis]
-        low = (space.log_volumes[:, 0] - done - later[:, 1]) / power
-        high = (space.log_volumes[:, 1] - done - later[:, 0]) / power
-        own_low, own_high = self._own_log_ends(axis, states, space)
+        low = (space.log_volumes[:, 0] - done - later_high) / power
+        high = (space.log_volumes[:, 1] - done - later_low) / power
         return torch.maximum(low, own_low).exp(), torch.minimum(high, own_high).exp()
 
-    def _own_log_ends(self, axis: int, states: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
-        """Logarithmic range of a length and the lengths tied to it."""
-        tied = self._powers[self._system(states)] == 0
-        tied[:, axis] = True
-        tied = tied & (axis == 0) | (torch.arange(3, device=states.device) == axis)
-        low = torch.where(tied, space.log_ends[:, 0], float("-inf")).amax(1)
-        high = torch.where(tied, space.log_ends[:, 1], float("inf")).amin(1)
-        return low, high
-
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
-        states = states.clone()
-        value = actions[:, 0]
-        states[:, LATTICE_PARAMETERS.index(head)] = value
+        return self.advance(head, states.clone(), actions)
+
+    def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        states[:, LATTICE_PARAMETERS.index(head)] = actions[:, 0]
         if head == "a":
-            tied = self._powers[self._system(states)] == 0
-            states[:, 1] = torch.where(tied[:, 1], value, states[:, 1])
-            states[:, 2] = torch.where(tied[:, 2], value, states[:, 2])
+            tied = (self._powers == 0).index_select(0, self._system(states))[:, 1:]
+            states[:, 1:3] = torch.where(tied, actions, states[:, 1:3])
         states[:, 6] += 1
         return states
 

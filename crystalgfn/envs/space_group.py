@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, POINT_SYMMETRIES, space_groups
 from crystalgfn.descriptors import space_group_features
@@ -49,7 +48,26 @@ class SpaceGroup(Stage):
         self._is_member: Tensor
         self._class_of_group: Tensor
         self.register_buffer("numbers", torch.tensor(list(numbers)), persistent=False)
-        self.register_buffer("_is_member", is_member, persistent=False)
+        self._systems: Tensor
+        self._points: Tensor
+        self._system_values: Tensor
+        self._point_values: Tensor
+        self._encodings: Tensor
+        every = torch.arange(n_groups)
+        encodings = torch.zeros(n_groups, self.encoding_size)
+        encodings[every, every] = 1.0
+        encodings[every, n_groups + systems] = 1.0
+        encodings[every, n_groups + n_systems + points] = 1.0
+        for name, table in {
+            "_is_member": is_member,
+            # Which systems, and which point symmetries in each, have a group that may be chosen.
+            "_systems": is_member.any(2).any(1),
+            "_points": is_member.any(2),
+            "_system_values": torch.arange(1, n_systems + 1, dtype=torch.float64),
+            "_point_values": torch.arange(1, n_points + 1, dtype=torch.float64),
+            "_encodings": encodings,
+        }.items():
+            self.register_buffer(name, table, persistent=False)
         self.register_buffer("_class_of_group", torch.stack([systems, points], 1), persistent=False)
 
     def start(self, condition: Tensor) -> Tensor:
@@ -59,24 +77,27 @@ class SpaceGroup(Stage):
         chosen = (states > 0).sum(1)
         return torch.where(chosen < 3, chosen, -1)
 
+    def due(self, head: str, states: Tensor) -> Tensor:
+        # The choices before have been made in earlier turns.
+        return torch.nonzero(states[:, self.heads_of_stage.index(head)] == 0).squeeze(1)
+
+    def is_terminal(self, states: Tensor) -> Tensor:
+        return states[:, 2] > 0
+
     def previous_head(self, states: Tensor) -> Tensor:
         return (states > 0).sum(1) - 1
 
     def encode(self, head: str, states: Tensor) -> Tensor:
         if head == "crystal_lattice_system":
             return torch.ones(len(states), 1, device=states.device)
-        system = F.one_hot(states[:, 0].long() - 1, len(CRYSTAL_LATTICE_SYSTEMS))
+        system = states[:, :1] == self._system_values
         if head == "point_symmetry":
             return system.float()
-        return torch.cat([system, F.one_hot(states[:, 1].long() - 1, len(POINT_SYMMETRIES))], 1).float()
+        return torch.cat([system, states[:, 1:2] == self._point_values], 1).float()
 
     def encode_terminal(self, states: Tensor) -> Tensor:
         """(n, encoding_size) one-hot group, crystal-lattice system and point symmetry."""
-        encoding = torch.zeros(len(states), self.encoding_size, device=states.device)
-        offsets = torch.tensor(
-            [len(self.numbers), len(self.numbers) + len(CRYSTAL_LATTICE_SYSTEMS), 0], device=states.device
-        )
-        return encoding.scatter_(1, states.long() - 1 + offsets, 1.0)
+        return self._encodings.index_select(0, states[:, 2].long() - 1)
 
     def terminal_features(self) -> Tensor:
         """(encoding_size, k) features of the groups; their classes have columns of their own."""
@@ -89,13 +110,15 @@ class SpaceGroup(Stage):
 
     def support(self, head: str, states: Tensor) -> Tensor:
         if head == "crystal_lattice_system":
-            return self._is_member.any(2).any(1).expand(len(states), -1)
+            return self._systems.expand(len(states), -1)
         if head == "point_symmetry":
-            return self._is_member.any(2)[states[:, 0].long() - 1]
+            return self._points.index_select(0, states[:, 0].long() - 1)
         return self._is_member[states[:, 0].long() - 1, states[:, 1].long() - 1]
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
-        states = states.clone()
+        return self.advance(head, states.clone(), actions)
+
+    def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
         states[:, self.heads_of_stage.index(head)] = actions[:, 0] + 1
         return states
 
