@@ -68,7 +68,7 @@ def union_of_shifted(sets: Tensor, starts: Tensor, bits: Tensor) -> Tensor:
     k = starts.shape[1]
     padded = torch.nn.functional.pad(sets, (words + 2, words + 2))
     source = starts.unsqueeze(2) + torch.arange(words + 1, device=sets.device)
-    read = padded.gather(1, source.view(n, -1)).view(n, k, words + 1)
+    read = padded.gather(1, source.flatten(1)).view(n, k, words + 1)
     bits = bits.unsqueeze(2)
     moved = ((read[..., 1:] << bits) & _FULL_WORD) | (read[..., :-1] >> (WORD_BITS - bits))
     while k > 1:
@@ -86,7 +86,7 @@ def meets_rows(table: Tensor, rows: Tensor, sets: Tensor) -> Tensor:
         rows: (n, m) int32 or int64, rows of the table.
         sets: (n, words) int64.
     """
-    chosen = table.index_select(0, rows.flatten()).view(*rows.shape, -1)
+    chosen = table.index_select(0, rows.flatten()).view(*rows.shape, table.shape[1])
     # Words have 52 bits, so none is negative.
     return chosen.bitwise_and_(sets.unsqueeze(1)).amax(-1) != 0
 

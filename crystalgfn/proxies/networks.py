@@ -144,7 +144,9 @@ class Message(nn.Module):
     def forward(self, site: Tensor, sites: Sites) -> Tensor:
         received = self.receive(site).index_select(0, sites.receiver)
         sent = self.send(site).index_select(0, sites.sender)
-        pair = silu(received + sent) * sites.fraction.index_select(0, sites.sender)
+        # The largest tensors of a batch: written over where no gradient needs them.
+        pair = silu(received.add_(sent), inplace=not torch.is_grad_enabled())
+        pair = pair.mul_(sites.fraction.index_select(0, sites.sender))
         heard = torch.zeros_like(site).index_add(0, sites.receiver, pair)
         update: Tensor = self.update(heard)
         return site + update
