@@ -1,10 +1,13 @@
 """The table of the README: what a trained model samples, beside the figures of the paper.
 
     python benchmarks/main_job.py samples.csv --config configs/eform.yaml [--reference TABLE]
-    python benchmarks/main_job.py samples.csv --config configs/bandgap.yaml --property band_gap --wanted 1.04 1.64
+    python benchmarks/main_job.py samples.csv --config configs/bandgap.yaml --wanted band_gap 1.04 1.64
+    python benchmarks/main_job.py samples.csv --config configs/solar.yaml --wanted formation_energy none -1.55 \\
+        --wanted band_gap 1.04 1.64 --wanted density none 5
 
 Reads a table that ``crystalgfn predict`` wrote, checks every crystal with pyxtal and pymatgen alone, and prints a
-Markdown table; the paper's figures are those of its formation-energy model. With a reference table (columns formula,
+Markdown table; the paper's figures are those of its formation-energy model. Of several properties it also gives the
+share of crystals that have all of them in their ranges. With a reference table (columns formula,
 formation_energy, split) it also gives the percentiles of its validation rows within the config's elements.
 """
 
@@ -46,16 +49,23 @@ def main() -> None:
     parser.add_argument("samples", type=Path)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--reference", type=Path)
-    parser.add_argument("--property", default="formation_energy", help="column to look at (formation_energy)")
     parser.add_argument(
-        "--wanted", nargs=2, type=float, default=(-np.inf, -2.0), metavar=("LOW", "HIGH"), help="range (-inf -2)"
+        "--wanted",
+        nargs=3,
+        action="append",
+        metavar=("COLUMN", "LOW", "HIGH"),
+        help="a property and its range, 'none' for no bound (formation_energy none -2); may be repeated",
     )
     options = parser.parse_args()
+    wanted = {
+        column: (bound(low, -np.inf), bound(high, np.inf))
+        for column, low, high in options.wanted or [("formation_energy", "none", "-2")]
+    }
     table = pd.read_csv(options.samples)
     settings = yaml.safe_load(options.config.read_text())["model"]["env"]["init_args"]
     problems = [problem for row in table.itertuples() if (problem := violation(row, settings))]
-    rows = summary(table, settings, len(table) - len(problems), options.property, *options.wanted)
-    is_papers = options.property == "formation_energy"
+    rows = summary(table, settings, len(table) - len(problems), wanted)
+    is_papers = list(wanted) == ["formation_energy"]
     print("| | paper | here |\n|---|---|---|" if is_papers else "| | here |\n|---|---|")
     for name, key, value in rows:
         print(f"| {name} | {PAPER[key]} | {value} |" if is_papers else f"| {name} | {value} |")
@@ -65,23 +75,39 @@ def main() -> None:
         print(reference_line(options.reference, settings["elements"]))
 
 
+def bound(text: str, none: float) -> float:
+    return none if text == "none" else float(text)
+
+
 def summary(
-    table: pd.DataFrame, settings: dict, held: int, column: str, low: float, high: float
+    table: pd.DataFrame, settings: dict, held: int, wanted: dict[str, tuple[float, float]]
 ) -> list[tuple[str, str, str]]:
     """Name, key of the paper's figure, and ours, for each row of the table."""
-    top = table.nlargest(100, "log_reward") if column != "formation_energy" else table.nsmallest(100, column)
+    top = (
+        table.nsmallest(100, "formation_energy")
+        if list(wanted) == ["formation_energy"]
+        else table.nlargest(100, "log_reward")
+    )
     n_groups, n_elements = len(allowed_groups(settings["space_groups"])), len(settings["elements"])
 
     def both(count, possible: int | None = None) -> str:
         return f"{count(table)}{f' of {possible}' if possible else ''}; {count(top)}"
 
     key = table[["formula", "space_group"]].astype(str).agg("/".join, axis=1)
-    values = table[column]
-    wanted = f"below {high:g}" if low == -np.inf else f"between {low:g} and {high:g}"
+    properties = []
+    on_target = pd.Series(True, index=table.index)
+    for column, (low, high) in wanted.items():
+        values, name = table[column], column.replace("_", " ")
+        inside = (values > low) & (values < high)
+        on_target &= inside
+        ends = f"below {high:g}" if low == -np.inf else f"above {low:g}" if high == np.inf else f"{low:g} to {high:g}"
+        properties.append((f"median {name}", "median", f"{values.median():.3f}"))
+        properties.append((f"{name} {ends}", "below", f"{inside.mean():.1%}"))
+    if len(wanted) > 1:
+        properties.append(("all of these", "below", f"{on_target.mean():.1%}"))
     return [
         ("samples, unique", "samples", f"{len(table):,}, {len(table.drop_duplicates(CELL)):,} unique"),
-        (f"median {column.replace('_', ' ')}", "median", f"{values.median():.3f}"),
-        (wanted, "below", f"{((values > low) & (values < high)).mean():.1%}"),
+        *properties,
         ("elements; in the top 100", "elements", both(lambda t: len(elements_of(t)), n_elements)),
         ("space groups; in the top 100", "groups", both(lambda t: t.space_group.nunique(), n_groups)),
         ("crystal-lattice systems; in the top 100", "systems", both(lambda t: classes(t, "crystal_lattice_system"), 8)),

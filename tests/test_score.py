@@ -58,6 +58,18 @@ def test_parquet_in_and_out(table: Path) -> None:
     pd.testing.assert_frame_equal(scored[scored.columns[:-3]], pd.read_parquet(source))
 
 
+def test_rows_that_the_hull_does_not_know_stay(table: Path) -> None:
+    out = table.with_name("scored.csv")
+    table.write_text(TABLE + "d,Au4 Cl4,225,5.7,5.7,5.7,90,90,90,005\ne,Li1 Na1 K1 Mg1 Al1 Si1,1,5,5,5,90,90,90,006\n")
+    assert main([str(table), "--proxy", "EnergyAboveHull", "--out", str(out)]) == 0
+    scored = pd.read_csv(out)
+    assert scored["energy_above_hull"].isna().tolist() == [False, True, False, True, True, True]
+    assert scored["reason"].tolist()[4:] == [
+        "the hull has no phases with Au",
+        "the hull is made for up to 5 elements in a composition",
+    ]
+
+
 def test_no_row_can_be_scored(table: Path) -> None:
     table.write_text("\n".join(TABLE.splitlines()[i] for i in (0, 2, 4)) + "\n")
     assert main([str(table), "--proxy", "FormationEnergy", "--out", str(table.with_name("o.csv"))]) == 0

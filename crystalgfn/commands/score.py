@@ -88,13 +88,19 @@ def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tu
     reasons = ["" if problem is None else str(problem) for problem in data.problems]
     with torch.no_grad():
         for start in range(0, len(data.rows), BATCH):
-            part = slice(start, start + BATCH)
-            prediction = model.predict(data.crystals[part])
-            values[0, data.rows[part]] = prediction.value
-            if prediction.uncertainty is not None:
-                values[1, data.rows[part]] = prediction.uncertainty.to(values.dtype)
+            crystals, rows = data.crystals[start : start + BATCH], data.rows[start : start + BATCH]
+            refused = model.refused(crystals)
+            for row, reason in zip(rows.tolist(), refused, strict=True):
+                reasons[row] = reason
+            good = torch.tensor([not reason for reason in refused])
+            rows = rows[good]
+            if len(rows):
+                prediction = model.predict(crystals[good])
+                values[0, rows] = prediction.value
+                if prediction.uncertainty is not None:
+                    values[1, rows] = prediction.uncertainty.to(values.dtype)
     for row in data.rows[~values[:, data.rows].isfinite().all(0)].tolist():
-        reasons[row] = f"{proxy} gives no finite value"
+        reasons[row] = reasons[row] or f"{proxy} gives no finite value"
         values[:, row] = float("nan")
     frame = data.frame.reset_index(drop=True)
     for column, numbers in zip(added, values, strict=True):

@@ -59,6 +59,13 @@ class Proxy(nn.Module, ABC):
             (n,) finite values in the proxy's unit, one for each object, independent of the other rows.
         """
 
+    def refused(self, objects: Any) -> list[str]:
+        """Why the proxy has no value for an object: for each of n objects the reason, or an empty string.
+
+        `forward` raises `InputError` for a batch that holds a refused object; a table is scored without them.
+        """
+        return [""] * len(objects)
+
     def predict(self, objects: Any) -> Prediction:
         """Property of each object and, if the proxy has an estimate, its uncertainty.
 

@@ -63,6 +63,10 @@ class EnergyAboveHull(Proxy):
         """
         return self.predict(crystals).value
 
+    def refused(self, crystals: Crystals) -> list[str]:
+        """Which crystals have elements, or more elements, than the hull is made for."""
+        return self.hull.refused(crystals.counts)
+
     @torch.no_grad()
     def predict(self, crystals: Crystals) -> Prediction:
         """Energy above the hull and, as its uncertainty, that of the formation energy [eV/atom].

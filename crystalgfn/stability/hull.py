@@ -96,6 +96,19 @@ class ConvexHull(nn.Module):
             raise InputError(f"hull: the composition in row {int((atoms <= 0).nonzero()[0])} has no atoms")
         return self.energy(known / atoms[:, None])
 
+    def refused(self, counts: Tensor) -> list[str]:
+        """Why a composition has no energy: for each row of (n, 94) counts the reason, or an empty string."""
+        known = torch.zeros(N_ELEMENTS, dtype=torch.bool, device=counts.device)
+        known[self.columns] = True
+        present, symbols = counts > 0, element_symbols()
+        reasons = [""] * len(counts)
+        for row in (present & ~known).any(1).nonzero()[:, 0].tolist():
+            foreign = (present[row] & ~known).nonzero()[:, 0].tolist()
+            reasons[row] = f"the hull has no phases with {', '.join(symbols[z] for z in foreign)}"
+        for row in (present & known).sum(1).gt(self.max_elements).nonzero()[:, 0].tolist():
+            reasons[row] = reasons[row] or f"the hull is made for up to {self.max_elements} elements in a composition"
+        return reasons
+
     @torch.no_grad()
     def energy(self, fractions: Tensor) -> Tensor:
         """(n,) float64 energy [eV/atom] for (n, k) shares of the hull's elements, rows adding up to 1.
