@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def read_plain(path: Path, file_format: str, missing: str, kind: str, remedy: st
         raise InputError(f"{path}: {missing}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: cannot be read as {kind}: it is damaged, or holds objects, which could run code when read"
+        ) from None
     except Exception as error:  # zip, pickle and torch raise many kinds for damaged files
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: cannot be read as {kind}: {type(error).__name__}: {reason}") from None

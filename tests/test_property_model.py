@@ -98,6 +98,14 @@ def test_refused(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"odd.pt: weights and architecture do not fit: property"):
             PropertyModel(weights=tmp_path / "odd.pt")
     (tmp_path / "cut.pt").write_bytes((folder / "hardness.pt").read_bytes()[:5000])
+    sizes = content["sizes"] | {"hidden": content["sizes"]["hidden"] + 8}
+    torch.save({**content, "sizes": sizes}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other.pt: weights and architecture do not fit: size mismatch") as caught:
+        PropertyModel(weights=tmp_path / "other.pt")
+    assert "\n" not in str(caught.value)
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(InputError, match=r"module.pt: cannot be read as weights: it is damaged, or holds objects"):
+        PropertyModel(weights=tmp_path / "module.pt")
     with pytest.raises(InputError, match=r"cut.pt: cannot be read as weights"):
         PropertyModel(weights=tmp_path / "cut.pt")
 

@@ -286,7 +286,10 @@ class PropertyNetwork(nn.Module):
         try:
             network = cls._from_content(content)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise InputError(f"{path}: weights and architecture do not fit: {error}") from None
+            # Torch has one line for each parameter, after a headline.
+            first, *others = str(error).splitlines()[1:] or [str(error)]
+            more = f" (and {len(others)} more)" if others else ""
+            raise InputError(f"{path}: weights and architecture do not fit: {first.strip()}{more}") from None
         if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
             raise InputError(f"{path}: some weights are not finite")
         return network.eval().requires_grad_(False)
