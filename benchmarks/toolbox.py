@@ -5,10 +5,11 @@
 After a fixed number of trajectories the distribution that the policy samples from is computed, not estimated, and
 compared with R / Z. The yardstick is the sampling floor: the total variation that 10,000 samples of a perfect sampler
 show. Beside on-policy training (every trajectory sampled with the policy) half of the trajectories come from a replay
-buffer or from a data set. All runs have the same learning rates: none is tuned for its loss.
+buffer or from a data set. All runs have the same learning rates: none is tuned for its loss or space.
 
-With --torchgfn-python, the interpreter of an environment with torchgfn, the same grid is learned by torchgfn with
-trajectory balance, networks of the same size and as many trajectories.
+With --torchgfn-python, the interpreter of an environment with torchgfn, the grid is also learned by torchgfn with
+trajectory balance: the same number of trajectories, networks of the same size and the same learning rates, once with a
+uniform and once with a learned P_B, in turn with this package.
 """
 
 from __future__ import annotations
@@ -16,93 +17,116 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from exact import CrystalSpace, sampling_floor, terminating_distribution, total_variation
+from exact import sampling_floor, total_variation
 from helpers import make_crystal
+from spaces import BoxSpace, CompositionSpace, FiniteSpace, Space
 
 from crystalgfn import losses as of
 from crystalgfn.data import Samples
 from crystalgfn.data_set import DataSet
-from crystalgfn.envs import HyperGrid
+from crystalgfn.envs import Box, HyperGrid, Sequence, Set
 from crystalgfn.module import GFlowNet
 from crystalgfn.policies import MLP
-from crystalgfn.proxies import Prediction
+from crystalgfn.proxies import BoxCorners, HammingDistance, SetOverlap
 from crystalgfn.proxies.density import Density
 from crystalgfn.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
 from crystalgfn.replay import ReplayBuffer
-from crystalgfn.rewards import Identity, Power
-from crystalgfn.rollout import log_forward, sample_backward, sample_forward
+from crystalgfn.rewards import Boltzmann, Identity, Power
+from crystalgfn.rollout import sample_forward
 from crystalgfn.testing import RandomPolicy
 
 BATCH = 128
+LR, LR_LOG_Z = 2e-2, 0.5
 LOSSES = {
     "TrajectoryBalance": of.TrajectoryBalance,
     "LogPartitionVariance": of.LogPartitionVariance,
-    "DetailedBalance": of.DetailedBalance,
     "SubTrajectoryBalance": of.SubTrajectoryBalance,
+    "DetailedBalance": of.DetailedBalance,
     "ForwardLookingDetailedBalance": of.ForwardLookingDetailedBalance,
     "FlowMatching": of.FlowMatching,
 }
 SOURCES = ("on-policy", "replay", "data set")
 
 
-class Grid:
-    """The hypergrid with 8 x 8 cells and a mode near each corner."""
+@dataclass(frozen=True)
+class Task:
+    """What is learned, for how many steps, with which of the losses."""
 
-    name = "HyperGrid 8 x 8"
-    losses = tuple(LOSSES)
-    steps = 400
-
-    def __init__(self, table: Path) -> None:
-        self.env, self.proxy, self.reward, self.table = HyperGrid(2, 8), HyperGridModes(8), Identity(), table
-        cells = self.env.enumerate()
-        self.env.to_frame(cells).to_csv(table, index=False)
-        log_reward = self.reward({self.proxy.name: Prediction(self.proxy(self.env.decode(cells)))})
-        self.exact, self.log_z = log_reward.softmax(0), log_reward.logsumexp(0).item()
-
-    def learned(self, model: GFlowNet) -> torch.Tensor:
-        return terminating_distribution(self.env, model.policy)
+    name: str
+    make: Callable[[], Space]
+    steps: int
+    losses: tuple[str, ...] = tuple(LOSSES)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-class Crystals:
-    """Crystals of four space groups and four elements; their lattice parameters are integrated numerically."""
-
-    name = "Crystal, small space"
-    losses = tuple(LOSSES)[:4]
-    steps = 300
-
-    def __init__(self, table: Path) -> None:
-        self.env = make_crystal(
-            space_groups=[123, 129, 221, 225], elements=["Na", "Mg", "O", "Cl"], max_elements=3, max_atoms=8,
-            max_atoms_per_element=4, lengths=(3.0, 6.0), components=3,
-        )  # fmt: skip
-        self.proxy, self.reward, self.table = Density(), Power(1.5), table
-        self.space = CrystalSpace.of(
-            self.env, lambda crystals: self.reward({"density": Prediction(self.proxy(crystals))})
-        )
-        log_weights = self.space.log_weights()
-        self.exact, self.log_z = log_weights.softmax(0), log_weights.logsumexp(0).item()
-        known, _ = sample_forward(self.env, RandomPolicy(self.env), 5000, generator("data set"))
-        self.env.to_frame(known.states).to_csv(table, index=False)
-
-    def learned(self, model: GFlowNet) -> torch.Tensor:
-        trajectories = sample_backward(self.env, self.space.states, generator("backward"))
-        with torch.no_grad():
-            return log_forward(self.env, model.policy, trajectories).exp()
+def crystals() -> CompositionSpace:
+    env = make_crystal(
+        space_groups=[123, 129, 221, 225], elements=["Na", "Mg", "O", "Cl"], max_elements=3, max_atoms=8,
+        max_atoms_per_element=4, lengths=(3.0, 6.0), components=3,
+    )  # fmt: skip
+    return CompositionSpace(env, Density(), Power(1.5))
 
 
-def source(name: str, table: Path) -> dict:
+TASKS = {
+    "grid": Task("HyperGrid, 8 x 8 cells", lambda: FiniteSpace(HyperGrid(2, 8), HyperGridModes(8), Identity()), 400),
+    "set": Task(
+        "Set, 5 of 12 items",
+        lambda: FiniteSpace(
+            Set(12, 5), SetOverlap([[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [0, 8, 9, 10, 11]]), Boltzmann(-8.0)
+        ),
+        200,
+    ),
+    "sequence": Task(
+        "Sequence, 10 bits, both ends",
+        lambda: FiniteSpace(
+            Sequence("01", 10, "both"),
+            HammingDistance(["0000000000", "1111100000", "0011111100", "1100110011"], "01"),
+            Boltzmann(1.0),
+        ),
+        200,
+    ),
+    "box": Task(
+        "Box, unit square",
+        lambda: BoxSpace(Box(2, 3, 0.25, 5), BoxCorners(0.2, 0.08, 0.01)),
+        500,
+        tuple(LOSSES)[:5],
+        {"backward_policy": "learned"},
+    ),
+    "crystal": Task("Crystal, small space", crystals, 600, tuple(LOSSES)[:4]),
+}
+
+
+def write_table(space: Space, path: Path) -> None:
+    """A data set: every object where they can be listed, else 5,000 random ones."""
+    env = space.env
+    if env.is_enumerable:
+        states = env.enumerate()
+    elif isinstance(env, Box):
+        stream = generator("data set")
+        points = torch.empty(5000, env.dimensions, dtype=torch.float64).uniform_(generator=stream)
+        states, _ = env.encode_objects(points)
+    else:
+        states = sample_forward(env, RandomPolicy(env), 5000, generator("data set"))[0].states
+    env.to_frame(states).to_csv(path, index=False)
+
+
+def source(name: str, table: Path) -> dict[str, Any]:
     half = BATCH // 2
     if name == "replay":
         return {"batch_size": half, "replay": ReplayBuffer(2000, half, keep="newest")}
@@ -111,28 +135,40 @@ def source(name: str, table: Path) -> dict:
     return {"batch_size": BATCH}
 
 
-def measure(space: Grid | Crystals, loss: str, name: str, seed: int) -> dict:
+def measure(task: Task, space: Space, loss: str, name: str, table: Path, seed: int, **settings: Any) -> dict[str, Any]:
     model = GFlowNet(
-        space.env, space.proxy, space.reward, lambda sizes: MLP(sizes, (64, 64)), loss=LOSSES[loss](), lr=1e-2,
-        lr_log_z=0.1, epsilon=0.05, seed=seed, **source(name, space.table),
+        policy=lambda sizes: MLP(sizes, (64, 64)), loss=LOSSES[loss](), lr=LR, lr_log_z=LR_LOG_Z, epsilon=0.05,
+        seed=seed, **space.settings, **source(name, table), **(task.settings | settings),
     )  # fmt: skip
     trainer = pl.Trainer(
-        accelerator="cpu", max_steps=space.steps, logger=False, enable_checkpointing=False, limit_val_batches=0,
+        accelerator="cpu", max_steps=task.steps, logger=False, enable_checkpointing=False, limit_val_batches=0,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     started, cpu = time.perf_counter(), time.process_time()
     trainer.fit(model, Samples())
+    times = time.process_time() - cpu, time.perf_counter() - started
+    log_z = model.log_z.item() - space.log_z
+    return result(task, space, loss, name, seed, space.learned(model), log_z, *times)
+
+
+def result(
+    task: Task, space: Space, loss: str, name: str, seed: int, learned: torch.Tensor, log_z_error: float, cpu: float,
+    seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    found, floor = total_variation(learned, space.exact), sampling_floor(space.exact)
+    print(f"{task.name}, {loss}, {name}: {found:.4f}, {found / floor:.2f} floors, {cpu:.1f} s", file=sys.stderr)
     return {
-        "environment": space.name,
+        "environment": task.name,
         "loss": loss,
         "source": name,
         "seed": seed,
-        "total_variation": total_variation(space.learned(model), space.exact),
-        "sampling_floor": sampling_floor(space.exact),
-        "log_z_error": model.log_z.item() - space.log_z,
-        "trajectories": space.steps * BATCH,
-        "cpu_seconds": time.process_time() - cpu,
-        "seconds": time.perf_counter() - started,
+        "steps": task.steps,
+        "trajectories": task.steps * BATCH,
+        "total_variation": found,
+        "sampling_floor": floor,
+        "log_z_error": log_z_error,
+        "cpu_seconds": cpu,
+        "seconds": seconds,
     }
 
 
@@ -142,8 +178,9 @@ from gfn.estimators import DiscretePolicyEstimator
 from gfn.gflownet import TBGFlowNet
 from gfn.gym import HyperGrid
 from gfn.preprocessors import KHotPreprocessor
-from gfn.utils.modules import MLP
-steps, batch, seed = map(int, sys.argv[1:])
+from gfn.utils.modules import MLP, UniformModule
+steps, batch, seed = map(int, sys.argv[1:4])
+learned_pb, lr, lr_log_z = sys.argv[4] == "learned", float(sys.argv[5]), float(sys.argv[6])
 torch.manual_seed(seed)
 torch.set_num_threads(1)
 rewards = {"R0": 0.1, "R1": 0.5, "R2": 2.0}
@@ -151,12 +188,13 @@ env = HyperGrid(ndim=2, height=8, reward_fn_str="original", reward_fn_kwargs=rew
                 calculate_partition=True)
 encode = KHotPreprocessor(height=8, ndim=2)
 forward = MLP(input_dim=encode.output_dim, output_dim=env.n_actions, hidden_dim=64, n_hidden_layers=2)
-backward = MLP(input_dim=encode.output_dim, output_dim=env.n_actions - 1, hidden_dim=64, n_hidden_layers=2,
-               trunk=forward.trunk)
+backward = UniformModule(env.n_actions - 1)
+if learned_pb:
+    backward = MLP(input_dim=encode.output_dim, output_dim=env.n_actions - 1, hidden_dim=64, n_hidden_layers=2)
 pf = DiscretePolicyEstimator(forward, env.n_actions, preprocessor=encode)
 pb = DiscretePolicyEstimator(backward, env.n_actions, preprocessor=encode, is_backward=True)
 model = TBGFlowNet(pf=pf, pb=pb, init_logZ=0.0)
-groups = [{"params": model.pf_pb_parameters(), "lr": 1e-2}, {"params": model.logz_parameters(), "lr": 0.1}]
+groups = [{"params": model.pf_pb_parameters(), "lr": lr}, {"params": model.logz_parameters(), "lr": lr_log_z}]
 optimizer = torch.optim.Adam(groups)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 started, cpu = time.perf_counter(), time.process_time()
@@ -185,34 +223,61 @@ print(json.dumps([stops.flatten().tolist(), model.logZ.item(), *times]))
 """
 
 
-def torchgfn(python: Path, grid: Grid, seed: int) -> dict:
-    command = [str(python), "-c", TORCHGFN, str(grid.steps), str(BATCH), str(seed)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def torchgfn(python: Path, task: Task, space: Space, backward: str, seed: int) -> dict[str, Any]:
+    options = [str(x) for x in (task.steps, BATCH, seed, backward, LR, LR_LOG_Z)]
+    output = subprocess.run([str(python), "-c", TORCHGFN, *options], capture_output=True, text=True, check=True).stdout
     learned, log_z, cpu, seconds = json.loads(output.splitlines()[-1])
-    return {
-        "environment": grid.name,
-        "loss": "TrajectoryBalance, torchgfn (learned P_B)",
-        "source": "on-policy",
-        "seed": seed,
-        "total_variation": total_variation(torch.tensor(learned, dtype=torch.float64), grid.exact),
-        "sampling_floor": sampling_floor(grid.exact),
-        "log_z_error": log_z - grid.log_z,
-        "trajectories": grid.steps * BATCH,
-        "cpu_seconds": cpu,
-        "seconds": seconds,
-    }
+    probabilities = torch.tensor(learned, dtype=torch.float64)
+    name = f"torchgfn, {backward} P_B"
+    return result(task, space, "TrajectoryBalance", name, seed, probabilities, log_z - space.log_z, cpu, seconds)
 
 
-def markdown(results: list[dict]) -> str:
+def compare(python: Path, task: Task, space: Space, table: Path, repeats: int) -> list[dict[str, Any]]:
+    """This package and torchgfn in turn, with either P_B, from several seeds."""
+    results = []
+    for backward in ("uniform", "learned"):
+        for seed in range(repeats):
+            own = measure(task, space, "TrajectoryBalance", "on-policy", table, seed, backward_policy=backward)
+            results.append(own | {"source": f"crystalgfn, {backward} P_B"})
+            results.append(torchgfn(python, task, space, backward, seed))
+    return results
+
+
+def markdown(results: list[dict[str, Any]]) -> str:
+    """A row for each environment and loss, a column for each source: total variation, its ratio to the floor, log Z."""
     lines = [
-        "| environment | loss | source | total variation | sampling floor | error of log Z | CPU seconds |",
-        "|---|---|---|--:|--:|--:|--:|",
+        "| environment (floor; trajectories) | loss | on-policy | replay | data set |",
+        "|---|---|--:|--:|--:|",
     ]
-    for r in results:
-        lines.append(
-            f"| {r['environment']} | {r['loss']} | {r['source']} | {r['total_variation']:.4f} | "
-            f"{r['sampling_floor']:.4f} | {r['log_z_error']:+.3f} | {r['cpu_seconds']:.1f} |"
-        )
+    for environment, loss in dict.fromkeys((r["environment"], r["loss"]) for r in results):
+        own = {r["source"]: r for r in results if (r["environment"], r["loss"]) == (environment, loss)}
+        cells = []
+        for r in (own[name] for name in SOURCES):
+            ratio = r["total_variation"] / r["sampling_floor"]
+            cells.append(f"{r['total_variation']:.4f} ({ratio:.2f}; {r['log_z_error']:+.3f})")
+        first = own[SOURCES[0]]
+        label = f"{environment} ({first['sampling_floor']:.3f}; {first['trajectories']:,})"
+        lines.append(f"| {label} | `{loss}` | {' | '.join(cells)} |")
+    worst = max(results, key=lambda r: r["total_variation"] / r["sampling_floor"])
+    lines.append(
+        f"\nIn brackets: ratio to the floor, error of log Z. Largest ratio: "
+        f"{worst['total_variation'] / worst['sampling_floor']:.2f} ({worst['environment']}, {worst['loss']}, "
+        f"{worst['source']}). CPU time of all runs: {sum(r['cpu_seconds'] for r in results):.0f} s."
+    )
+    return "\n".join(lines)
+
+
+def comparison(results: list[dict[str, Any]]) -> str:
+    """Medians over seeds of what each package reached on the grid, and what it cost."""
+    lines = ["| package, P_B | total variation (range) | CPU seconds (range) |", "|---|--:|--:|"]
+    for name in dict.fromkeys(r["source"] for r in results):
+        own = [r for r in results if r["source"] == name]
+        cells = []
+        for key, digits in (("total_variation", 4), ("cpu_seconds", 1)):
+            values = [r[key] for r in own]
+            low, middle, high = min(values), statistics.median(values), max(values)
+            cells.append(f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -220,24 +285,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--environments", nargs="+", choices=["grid", "crystal"], default=["grid", "crystal"])
+    parser.add_argument("--environments", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--torchgfn-python", type=Path, help="interpreter of an environment with torchgfn 2.4")
+    parser.add_argument("--repeats", type=int, default=3, help="seeds of the comparison with torchgfn")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    results = []
+    results, compared = [], []
     with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "objects.csv"
         for kind in options.environments:
-            space = (Grid if kind == "grid" else Crystals)(Path(folder) / f"{kind}.csv")
-            for loss in space.losses:
+            task = TASKS[kind]
+            space = task.make()
+            write_table(space, table)
+            for loss in task.losses:
                 for name in SOURCES:
-                    results.append(measure(space, loss, name, options.seed))
-                    print(markdown(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-            if options.torchgfn_python and isinstance(space, Grid):
-                results.append(torchgfn(options.torchgfn_python, space, options.seed))
-    print(markdown(results))
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+                    results.append(measure(task, space, loss, name, table, options.seed))
+                    options.out.write_text(json.dumps({"table": results}, indent=1) + "\n")
+        if options.torchgfn_python:
+            task = TASKS["grid"]
+            space = task.make()
+            compared = compare(options.torchgfn_python, task, space, table, options.repeats)
+    if results:
+        print(markdown(results))
+    if compared:
+        print("\n" + comparison(compared))
+    options.out.write_text(json.dumps({"table": results, "torchgfn": compared}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

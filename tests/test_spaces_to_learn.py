@@ -13,7 +13,7 @@ from torch import Tensor
 from trained import train
 
 from crystalgfn.data_set import DataSet
-from crystalgfn.envs import Box, HyperGrid, Sequence, Set, Stack
+from crystalgfn.envs import Box, HyperGrid, Parts, Sequence, Set, Stack
 from crystalgfn.losses import (
     DetailedBalance,
     FlowMatching,
@@ -34,7 +34,7 @@ class Sum(Proxy):
 
     name = "sum"
 
-    def forward(self, objects: dict[str, Tensor]) -> Tensor:
+    def forward(self, objects: Parts) -> Tensor:
         first = objects["grid"][:, 0] * objects["set"][:, 0]
         return 0.5 * first + objects["word"].sum(1) * objects["set"][:, 1]
 
@@ -106,7 +106,7 @@ def test_with_a_learned_backward_policy(name: str) -> None:
     assert abs(log_z) < 0.1
 
 
-@pytest.mark.parametrize("name", ["set", "word, both ends", "box"])
+@pytest.mark.parametrize("name", ["set", "word, both ends", "box", "stack"])
 def test_from_a_buffer_and_a_table(name: str, tmp_path: Path) -> None:
     env = SPACES[name].env
     if isinstance(env, Box):

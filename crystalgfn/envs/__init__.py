@@ -9,7 +9,7 @@ from crystalgfn.envs.lattice_parameters import LatticeParameters
 from crystalgfn.envs.sequence import Sequence
 from crystalgfn.envs.set import Set
 from crystalgfn.envs.space_group import SpaceGroup
-from crystalgfn.envs.stack import Stack
+from crystalgfn.envs.stack import Parts, Stack
 from crystalgfn.envs.stage import PlainStage, Stage
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Head",
     "HyperGrid",
     "LatticeParameters",
+    "Parts",
     "PlainStage",
     "Sequence",
     "Set",

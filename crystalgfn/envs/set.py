@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -94,11 +94,16 @@ class Set(Stage):
         return self.decode(states)
 
     def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        return self.encode_under(self._all.expand(len(objects), -1), objects, tolerance)
+
+    def encode_under(self, condition: Tensor, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         chosen = objects.to(self.device, torch.float64)
-        wrong = chosen.sum(1) != self.size
-        return torch.cat([chosen, torch.ones_like(chosen)], 1), [
-            "number of items" if bad else "" for bad in wrong.tolist()
+        sizes, forbidden = chosen.sum(1) != self.size, (chosen > condition).any(1)
+        problems = [
+            "number of items" if size else "item that is not allowed" if bad else ""
+            for size, bad in zip(sizes.tolist(), forbidden.tolist(), strict=True)
         ]
+        return torch.cat([chosen, condition], 1), problems
 
     def read_table(self, path: Path) -> ObjectTable:
         from crystalgfn.tables import read_frame

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from crystalgfn.distributions import Distribution
-from crystalgfn.envs.base import CategoricalHead, Environment, Head
+from crystalgfn.envs.base import CategoricalHead, Environment, Head, ObjectTable
 from crystalgfn.envs.listing import terminal_states
 from crystalgfn.envs.stage import PlainStage, Stage
 from crystalgfn.errors import InputError
@@ -18,6 +19,28 @@ from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A batch of objects in parts: what each stage of a stack built.
+
+    ``objects["name"]`` is the part of one stage, as its ``decode`` returns it; indexed with a slice or a tensor of
+    rows, objects give a batch again.
+
+    Attributes:
+        of_stage: each stage's part, by the stage's name.
+    """
+
+    of_stage: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.of_stage.values())))
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self.of_stage[key]
+        return Parts({name: part[key] for name, part in self.of_stage.items()})
 
 
 @ENVIRONMENTS.register
@@ -198,8 +221,27 @@ class Stack(Environment):
         return self._behind_earlier(name, states, self.stage(name).encode_backward(own, self.part(name, states)))
 
     def decode(self, states: Tensor) -> Any:
-        """What each stage built, by the stage's name."""
-        return {name: self.stage(name).decode(self.part(name, states)) for name in self.stages}
+        """What each stage built: `Parts`."""
+        return Parts({name: self.stage(name).decode(self.part(name, states)) for name in self.stages})
+
+    def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        states = torch.zeros(len(objects), self.state_size, dtype=torch.float64, device=self.device)
+        problems = [""] * len(objects)
+        for name in self.stages:
+            condition = self.condition(name, states)
+            own, found = self.stage(name).encode_under(condition, objects[name], tolerance)
+            states[:, self._slices[name]] = own
+            problems = [earlier or problem for earlier, problem in zip(problems, found, strict=True)]
+        return states, problems
+
+    def read_table(self, path: Path) -> ObjectTable:
+        """Each stage reads its own columns, which must have different names."""
+        tables = {name: self.stage(name).read_table(path) for name in self.stages}
+        frame = next(iter(tables.values())).frame
+        good = torch.stack([_is_row(table.rows, len(frame)) for table in tables.values()]).all(0)
+        parts = {name: table.objects[good[table.rows]] for name, table in tables.items()}
+        problems = {row: problem for table in reversed(tables.values()) for row, problem in table.problems.items()}
+        return ObjectTable(frame, good.nonzero().squeeze(1), Parts(parts), problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
         """The stages' tables side by side; columns of one name have the stage's before it, as in ``first_items``."""
@@ -213,3 +255,8 @@ class Stack(Environment):
 
     def enumerate(self) -> Tensor:
         return terminal_states(self) if self.is_enumerable else super().enumerate()
+
+
+def _is_row(rows: Tensor, n: int) -> Tensor:
+    """(n,) bool, which numbers from 0 are among some."""
+    return torch.zeros(n, dtype=torch.bool).index_fill(0, rows, True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from crystalgfn.envs.base import Environment, Head
+from crystalgfn.envs.base import Environment, Head, ObjectTable
 
 
 class Stage(Environment):
@@ -37,6 +38,16 @@ class Stage(Environment):
     def terminal_features(self) -> Tensor | None:
         """(encoding_size, k) float32, what the columns of `encode_terminal` stand for, or None (`input_features`)."""
         return None
+
+    def encode_under(self, condition: Tensor, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        """As `encode_objects`, for stages that started under a condition (n, condition_size) each.
+
+        Raises:
+            TypeError: if the stage cannot do this.
+        """
+        if self.condition_size:
+            raise TypeError(f"{type(self).__name__} cannot turn objects into states under a condition")
+        return self.encode_objects(objects, tolerance)
 
     def default_condition(self) -> Tensor:
         """(condition_size,) the condition of `initial_states`, where the stage stands alone."""
@@ -132,6 +143,13 @@ class PlainStage(Stage):
 
     def describe(self, states: Tensor) -> list[str]:
         return self.env.describe(states[:, 1:])
+
+    def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        inner, problems = self.env.encode_objects(objects, tolerance)
+        return torch.cat([torch.ones_like(inner[:, :1]), inner], 1), problems
+
+    def read_table(self, path: Path) -> ObjectTable:
+        return self.env.read_table(path)
 
     def enumerate(self) -> Tensor:
         inner = self.env.enumerate()
