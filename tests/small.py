@@ -34,7 +34,7 @@ def small_config(directory: Path, **env) -> dict:
 def write_config(directory: Path, config: dict) -> Path:
     """The config as a file in the directory."""
     path = directory / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
 
 

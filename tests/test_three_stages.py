@@ -14,11 +14,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from exact import sampling_floor, total_variation
+from small import checkpoint_of, write_config
 from trained import train
 
+from crystalgfn.cli import main
+from crystalgfn.envs import Sequence, Set, Stack
+from crystalgfn.errors import InputError
 from crystalgfn.losses import TrajectoryBalance
-from crystalgfn.proxies import Prediction
+from crystalgfn.proxies import HammingDistance, OfStage, Prediction
 from crystalgfn.random import generator
 from crystalgfn.rewards import Power
 from crystalgfn.rollout import sample_forward
@@ -130,3 +135,30 @@ def test_trains_by_module_and_class(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "samples.csv")
     assert {"substrate", "dopants", "thickness", "figure_of_merit", "log_reward"} <= set(table.columns)
     assert set(table["substrate"]) <= set(FILM.SUBSTRATES)
+
+
+def test_a_proxy_of_one_stage() -> None:
+    env = Stack({"metals": Set(4, 2), "word": Sequence("ab", 2)})
+    objects = env.decode(env.enumerate())
+    proxy = OfStage("word", HammingDistance(["ab"], "ab"))
+    assert (proxy.name, proxy.direction) == ("hamming_distance", "minimize")
+    assert torch.equal(proxy(objects), HammingDistance(["ab"], "ab")(objects["word"]))
+    with pytest.raises(InputError, match="stage: 'words' is not allowed; allowed: metals, word"):
+        OfStage("words", HammingDistance(["ab"], "ab"))(objects)
+
+
+def test_the_order_of_stages_stays_in_a_checkpoint(tmp_path: Path) -> None:
+    """Names in another order than that of the alphabet."""
+    config = yaml.safe_load((EXAMPLE.parent.parent / "configs" / "stack.yaml").read_text())
+    assert list(config["model"]["env"]["init_args"]["stages"]) == ["metals", "layers"]
+    config["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path)
+    config["trainer"]["callbacks"] = config["trainer"]["callbacks"][:1]
+    path = write_config(tmp_path, config)
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    assert main(["fit", "--config", str(path), "--trainer.max_steps", "1", *quiet]) == 0
+    checkpoint = str(checkpoint_of(tmp_path, "stack"))
+    assert (
+        main(["predict", "--ckpt_path", checkpoint, "--data.num_samples", "5", "--data.out", str(tmp_path / "s.csv")])
+        == 0
+    )
+    assert list(pd.read_csv(tmp_path / "s.csv").columns[:2]) == ["items", "word"]

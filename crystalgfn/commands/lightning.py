@@ -40,7 +40,7 @@ class SaveSettings(Callback):
         self._config = config
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CONFIG_KEY] = {"version": __version__, "config": yaml.safe_dump(self._config)}
+        checkpoint[CONFIG_KEY] = {"version": __version__, "config": yaml.safe_dump(self._config, sort_keys=False)}
 
 
 class Parser(LightningArgumentParser):
@@ -79,7 +79,7 @@ class CrystalGFNCLI(LightningCLI):
             config = read_settings(paths[-1])
             kept = ("model", "data", "trainer", "threads") if subcommand == "fit" else ("model", "data")
             inherited = {key: config[key] for key in kept if key in config}
-            rest = ["--config", yaml.safe_dump(inherited), *rest]
+            rest = ["--config", yaml.safe_dump(inherited, sort_keys=False), *rest]
         rest = with_restriction(rest)
         if subcommand == "predict":
             # Samples go to the table as they come; keeping them all as well would cost memory without bound.

@@ -8,6 +8,7 @@ from crystalgfn.proxies.energy_above_hull import EnergyAboveHull
 from crystalgfn.proxies.formation_energy import FormationEnergy
 from crystalgfn.proxies.hypergrid import HyperGridModes
 from crystalgfn.proxies.modes import BoxCorners, HammingDistance, SetOverlap
+from crystalgfn.proxies.of_stage import OfStage
 from crystalgfn.proxies.property_model import PropertyModel
 from crystalgfn.proxies.proxy_set import ProxySet
 
@@ -20,6 +21,7 @@ __all__ = [
     "FormationEnergy",
     "HammingDistance",
     "HyperGridModes",
+    "OfStage",
     "Prediction",
     "PropertyModel",
     "Proxy",
