@@ -263,8 +263,8 @@ class Balance:
         before = self.env.step_back(head, states[rows], actions)
         index = actions.long()
         logits = self.policy(head, self.env.encode(head, before)).to(torch.float64).gather(1, index).squeeze(1)
-        table = torch.full((len(states), self.env.heads[head].n_logits), float("-inf"), dtype=torch.float64)
-        return table.to(states.device).index_put((rows, index.squeeze(1)), logits).logsumexp(1)
+        table = logits.new_full((len(states), self.env.heads[head].n_logits), float("-inf"))
+        return table.index_put((rows, index.squeeze(1)), logits).logsumexp(1)
 
 
 class _Matrix:

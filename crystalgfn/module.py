@@ -304,6 +304,7 @@ class GFlowNet(LightningModule):
         return torch.where(log_reward.isfinite(), log_reward, 0.0)
 
     def setup(self, stage: str) -> None:
+        check_accelerator(self.trainer.strategy.root_device.type)
         # DDP would send all buffers in every step: tables, the same everywhere, and each process's own replay.
         names = [name for name, _ in self.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
@@ -427,6 +428,15 @@ class GFlowNet(LightningModule):
     def _own_names(checkpoint: dict[str, Any]) -> list[str]:
         """Entries of the state that differ between processes."""
         return [name for name in checkpoint["state_dict"] if name == "skipped" or name.startswith("replay.")]
+
+
+def check_accelerator(name: str) -> None:
+    """Raise InputError for one that lacks the numbers that are needed."""
+    if name == "mps":
+        raise InputError(
+            "trainer.accelerator: mps is not allowed; states and log-probabilities are float64, which it lacks; use "
+            "cpu, or gpu with CUDA"
+        )
 
 
 def _gathered(value: Any, world_size: int) -> list[Any]:

@@ -21,7 +21,7 @@ from crystalgfn.checkpoint_files import CheckpointFiles, newest_checkpoint, read
 from crystalgfn.commands.quiet import quieten
 from crystalgfn.data import Samples
 from crystalgfn.errors import InputError
-from crystalgfn.module import GFlowNet
+from crystalgfn.module import GFlowNet, check_accelerator
 from crystalgfn.plugins import load_everything
 from crystalgfn.restriction import PREFIX, Restriction, read_restriction
 
@@ -105,6 +105,7 @@ class CrystalGFNCLI(LightningCLI):
         return [*others, "--ckpt_path", str(found)] if found else others
 
     def before_instantiate_classes(self) -> None:
+        check_accelerator(str(self.config[self.config.subcommand].trainer.accelerator))
         threads = self.config[self.config.subcommand].threads
         if threads < 1:
             raise InputError(f"threads: {threads} is not allowed; it must be at least 1")

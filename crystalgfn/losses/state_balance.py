@@ -77,7 +77,7 @@ def sub_trajectory_balance(
     residual = potential.unsqueeze(2) - potential.unsqueeze(1)
     span = steps.unsqueeze(0) - steps.unsqueeze(1)
     # From the log of the weights, relative to the largest, so that long trajectories do not overflow.
-    log_weight = span * torch.tensor(lamda, dtype=torch.float64).log()
+    log_weight = span * torch.full((), lamda, dtype=torch.float64, device=length.device).log()
     is_part = (span > 0) & (steps <= length.unsqueeze(1)).unsqueeze(1)
     largest = torch.where(is_part, log_weight, float("-inf")).amax((1, 2), keepdim=True).clamp_min(-1e300)
     weight = torch.where(is_part, (log_weight - largest).exp(), 0.0)
