@@ -14,6 +14,7 @@ from crystalgfn.balance import StateFlow, backward_shapes, policy_shapes
 from crystalgfn.envs import Crystal, Environment, HyperGrid
 from crystalgfn.errors import InputError
 from crystalgfn.policies import MLP, EmbeddingMLP, Policy, Shape
+from crystalgfn.policies.embedding_mlp import diagonal_blocks
 from crystalgfn.random import generator
 from crystalgfn.restriction import Restriction
 from crystalgfn.rollout import log_forward, sample_forward
@@ -145,6 +146,23 @@ def test_embeddings_follow_their_parameters_with_and_without_gradients(crystals:
         policy.load_state_dict(state)
         assert not policy(head, inputs).any()
         assert policy.double()(head, inputs.double()).dtype == torch.float64
+
+
+def test_blocks_hold_all_that_is_not_zero(crystals: Crystal) -> None:
+    features = policy_shapes(crystals)["a"].inputs
+    assert features is not None
+    stream = generator("blocks")
+    others = [torch.rand(5, 3, generator=stream), torch.eye(20), torch.zeros(3, 2), torch.eye(4).flip(0)]
+    others.append(torch.block_diag(torch.zeros(2, 1), torch.eye(2), torch.ones(3, 2)))
+    for matrix, n in zip([features, *others], (4, 1, 1, 1, 1, 3), strict=True):
+        blocks = diagonal_blocks(matrix)
+        assert len(blocks) == n
+        rest = matrix.clone()
+        for rows, columns in blocks:
+            rest[rows, columns] = 0
+        assert not rest.any()
+        assert [rows.start for rows, _ in blocks[1:]] == [rows.stop for rows, _ in blocks[:-1]]
+        assert (blocks[0][0].start, blocks[-1][0].stop) == (0, len(matrix))
 
 
 def test_without_features_it_is_a_plain_network() -> None:

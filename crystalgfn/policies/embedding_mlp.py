@@ -35,11 +35,13 @@ class Embeddings(nn.Module):
         self.features: Tensor | None
         self.register_buffer("features", None)
         self.shared: nn.Parameter | None = None
+        self._blocks: list[tuple[slice, slice]] = []
         self._kept: tuple[tuple[int, int], Tensor] | None = None
         if features is not None:
             # Rows of length about one, so that a step of the optimizer moves a vector about as far either way.
             self.features = features / features.square().sum(1).mean().sqrt().clamp_min(1e-6)
             self.shared = nn.Parameter(torch.empty(features.shape[1], width).uniform_(-scale, scale))
+            self._blocks = diagonal_blocks(features)
 
     def forward(self) -> Tensor:
         """(n, width) the vectors."""
@@ -48,17 +50,47 @@ class Embeddings(nn.Module):
         if torch.is_grad_enabled():
             # The optimizer will change the parameters after this.
             self._kept = None
-            return torch.addmm(self.own, self.features, self.shared)
+            return self._vectors(self.features, self.shared)
         # A rollout asks many times between two updates.
         versions = (self.own._version, self.shared._version)
         if self._kept is None or self._kept[0] != versions:
-            self._kept = (versions, torch.addmm(self.own, self.features, self.shared))
+            self._kept = (versions, self._vectors(self.features, self.shared))
         return self._kept[1]
+
+    def _vectors(self, features: Tensor, shared: Tensor) -> Tensor:
+        own = self.own.split([rows.stop - rows.start for rows, _ in self._blocks])
+        parts = [
+            torch.addmm(vectors, features[rows, columns], shared[columns])
+            for vectors, (rows, columns) in zip(own, self._blocks, strict=True)
+        ]
+        return torch.cat(parts)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Embeddings:
         self._kept = None  # parameters go to another device or type
         super()._apply(*args, **kwargs)
         return self
+
+
+def diagonal_blocks(matrix: Tensor) -> list[tuple[slice, slice]]:
+    """Rows and columns of the blocks of a block-diagonal matrix (n, k), in order; they hold all that is not zero.
+
+    Features of inputs of several kinds are such a matrix, most of it zeros. A matrix of another form, or of more than
+    eight blocks, which would be slower than one, is one block.
+    """
+    ends: list[list[int]] = []  # first row, first column, and the column after the last one, of each block
+    for row, values in enumerate(matrix):
+        columns = values.nonzero().squeeze(1).tolist()
+        if not columns:
+            continue  # a row of zeros goes with the block before it
+        if ends and columns[0] < ends[-1][2]:
+            ends[-1][1:] = [min(ends[-1][1], columns[0]), max(ends[-1][2], columns[-1] + 1)]
+        else:
+            ends.append([row if ends else 0, columns[0], columns[-1] + 1])
+    is_diagonal = all(before[2] <= after[1] for before, after in pairwise(ends))
+    if not ends or not is_diagonal or len(ends) > 8:
+        return [(slice(0, len(matrix)), slice(0, matrix.shape[1]))]
+    rows = [first for first, _, _ in ends] + [len(matrix)]
+    return [(slice(*own), slice(low, high)) for own, (_, low, high) in zip(pairwise(rows), ends, strict=True)]
 
 
 @POLICIES.register
