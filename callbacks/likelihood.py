@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Generator, Tensor
 
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, check_positive, gflownet
+from crystalgfn.errors import InputError
 from crystalgfn.known_states import BATCH, KnownStates, check_tolerance, read_states
 from crystalgfn.likelihood import log_likelihood
 from crystalgfn.metrics import LikelihoodAgreement, PartitionEstimate
@@ -30,13 +32,14 @@ class LogLikelihood(WindowCallback):
     ``likelihood/log_z``, its ``likelihood/log_z_standard_error``, ``likelihood/log_z_error`` (the learned log Z minus
     it) and ``likelihood/effective_share``; with a table ``known/pearson``, ``known/spearman``, ``known/slope``,
     ``known/n``, ``known/left_out``, ``known/log_p_mean`` and ``known/log_reward_mean`` over its objects; and the
-    picture ``likelihood/figure``. docs/sampler.md says what they mean.
+    picture ``likelihood/figure``, with a table ``likelihood/known``. docs/sampler.md says what they mean.
 
     Args:
         table: known objects that the policy was not trained on, CSV or parquet; None for none.
         only: values that columns of the table must have, such as ``{split: val}``; None for all rows.
         tolerance: largest relative deviation of a known object from one that can be built; it is moved there.
         trajectories: drawn backward from each object where it can have several; in a tree log p is exact.
+        name: what the tags of the table begin with; two callbacks with two tables need two names.
 
     Raises:
         InputError: if an option is not usable, or the table cannot be read.
@@ -48,15 +51,22 @@ class LogLikelihood(WindowCallback):
         only: dict[str, str] | None = None,
         tolerance: float = 0.01,
         trajectories: int = 32,
+        name: str = "known",
     ) -> None:
         super().__init__(None)
         check_positive("trajectories", trajectories)
         check_tolerance("tolerance", tolerance)
-        self.table, self.only = table, only
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise InputError(f"name: {name!r} is not allowed; it is made of letters, digits, and the signs _ . -")
+        self.table, self.only, self.name = table, only, name
         self.tolerance, self.trajectories = tolerance, trajectories
         self._known: KnownStates | None = None
         self._known_log_reward: Tensor | None = None
         self._draws: Generator | None = None
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(name=self.name)
 
     def make_metrics(self, pl_module: LightningModule) -> Metrics:
         metrics: Metrics = {"samples": LikelihoodAgreement(), "partition": PartitionEstimate()}
@@ -121,8 +131,10 @@ class LogLikelihood(WindowCallback):
             "likelihood/effective_share": partition["effective_share"],
         }
         if self._known is not None:
-            values |= {f"known/{name}": value for name, value in found["known"].items()}
-            values["known/left_out"] = torch.tensor(float(int(self._known.wanted.sum()) - int(found["known"]["n"])))
+            values |= {f"{self.name}/{name}": value for name, value in found["known"].items()}
+            values[f"{self.name}/left_out"] = torch.tensor(
+                float(int(self._known.wanted.sum()) - int(found["known"]["n"]))
+            )
         # What a few samples do not define is left out.
         sink.scalars({name: value for name, value in values.items() if value.isfinite()})
         self._draw(metrics, sink, float(partition["log_z"]))
@@ -144,4 +156,9 @@ class LogLikelihood(WindowCallback):
         title = f"Sampler on {n:,} {which} samples, step {sink.step}"
         image = drawing.to_image(drawing.sampler_figure(*sets["samples"], log_z, sets.get("known"), title))
         for board in boards:
-            board.add_image(sink.tag("likelihood/figure"), image, sink.step, dataformats="HWC")
+            board.add_image(
+                sink.tag(f"likelihood/{'figure' if self.table is None else self.name}"),
+                image,
+                sink.step,
+                dataformats="HWC",
+            )

@@ -177,7 +177,16 @@ def test_known_crystals(table: Path, tmp_path: Path) -> None:
     trainer(callback, logger=board, steps=3).fit(measured, Samples(num_val_samples=30))
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), measured.parameters(), strict=True))
     tags = EventAccumulator(str(tmp_path)).Reload().Tags()
-    assert tags["images"] == ["val/likelihood/figure"] and "val/known/spearman" in tags["scalars"]
+    assert tags["images"] == ["val/likelihood/known"] and "val/known/spearman" in tags["scalars"]
+
+
+def test_two_tables(table: Path) -> None:
+    both = [LogLikelihood(table, {"split": "val"}), LogLikelihood(table, {"split": "train"}, name="train")]
+    values, _ = evaluated(crystal_module(), *both, n=20)
+    assert values["test/known/n"] == 2 and values["test/train/n"] == 1
+    assert both[0].state_key != both[1].state_key
+    with pytest.raises(InputError, match="name: 'a/b' is not allowed"):
+        LogLikelihood(name="a/b")
 
 
 def test_a_table_of_which_nothing_fits_is_counted(table: Path) -> None:
