@@ -293,7 +293,8 @@ def _check_cells(frame: pd.DataFrame, numbers: dict[str, Any], problems: list[Pr
     for name in LATTICE_PARAMETERS[3:]:
         bad = ~((numbers[name] > 0) & (numbers[name] < 180))
         _mark(problems, frame, name, bad, "is no angle of a cell", "an angle between 0 and 180 degrees, both excluded")
-    cosines = np.cos(np.deg2rad(np.stack([numbers[name] for name in LATTICE_PARAMETERS[3:]], axis=1)))
+    with np.errstate(invalid="ignore"):
+        cosines = np.cos(np.deg2rad(np.stack([numbers[name] for name in LATTICE_PARAMETERS[3:]], axis=1)))
     square = 1 - (cosines**2).sum(1) + 2 * cosines.prod(1)
     names = ", ".join(LATTICE_PARAMETERS[3:])
     _mark(problems, frame, names, ~(square > 1e-9), "are angles of no cell", "three angles that enclose a volume")

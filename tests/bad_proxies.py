@@ -57,3 +57,12 @@ class Doubtful(FirstLength):
     def predict(self, objects):
         a = objects.lattice[:, 0]
         return Prediction(a, -a if self.below_zero else None)
+
+
+class Elsewhere(FirstLength):
+    """Returns its values on another device."""
+
+    name = "elsewhere"
+
+    def predict(self, objects):
+        return Prediction(objects.lattice[:, 0].to("meta"), objects.lattice[:, 1])

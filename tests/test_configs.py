@@ -65,3 +65,13 @@ def test_configs_cover_the_paper(tmp_path):
         assert len(env.space_groups) == 113
         assert len(env.elements) == 22
         assert isinstance(env.initial_states(1), torch.Tensor)
+
+
+@pytest.mark.parametrize("given", ["hypergrid.yaml", "configs/hypergrid.yaml"])
+def test_shipped_configs_are_found_by_name(given, tmp_path, monkeypatch):
+    """Someone who installed the package has no repository beside it."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", given, "--trainer.fast_dev_run", "true", *QUIET]) == 0
+    (tmp_path / "hypergrid.yaml").write_text("modle: {}")
+    if given == "hypergrid.yaml":  # one's own file comes first
+        assert main(["fit", f"--config={given}"]) == 2

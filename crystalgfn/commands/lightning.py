@@ -6,7 +6,7 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import yaml
@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from crystalgfn import __version__
 from crystalgfn.callbacks import SampleWriter
 from crystalgfn.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
+from crystalgfn.commands.configs import with_configs
 from crystalgfn.commands.quiet import quieten
 from crystalgfn.data import Samples
 from crystalgfn.errors import InputError
@@ -27,6 +28,10 @@ from crystalgfn.restriction import PREFIX, Restriction, read_restriction
 
 CONFIG_KEY = "crystalgfn"
 """Where a checkpoint keeps the version and the settings it was made with."""
+
+
+SETTINGS = ("model", "data", "trainer", "threads", "seed_everything", "ckpt_path", "weights_only", "return_predictions")
+"""What a config may hold."""
 
 
 class SaveSettings(Callback):
@@ -44,14 +49,17 @@ class SaveSettings(Callback):
 
 
 class Parser(LightningArgumentParser):
-    """Adds to an error about an unknown class what the known ones are."""
+    """Adds to an error what helps: the known classes, and the version that settings in a checkpoint come from."""
+
+    origin: ClassVar[str] = ""
+    """Where settings come from that no one typed."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.search(r"Expected a dot import path string: (\w+)", message)
         if unknown:
             names = [name for registry in load_everything() for name in registry]
             message += f"\nno class is called {unknown[1]!r}; 'crystalgfn list' shows what there is: {', '.join(names)}"
-        super().error(message, ex)
+        super().error(message + self.origin, ex)
 
 
 class CrystalGFNCLI(LightningCLI):
@@ -68,15 +76,16 @@ class CrystalGFNCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
         subcommand, rest = args[0], args[1:]
-        for config_file in [*_options(rest, "--config"), *_options(rest, "-c")]:
-            check_config(config_file)
+        rest = with_configs(rest, SETTINGS)
         is_help = bool({"-h", "--help"} & set(rest))
         if not is_help:
             rest = self._with_checkpoint(parser, subcommand, rest)
         paths = _options(rest, "--ckpt_path")
         # Settings of the checkpoint come first, so that a config or a flag can still change them.
+        Parser.origin = ""
         if paths and not is_help:
-            config = read_settings(paths[-1])
+            config, version = read_settings(paths[-1])
+            Parser.origin = f"\n(settings come from {paths[-1]}, written by version {version}; this is {__version__})"
             kept = ("model", "data", "trainer", "threads") if subcommand == "fit" else ("model", "data")
             inherited = {key: config[key] for key in kept if key in config}
             rest = ["--config", yaml.safe_dump(inherited, sort_keys=False), *rest]
@@ -174,26 +183,8 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def check_config(path: str) -> None:
-    """Check that a config can be read at all; what it says is checked by the parser.
-
-    Raises:
-        InputError: if the file is missing, or does not hold YAML settings.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"config: there is no file {path}")
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"config: {path} is no YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"config: {path} must hold settings by name (model, data, trainer), not a {type(content).__name__}"
-        )
-
-
-def read_settings(path: str) -> dict[str, Any]:
-    """The settings a checkpoint was made with.
+def read_settings(path: str) -> tuple[dict[str, Any], str]:
+    """The settings a checkpoint was made with, and the version of the program.
 
     Raises:
         InputError: if the file is missing, is no checkpoint of this program, or is damaged.
@@ -202,12 +193,12 @@ def read_settings(path: str) -> dict[str, Any]:
     try:
         stored = checkpoint[CONFIG_KEY]
         config = yaml.safe_load(stored["config"])
-        version = stored["version"]
+        version = str(stored["version"])
     except (KeyError, TypeError, AttributeError, yaml.YAMLError):
         raise InputError(f"ckpt_path: {path} is not a checkpoint that 'crystalgfn fit' has written") from None
     if not isinstance(config, dict) or "model" not in config:
         raise InputError(f"ckpt_path: {path}, written by version {version}, names no model")
-    return config
+    return config, version
 
 
 def main(args: list[str]) -> int:
@@ -232,6 +223,14 @@ def main(args: list[str]) -> int:
         if isinstance(error, InputError) or cause is None or str(cause) not in str(error):
             raise
         raise cause from None
+    except RuntimeError as error:
+        if not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        problem = " ".join(str(error).partition("\n")[2].split())
+        raise InputError(
+            f"ckpt_path: the weights in {_options(args, '--ckpt_path')[-1]} do not fit the model: {problem}; leave the "
+            f"environment and the policy as they were, or train anew{Parser.origin}"
+        ) from None
     return 0
 
 

@@ -22,12 +22,13 @@ def main(args: list[str]) -> int:
     # Imported here: importing torch takes seconds, and other commands do without.
     from jsonargparse import ArgumentParser
 
+    from crystalgfn.commands.configs import with_configs
     from crystalgfn.proxies.training import train_proxy
 
     parser = ArgumentParser(prog="crystalgfn train-proxy", description="Train a property network on a table.")
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(train_proxy, skip={"command", "log"}, as_group=False)
-    options = parser.parse_args(args)
+    options = parser.parse_args(with_configs(args))
     # jsonargparse 4.49 gave the method a new name and warns of the old one.
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
     values = instantiate(options).as_dict()

@@ -11,21 +11,23 @@ def load_model(path: str) -> GFlowNet:
     Raises:
         InputError: if the file is missing, damaged, or no checkpoint of this program.
     """
-    import torch
-
+    from crystalgfn.checkpoint_files import read_checkpoint
     from crystalgfn.commands.lightning import Parser, read_settings
     from crystalgfn.errors import InputError
     from crystalgfn.plugins import load_everything
 
     load_everything()
-    settings = read_settings(path)
+    settings, version = read_settings(path)
     parser = Parser(exit_on_error=False)
     parser.add_lightning_class_args(GFlowNet, "model")
     module = parser.instantiate_classes(parser.parse_object({"model": settings["model"]})).model
     assert isinstance(module, GFlowNet)
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    checkpoint = read_checkpoint(path)
+    module.on_load_checkpoint(checkpoint)
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        raise InputError(f"ckpt_path: the weights in {path} do not fit its settings: {error}") from None
+        raise InputError(
+            f"ckpt_path: the weights in {path}, written by version {version}, do not fit its settings: {error}"
+        ) from None
     return module.eval()

@@ -1,0 +1,79 @@
+"""Config files: one's own, or those that come with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import crystalgfn
+from crystalgfn.errors import InputError
+
+
+def shipped_folder() -> Path:
+    """Where the configs of the package lie: inside of it, or beside it in a checkout of the repository."""
+    package = Path(crystalgfn.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(name: str) -> Path:
+    """The file of that name, or else the shipped config of that name, such as ``eform.yaml``.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    path, folder = Path(name), shipped_folder()
+    # The documentation names configs as they lie in the repository.
+    candidates = [path] if path.is_absolute() else [path, folder / path, folder.parent / path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.yaml"))
+    raise InputError(f"config: there is no file {name}, and no config of that name in the package: {', '.join(known)}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a file, unchecked.
+
+    Raises:
+        InputError: if it does not hold YAML settings.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"config: {path} is no YAML file: {' '.join(str(error).split())}") from None
+    if content is None:
+        raise InputError(f"config: {path} is empty; it must hold settings by name")
+    if not isinstance(content, dict):
+        raise InputError(f"config: {path} must hold settings by name, not a {type(content).__name__}")
+    return content
+
+
+def with_configs(args: Sequence[str], allowed: Sequence[str] | None = None) -> list[str]:
+    """Options in which each ``--config`` names a file that was read and can be.
+
+    Args:
+        args: the options.
+        allowed: names that the files may hold; None for any.
+
+    Raises:
+        InputError: if a file is not there, is no YAML, or holds another name.
+    """
+    checked, is_value = [], False
+    for argument in args:
+        option, equals, value = argument.partition("=")
+        is_option = not is_value and option in ("--config", "-c")
+        name = argument if is_value else value if is_option and equals else None
+        if name is not None:
+            path = find_config(name)
+            for key in read_config(path):
+                if allowed is not None and key not in allowed:
+                    raise InputError(f"config: {path}: there is no setting {key!r}; allowed: {', '.join(allowed)}")
+            checked.append(str(path) if is_value else f"{option}={path}")
+        else:
+            checked.append(argument)
+        is_value = is_option and not equals
+    return checked
