@@ -19,18 +19,29 @@ def shipped_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def find_config(name: str) -> Path:
-    """The file of that name, or else the shipped config of that name, such as ``eform.yaml``.
-
-    Raises:
-        InputError: if there is neither.
-    """
+def find_file(name: str) -> Path | None:
+    """The file of that name, or else the shipped one of that name, such as ``eform.yaml``; None if there is neither."""
     path, folder = Path(name), shipped_folder()
     # The documentation names configs as they lie in the repository.
     candidates = [path] if path.is_absolute() else [path, folder / path, folder.parent / path]
     for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+        try:
+            if candidate.is_file():
+                return candidate
+        except (OSError, ValueError):  # too long for a name, or with a null byte
+            return None
+    return None
+
+
+def find_config(name: str) -> Path:
+    """Like `find_file`, but there has to be one.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found, folder = find_file(name), shipped_folder()
+    if found is not None:
+        return found
     known = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.yaml"))
     raise InputError(f"config: there is no file {name}, and no config of that name in the package: {', '.join(known)}")
 

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from crystalgfn import __version__
 from crystalgfn.callbacks import SampleWriter
 from crystalgfn.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
-from crystalgfn.commands.configs import with_configs
+from crystalgfn.commands.configs import find_file, with_configs
 from crystalgfn.commands.quiet import quieten
 from crystalgfn.data import Samples
 from crystalgfn.errors import InputError
@@ -155,8 +155,9 @@ def with_restriction(args: list[str]) -> list[str]:
                 raise InputError(f"{PREFIX}: {option} needs a value")
             value = following
         said = True
-        if option == name and _is_file(value):
-            values |= read_restriction(value)
+        file = find_file(value) if option == name else None
+        if file is not None:
+            values |= read_restriction(file)
             continue
         try:
             parsed = yaml.safe_load(value)
@@ -174,13 +175,6 @@ def with_restriction(args: list[str]) -> list[str]:
         return args
     checked = Restriction.parse(values).given()
     return [*others, name, json.dumps(checked) if checked else "null"]
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a name, or with a null byte
-        return False
 
 
 def read_settings(path: str) -> tuple[dict[str, Any], str]:
