@@ -97,9 +97,10 @@ def parse_formula(formula: str) -> dict[str, int]:
             raise InputError(f"has an element {symbol!r} that is unknown or beyond Pu (Z = {N_ELEMENTS})")
         if not count.isdigit():
             raise InputError(f"has a count of {symbol} that is not whole")
-        if not 1 <= int(count) <= MAX_COUNT:
+        total = counts.get(symbol, 0) + int(count)
+        if int(count) < 1 or total > MAX_COUNT:
             raise InputError(f"has a count of {symbol} outside of 1 to {MAX_COUNT}")
-        counts[symbol] = counts.get(symbol, 0) + int(count)
+        counts[symbol] = total
         position = match.end()
     if not counts:
         raise InputError("is an empty formula")

@@ -81,6 +81,7 @@ BAD = [
     ("formula", "Na0Cl1", "count of Na outside"),
     ("formula", "Na-1", "cannot read '-1'"),
     ("formula", "Na99999999999999999999", "count of Na outside"),
+    ("formula", "Na10000 Na", "count of Na outside"),
     ("formula", "", "empty formula"),
     ("formula", "12", "cannot read '12'"),
     ("space_group", 0, "whole number from 1 to 230"),
