@@ -163,6 +163,30 @@ def test_flags_change_a_file(tmp_path: Path) -> None:
     assert with_restriction(["--data.restrict", str(path), "--data.restrict", "null"]) == ["--data.restrict", "null"]
 
 
+EVERY_KEY = {
+    "elements": "[Fe, O]", "forbidden_elements": "[Pb]", "required_elements": "O", "forbidden_pairs": "[[Li, H], Na-K]",
+    "chemical_system": "Li-Mn-O", "formula": "Li4 Mn2 O6", "reduced_formula": "Li2MnO3",
+    "min_elements": "2", "max_elements": "3", "min_atoms": "4", "max_atoms": "20", "min_atoms_per_element": "2",
+    "max_atoms_per_element": "8", "space_groups": "[225, 195-206]", "crystal_systems": "cubic",
+    "lattice_systems": "[rhombohedral]", "point_groups": "[m-3m, -1]", "lengths": "[3, 9.5]", "angles": "[80, 130]",
+    "a": "[3, 4]", "b": "[3, 5]", "c": "[3, 6]", "alpha": "[80, 95]", "beta": "[80, 96]", "gamma": "[80, 121]",
+    "volume_per_atom": "[8, 30]",
+}  # fmt: skip
+
+
+def test_every_key_says_the_same_as_flag_and_in_a_file(tmp_path: Path) -> None:
+    assert set(EVERY_KEY) == set(Restriction.__dataclass_fields__)
+    path = tmp_path / "r.yaml"
+    for key, text in EVERY_KEY.items():
+        path.write_text(f"{key}: {text}\n")
+        of_file = with_restriction(["--data.restrict", str(path)])
+        assert with_restriction([f"--data.restrict.{key}", text]) == of_file
+        assert with_restriction([f"--data.restrict.{key}={text}"]) == of_file
+        values = yaml.safe_load(of_file[1])
+        assert Restriction.parse(values).given() == Restriction.parse(yaml.safe_load(path.read_text())).given()
+        assert list(values) == [key]
+
+
 # The command line
 
 
