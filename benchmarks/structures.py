@@ -178,14 +178,18 @@ def report(structures: Path) -> None:
     ]  # fmt: skip
     proxies = [column for column in frame.columns if column.startswith("proxy_")]
     for column in proxies:
-        for stage, values in (
-            ("sampled cell", "chgnet_formation_energy_built"),
-            ("relaxed", "chgnet_formation_energy"),
-        ):
+        stages = {"sampled cell": "chgnet_formation_energy_built", "relaxed": "chgnet_formation_energy"}
+        if column.endswith("above_hull"):
+            stages = {"relaxed": "energy_above_hull"}
+        for stage, values in stages.items():
             difference = (relaxed[values] - relaxed[column]).dropna()
             rows.append((f"CHGNet ({stage}) less {column} [eV/atom]: mean; mean absolute; correlation",
                          f"{difference.mean():+.2f}; {difference.abs().mean():.2f}; "
                          f"{relaxed[values].corr(relaxed[column]):.2f}"))  # fmt: skip
+        kept = relaxed[relaxed.symmetry.isin(["sampled", "higher"])]
+        difference = (kept[list(stages.values())[-1]] - kept[column]).dropna()
+        rows.append((f"the same for the {len(kept)} that keep their group or gain symmetry",
+                     f"{difference.mean():+.2f}; {difference.abs().mean():.2f}"))  # fmt: skip
         rows.append((f"{column}, mean [eV/atom]", f"{relaxed[column].mean():.2f}"))
     rows.append(("CHGNet formation energy, mean [eV/atom]", f"{relaxed.chgnet_formation_energy.mean():.2f}"))
     if "energy_above_hull" in frame.columns:
