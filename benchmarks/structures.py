@@ -1,14 +1,14 @@
-"""Checks of the structures that ``crystalgfn build`` makes, and a report on a folder of them.
+"""Checks of the structures that ``crystalgfn build`` makes, and a report on folders of them.
 
     python benchmarks/structures.py references --data FOLDER
     python benchmarks/structures.py calibrate --data FOLDER --out DIR
-    python benchmarks/structures.py report STRUCTURES
+    python benchmarks/structures.py report STRUCTURES [...]
     python benchmarks/structures.py distances --data FOLDER
 
 ``--data`` holds crystals.parquet (material_id, formula, space_group, cell, formation_energy, energy_above_hull, split)
 and structures.parquet (material_id, cif). `references` judges elemental references on real structures. `calibrate`
 takes real stable crystals, builds them from space group, formula and cell alone, and relaxes the real structures beside
-them; a run that was stopped goes on. `report` sums up a folder that ``crystalgfn build --relax chgnet`` wrote.
+them; a run that was stopped goes on. `report` sums up folders that ``crystalgfn build --relax chgnet`` wrote.
 `distances` tells how close atoms come in real structures.
 """
 
@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
+
+from crystalgfn.tables import parse_formula
 
 MAX_ATOMS = 20
 NEAR = 0.1  # eV/atom above the hull
@@ -40,8 +42,8 @@ def main() -> None:
     calibrate.add_argument("--split", default="test")
     calibrate.add_argument("--tries", type=int, default=12)
     calibrate.add_argument("--jobs", type=int, default=1)
-    report_ = commands.add_parser("report", help="sum up a folder of structures")
-    report_.add_argument("structures", type=Path)
+    report_ = commands.add_parser("report", help="sum up folders of structures")
+    report_.add_argument("structures", type=Path, nargs="+")
     options = vars(parser.parse_args())
     functions = {
         "references": judge_references, "calibrate": calibration, "report": report, "distances": distances,
@@ -163,69 +165,61 @@ def _share(k: int, n: int) -> str:
     return f"{k} of {n} ({interval.low:.0%} to {interval.high:.0%})"
 
 
-def report(structures: Path) -> None:
-    """A Markdown table about a folder of structures."""
-    frame = pd.read_csv(structures / "structures.csv")
+def report(structures: list[Path]) -> None:
+    """A Markdown table about folders of structures, one column each; then failures and the best of each."""
+    frames = {folder.name: pd.read_csv(folder / "structures.csv") for folder in structures}
+    columns = {name: describe(frame) for name, frame in frames.items()}
+    rows = list(dict.fromkeys(row for column in columns.values() for row in column))
+    print(f"| | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
+    for row in rows:
+        print(f"| {row} | {' | '.join(column.get(row, '') for column in columns.values())} |")
+    for name, frame in frames.items():
+        print(f"\n{name}")
+        failures = frame.reason.dropna().astype(str).str.replace(r"\d+", "N", regex=True).value_counts()
+        for reason, count in failures.items():
+            print(f"{count} × {reason}")
+        relaxed = frame[frame.energy_relaxed.notna()]
+        order = "energy_above_hull" if "energy_above_hull" in frame.columns else "chgnet_formation_energy"
+        proxies = [column for column in frame.columns if column.startswith("proxy_")]
+        names = ["formula", "space_group", "space_group_relaxed", "chgnet_formation_energy", *proxies, order]
+        print(relaxed.sort_values(order)[list(dict.fromkeys(names))].head(10).round(3).to_string(index=False))
+
+
+def describe(frame: pd.DataFrame) -> dict[str, str]:
+    """What to say about one table of structures."""
     relaxed = frame[frame.energy_relaxed.notna()]
-    rows = [
-        ("crystals", f"{len(frame)}"),
-        ("built", f"{int(frame.energy_built.notna().sum())}"),
-        ("relaxed", f"{len(relaxed)}, {int(relaxed.converged.astype(bool).sum())} of these to the end"),
-        ("in the sampled group; in a higher one; elsewhere", "; ".join(
-            str(int((relaxed.symmetry.isin(kind)).sum())) for kind in (["sampled"], ["higher"], ["lower", "other"]))),
-        ("change of the volume, median; 10th, 90th percentile", f"{relaxed.volume_change.median():+.0%}; "
-         f"{relaxed.volume_change.quantile(0.1):+.0%}, {relaxed.volume_change.quantile(0.9):+.0%}"),
-    ]  # fmt: skip
-    proxies = [column for column in frame.columns if column.startswith("proxy_")]
-    for column in proxies:
+    kept = relaxed[relaxed.symmetry.isin(["sampled", "higher"])]
+    atoms = frame.formula.map(lambda formula: sum(parse_formula(formula).values()))
+    change = relaxed.volume_change
+    rows = {
+        "crystals; atoms in the conventional cell, median": f"{len(frame)}; {atoms.median():.0f}",
+        "built; relaxed": f"{int(frame.energy_built.notna().sum())}; {len(relaxed)}",
+        "in the sampled group; in a higher one; elsewhere": (
+            f"{int((relaxed.symmetry == 'sampled').sum())}; {int((relaxed.symmetry == 'higher').sum())}; "
+            f"{len(relaxed) - len(kept)}"
+        ),
+        "change of the volume, median; 10th, 90th percentile": (
+            f"{change.median():+.0%}; {change.quantile(0.1):+.0%}, {change.quantile(0.9):+.0%}"
+        ),
+    }
+    for column in (column for column in frame.columns if column.startswith("proxy_")):
         stages = {"sampled cell": "chgnet_formation_energy_built", "relaxed": "chgnet_formation_energy"}
         if column.endswith("above_hull"):
             stages = {"relaxed": "energy_above_hull"}
         for stage, values in stages.items():
-            difference = (relaxed[values] - relaxed[column]).dropna()
-            rows.append((f"CHGNet ({stage}) less {column} [eV/atom]: mean; mean absolute; correlation",
-                         f"{difference.mean():+.2f}; {difference.abs().mean():.2f}; "
-                         f"{relaxed[values].corr(relaxed[column]):.2f}"))  # fmt: skip
-        kept = relaxed[relaxed.symmetry.isin(["sampled", "higher"])]
-        difference = (kept[list(stages.values())[-1]] - kept[column]).dropna()
-        rows.append((f"the same for the {len(kept)} that keep their group or gain symmetry",
-                     f"{difference.mean():+.2f}; {difference.abs().mean():.2f}"))  # fmt: skip
-        rows.append((f"{column}, mean [eV/atom]", f"{relaxed[column].mean():.2f}"))
-    rows.append(("CHGNet formation energy, mean [eV/atom]", f"{relaxed.chgnet_formation_energy.mean():.2f}"))
+            difference = relaxed[values] - relaxed[column]
+            rows[f"CHGNet ({stage}) less proxy [eV/atom]: mean; mean absolute; correlation"] = (
+                f"{difference.mean():+.2f}; {difference.abs().mean():.2f}; {relaxed[values].corr(relaxed[column]):.2f}"
+            )
+        rows[f"{column}, mean [eV/atom]"] = f"{relaxed[column].mean():.2f}"
+    rows["CHGNet formation energy, mean [eV/atom]"] = f"{relaxed.chgnet_formation_energy.mean():.2f}"
     if "energy_above_hull" in frame.columns:
-        above = relaxed.energy_above_hull.dropna()
-        rows += [
-            (
-                "below 0.1 eV/atom above the hull (95 % interval); below 0",
-                f"{_share(int((above < NEAR).sum()), len(frame))}; {int((above < 0).sum())}",
-            ),
-            ("energy above hull, best; median [eV/atom]", f"{above.min():.3f}; {above.median():.3f}"),
-        ]
-    rows.append(
-        (
-            "processor time of a crystal, median; all together [s]",
-            f"{frame.cpu_seconds.median():.0f}; {frame.cpu_seconds.sum():.0f}",
-        )
-    )
-    print("| | |\n|---|--:|")
-    for name, value in rows:
-        print(f"| {name} | {value} |")
-    failures = frame.reason.dropna().astype(str).str.replace(r"\d+", "N", regex=True).value_counts()
-    for reason, count in failures.items():
-        print(f"\n{count} × {reason}")
-    best = relaxed.sort_values(
-        "energy_above_hull" if "energy_above_hull" in frame.columns else "chgnet_formation_energy"
-    )
-    names = [
-        "id",
-        "formula",
-        "space_group",
-        "space_group_relaxed",
-        "chgnet_formation_energy",
-        *proxies,
-        "energy_above_hull",
-    ]
-    print("\n" + best[[name for name in names if name in best.columns]].head(10).to_string(index=False))
+        above = relaxed.energy_above_hull
+        rows["below 0.1 eV/atom above the hull (95 % interval)"] = _share(int((above < NEAR).sum()), len(frame))
+        rows["energy above hull, best; median [eV/atom]"] = f"{above.min():.3f}; {above.median():.3f}"
+    time = frame.cpu_seconds
+    rows["processor time of a crystal, median; all together [s]"] = f"{time.median():.0f}; {time.sum():.0f}"
+    return rows
 
 
 if __name__ == "__main__":
