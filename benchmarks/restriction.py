@@ -1,24 +1,30 @@
 """Properties of restricted samples beside unrestricted ones: the paper's four cases, as a figure and a table.
 
     python benchmarks/restriction.py --ckpt_path CKPT --out DIR [--finetune_steps 200]
+    python benchmarks/restriction.py --tables
 
 Samples with ``crystalgfn predict``: once without a restriction, then with each of configs/restrictions/fe_o.yaml (A),
 li_mn_o.yaml (B), cubic.yaml (C) and narrow_cell.yaml (D), as the model is and after fine-tuning. DIR gets the tables
 and restriction.png; the table is printed as Markdown. Times are processor time of a whole command.
+With ``--tables`` it tells instead how long the look-ahead tables of some restrictions of configs/eform.yaml take.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import yaml
 from scipy.stats import gaussian_kde
 
 from crystalgfn.cli import main as crystalgfn
+from crystalgfn.envs import Crystal
+from crystalgfn.restriction import Restriction, read_restriction
 
 CASES = {
     "A": ("fe_o", "only Fe and O, ≤ 10 atoms each"),
@@ -31,14 +37,20 @@ FILES = Path(__file__).parent.parent / "configs" / "restrictions"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt_path", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--num_samples", type=int, default=10_000)
     parser.add_argument("--finetune_steps", type=int, default=200)
     parser.add_argument("--finetune_lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--property", default="formation_energy", help="column of the tables")
     options = parser.parse_args()
+    if options.tables:
+        time_tables()
+        return
+    if options.ckpt_path is None or options.out is None:
+        parser.error("--ckpt_path and --out are needed")
     options.out.mkdir(parents=True, exist_ok=True)
     print("| | median | below −2 | different compositions in a group | processor time [s] |\n|---|--:|--:|--:|--:|")
     tables = {"": sample(options, "unrestricted", [])}
@@ -54,6 +66,27 @@ def main() -> None:
             )
             report(f"{case}, {options.finetune_steps} steps", *tables[f"{case} tuned"], options.property)
     draw({key: table[options.property] for key, (table, _) in tables.items()}, options)
+
+
+def time_tables() -> None:
+    """Processor time to build the look-ahead tables of the model and of some restrictions of it."""
+    settings = yaml.safe_load((FILES.parent / "eform.yaml").read_text())["model"]["env"]["init_args"]
+    start = time.process_time()
+    env = Crystal(**settings)
+    print(f"| restriction | processor time [s] |\n|---|--:|\n| none | {time.process_time() - start:.1f} |")
+    for name in (*(name for name, _ in CASES.values()), "small_cubic"):
+        time_restriction(env, f"{name}.yaml", read_restriction(FILES / f"{name}.yaml"))
+    pairs = [["Li", "H"], ["Na", "K"], ["Mg", "Al"], ["S", "Se"]]
+    for fields in ({"forbidden_pairs": pairs}, {"max_atoms": 20}, {"max_atoms": 60}):
+        time_restriction(env, ", ".join(f"{key}: {value}" for key, value in fields.items()), fields)
+
+
+def time_restriction(env: Crystal, title: str, fields: dict) -> None:
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        env.restricted(Restriction.parse(fields))
+    print(f"| {title} | {time.process_time() - start:.1f} |", flush=True)
 
 
 def sample(options: argparse.Namespace, name: str, more: list[str]) -> tuple[pd.DataFrame, float]:
