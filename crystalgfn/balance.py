@@ -123,7 +123,7 @@ class Balance:
     Args:
         env: the environment.
         policy: the policy.
-        trajectories: the batch.
+        trajectories: the batch; log P_F with gradients, if it holds them, has to be of the policy as it is.
         log_reward: (n,) log R of the objects at their ends.
         log_z: () log Z.
         flow: log F of states, for losses that use states.
@@ -150,6 +150,8 @@ class Balance:
         """(n,) float64 log P_F of each trajectory."""
         if self.flow is not None:
             return self.steps.log_pf.sum(1)
+        if self.trajectories.log_pf is not None:
+            return self.trajectories.log_pf
         return log_forward(self.env, self.policy, self.trajectories)
 
     @cached_property

@@ -126,6 +126,8 @@ class GFlowNet(LightningModule):
         self.replay, self.data_set = replay, data_set
         if replay is not None:
             replay.prepare(env)
+        of_others = replay is not None or data_set is not None
+        self._trains_on_samples_alone = not (of_others or self.loss.uses_states or self.loss.uses_edges)
         self.batch_size = batch_size
         self.lr, self.lr_log_z, self.lr_final = lr, lr_log_z, lr_final
         self.seed = seed
@@ -206,6 +208,7 @@ class GFlowNet(LightningModule):
             temperature,
             backward=self.backward_policy,
             keep_states=self._keep_states,
+            keep_gradients=self._trains_on_samples_alone,
         )
         properties, log_reward, parts = self.evaluate(sampled.states)
         good = torch.isfinite(log_reward)

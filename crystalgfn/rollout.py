@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -71,6 +71,9 @@ class Arrival:
 
 Part = TypeVar("Part", Step, Arrival)
 
+LARGE_BATCH = 256
+"""From this many trajectories on the policy is evaluated once in training, see `sample_to_learn`."""
+
 
 @dataclass(frozen=True)
 class Trajectories:
@@ -81,12 +84,15 @@ class Trajectories:
         steps: the decisions, in order; where only one action was legal there is none.
         log_pb: (n,) float64, sum of log P_B over each trajectory.
         arrivals: the states on the way, in order: always where states can have several parents, else if asked for.
+        log_pf: (n,) float64 log P_F with gradients, where `sample_to_learn` kept them; it holds for the policy as it
+            was then.
     """
 
     states: Tensor
     steps: list[Step]
     log_pb: Tensor
     arrivals: list[Arrival]
+    log_pf: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.states)
@@ -118,7 +124,8 @@ class Trajectories:
 
         steps = of(self.steps, ("inputs", "support", "actions"))
         arrivals = of(self.arrivals, ("states", "actions", "log_pb"))
-        return Trajectories(self.states[keep], steps, self.log_pb[keep], arrivals)
+        log_pf = None if self.log_pf is None else self.log_pf[keep]
+        return Trajectories(self.states[keep], steps, self.log_pb[keep], arrivals, log_pf)
 
 
 @torch.no_grad()
@@ -147,9 +154,9 @@ def sample_forward(
     Returns:
         the trajectories, and (n,) float64 log P_F of each under the policy (not under what explores).
     """
-    log_pf = torch.zeros(n, dtype=torch.float64, device=env.device)
-    trajectories = _sample(env, policy, n, generator, epsilon, temperature, backward, keep_states, log_pf)
-    return trajectories, log_pf
+    trajectories = _sample(env, policy, n, generator, epsilon, temperature, backward, keep_states, "values")
+    assert trajectories.log_pf is not None
+    return replace(trajectories, log_pf=None), trajectories.log_pf
 
 
 @torch.no_grad()
@@ -162,8 +169,12 @@ def sample_to_learn(
     temperature: float = 1.0,
     backward: BackwardPolicy | None = None,
     keep_states: bool = False,
+    keep_gradients: bool = True,
 ) -> Trajectories:
-    """Sample n trajectories without log P_F, which training evaluates with gradients.
+    """Sample n trajectories to train on.
+
+    In a large batch the gradients of log P_F can be kept, so that the policy is evaluated once. In a small one many
+    short backward passes would cost more than `log_forward`, which evaluates each head once for the whole batch.
 
     Args:
         env: the environment.
@@ -175,8 +186,10 @@ def sample_to_learn(
             to the power of 1 / temperature.
         backward: a learned backward policy, or the uniform one; None for the environment's own.
         keep_states: keep the states on the way in a tree too.
+        keep_gradients: whether log P_F with gradients is wanted at all; it is kept from `LARGE_BATCH` on.
     """
-    return _sample(env, policy, n, generator, epsilon, temperature, backward, keep_states, None)
+    log_pf: Literal["gradients"] | None = "gradients" if keep_gradients and n >= LARGE_BATCH else None
+    return _sample(env, policy, n, generator, epsilon, temperature, backward, keep_states, log_pf)
 
 
 def _sample(
@@ -188,12 +201,14 @@ def _sample(
     temperature: float,
     backward: BackwardPolicy | None,
     keep_states: bool,
-    log_pf: Tensor | None,
+    log_pf: Literal["values", "gradients"] | None,
 ) -> Trajectories:
-    """Sample trajectories; what they add to log P_F goes to ``log_pf`` (n,) if it is there."""
+    """Sample trajectories, with log P_F as values, with gradients, or not at all."""
     states = env.initial_states(n)
     log_pb = torch.zeros(n, dtype=torch.float64, device=states.device)
     steps, arrivals = [], []
+    log_probs = []
+    learns = log_pf == "gradients"
     keeps = keep_states or not env.is_tree
     for turn, head in enumerate(env.schedule):
         rows = env.due(head, states)
@@ -210,11 +225,13 @@ def _sample(
             inputs, choices, choosers = env.encode(head, current[choosing]), support[choosing], rows[choosing]
         actions = forced
         if len(choosers):
-            distribution = env.heads[head].distribution(policy(head, inputs), choices)
+            with torch.set_grad_enabled(learns):
+                distribution = env.heads[head].distribution(policy(head, inputs), choices)
             drawn = _draw(distribution, generator, epsilon, temperature)
             actions = drawn if choosing is None else forced.index_copy(0, choosing, drawn)
             if log_pf is not None:
-                log_pf.index_add_(0, choosers, distribution.log_prob(drawn).to(torch.float64))
+                with torch.set_grad_enabled(learns):
+                    log_probs.append(distribution.log_prob(drawn).to(torch.float64))
             steps.append(Step(head, choosers, inputs, choices, drawn, turn))
         if keeps:
             following = env.step(head, current, actions)
@@ -231,7 +248,13 @@ def _sample(
             states = following
         else:
             states.index_copy_(0, rows, following)
-    return Trajectories(states, steps, log_pb, arrivals)
+    total = None
+    if log_pf is not None:
+        total = torch.zeros_like(log_pb)
+        if steps:
+            with torch.set_grad_enabled(learns):
+                total = total.index_add(0, torch.cat([step.rows for step in steps]), torch.cat(log_probs))
+    return Trajectories(states, steps, log_pb, arrivals, total)
 
 
 def backward_distribution(env: Environment, backward: BackwardPolicy | None, head: str, states: Tensor) -> Distribution:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from crystalgfn.errors import InputError
 from crystalgfn.policies.base import Policy, Shape
 from crystalgfn.registry import POLICIES
+
+_PIECE = 1024
+"""Rows evaluated at once on a CPU: what lies between two layers then stays in its cache."""
 
 
 @POLICIES.register
@@ -41,5 +45,8 @@ class MLP(Policy):
             self.heads[name] = nn.Sequential(*layers, last)
 
     def forward(self, head: str, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.heads[head](inputs)
-        return logits
+        layers = self.heads[head]
+        if inputs.device.type != "cpu" or len(inputs) <= 2 * _PIECE:
+            logits: Tensor = layers(inputs)
+            return logits
+        return torch.cat([layers(piece) for piece in inputs.split(_PIECE)])
