@@ -153,7 +153,8 @@ class LogLikelihood(WindowCallback):
 
         which = {"val": "validation", "test": "test"}[sink.stage]
         n = len(sets["samples"][0])
-        title = f"Sampler on {n:,} {which} samples, step {sink.step}"
+        # Outside of training the step is not known.
+        title = f"Sampler on {n:,} {which} samples" + (f", step {sink.step}" if sink.step else "")
         image = drawing.to_image(drawing.sampler_figure(*sets["samples"], log_z, sets.get("known"), title))
         for board in boards:
             board.add_image(
