@@ -63,6 +63,7 @@ def test_steps_of_a_box_can_be_undone_exactly() -> None:
     first = [arrival for arrival in trajectories.arrivals if arrival.turn == 0]
     assert torch.equal(first[0].states[:, :1], first[0].actions)
     assert trajectories.log_pb.isfinite().all()
+    assert env.kinds(points[:2]).tolist() == [[0, 9], [1, 9]]
 
 
 @pytest.mark.parametrize(

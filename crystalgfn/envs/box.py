@@ -177,6 +177,10 @@ class Box(Stage):
         """(n, dimensions) float64 coordinates of the points on the way."""
         return self.decode(states)
 
+    def kinds(self, states: Tensor) -> Tensor:
+        """(n, dimensions) the cell of a grid with ten cells along each axis."""
+        return (self.decode(states) * 10).floor().clamp_max(9)
+
     def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         points = objects.to(self.device, torch.float64)
         outside = ((points < -tolerance) | (points > 1 + tolerance)).any(1)

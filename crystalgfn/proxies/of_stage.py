@@ -26,6 +26,7 @@ class OfStage(Proxy):
         self.name, self.unit, self.direction = proxy.name, proxy.unit, proxy.direction
         self.valid_range = proxy.valid_range
         self.has_uncertainty = proxy.has_uncertainty  # type: ignore[misc]
+        self.knows_modes = proxy.knows_modes  # type: ignore[misc]
 
     def _part(self, objects: Any) -> Any:
         try:
@@ -42,3 +43,12 @@ class OfStage(Proxy):
 
     def predict(self, objects: Any) -> Prediction:
         return self.proxy.predict(self._part(objects))
+
+    def n_modes(self, objects: Any) -> int:
+        return self.proxy.n_modes(self._part(objects))
+
+    def modes(self, objects: Any) -> Tensor:
+        return self.proxy.modes(self._part(objects))
+
+    def refused(self, objects: Any) -> list[str]:
+        return self.proxy.refused(self._part(objects))
