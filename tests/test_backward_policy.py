@@ -57,7 +57,7 @@ def test_sets_and_words_have_as_many_trajectories_as_orders() -> None:
 
 def test_steps_of_a_box_can_be_undone_exactly() -> None:
     env = Box(2, 5, 0.15)
-    points, problems = env.encode_objects(torch.tensor([[0.0, 1.0], [0.123456789, 0.9], [1.5, 0.2]]))
+    points, problems = env.encode_objects(torch.tensor([[0.0, 1.0], [0.123456789, 0.95], [1.5, 0.2]]))
     assert problems == ["", "", "point outside of the box"]
     trajectories = sample_backward(env, points[:2].repeat(100, 1), generator("box"), keep_states=True)
     first = [arrival for arrival in trajectories.arrivals if arrival.turn == 0]
