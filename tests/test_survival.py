@@ -149,6 +149,31 @@ def test_a_proxy_that_raises_costs_no_step(whole, tmp_path):
     assert_survived(tmp_path, whole)
 
 
+def test_two_processes(tmp_path):
+    """Each has its own stream, buffer and counts; the second one dies in a step."""
+    options = [
+        "--trainer.strategy",
+        "ddp_fork_find_unused_parameters_true",
+        "--trainer.devices",
+        "2",
+        "--trainer.max_steps",
+        "14",
+    ]
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    first, second = ([*survivor(folder), *options, "--ckpt_path", "last"] for folder in folders)
+    run = Command(first, tmp_path / "log")
+    assert run.wait() == 0, run.text
+    assert Command(second, tmp_path / "log", die_in_step(9)).wait() != 0
+    assert read_checkpoint(checkpoint_of(folders[1]))["global_step"] == 5
+    run = Command(second, tmp_path / "log")
+    assert run.wait() == 0, run.text
+    one, other = (newest_checkpoint(folder / "small") for folder in folders)
+    assert len(read_checkpoint(one)["own_states"]) == 2
+    # Which process keeps which part of a metric's rows may change; what is computed from all of them may not.
+    assert_same_state(one, other, "callbacks")
+    assert scalars(folders[0] / "small") == scalars(folders[1] / "small")
+
+
 DAMAGED = ("last.ckpt", "last-v1.ckpt", "text.ckpt")
 
 
