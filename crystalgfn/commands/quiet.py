@@ -20,6 +20,8 @@ IGNORED_WARNINGS = (
     r"[\s\S]*JsonargparseDeprecationWarning",
     # Resuming inside an epoch is exact here: a step's data come from the generator in the checkpoint.
     r"You're resuming from a checkpoint that ended before the epoch ended",
+    # Every process has as many tickets as the others, so none is repeated.
+    r"Using `DistributedSampler` with the dataloaders",
 )
 """Regular expressions, each with its reason."""
 
