@@ -71,7 +71,7 @@ class Arrival:
 
 Part = TypeVar("Part", Step, Arrival)
 
-LARGE_BATCH = 256
+LARGE_BATCH = 512
 """From this many trajectories on the policy is evaluated once in training, see `sample_to_learn`."""
 
 
