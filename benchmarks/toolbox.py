@@ -136,9 +136,10 @@ def source(name: str, table: Path) -> dict[str, Any]:
 
 
 def measure(task: Task, space: Space, loss: str, name: str, table: Path, seed: int, **settings: Any) -> dict[str, Any]:
+    defaults = {"lr": LR, "lr_log_z": LR_LOG_Z, "epsilon": 0.05}
     model = GFlowNet(
-        policy=lambda sizes: MLP(sizes, (64, 64)), loss=LOSSES[loss](), lr=LR, lr_log_z=LR_LOG_Z, epsilon=0.05,
-        seed=seed, **space.settings, **source(name, table), **(task.settings | settings),
+        policy=lambda sizes: MLP(sizes, (64, 64)), loss=LOSSES[loss](), seed=seed, **space.settings,
+        **source(name, table), **(defaults | task.settings | settings),
     )  # fmt: skip
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=task.steps, logger=False, enable_checkpointing=False, limit_val_batches=0,
@@ -286,6 +287,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--environments", nargs="*", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
+    parser.add_argument("--lr", type=float, default=LR, help=f"learning rate of the networks ({LR})")
     parser.add_argument("--torchgfn-python", type=Path, help="interpreter of an environment with torchgfn 2.4")
     parser.add_argument("--repeats", type=int, default=3, help="seeds of the comparison with torchgfn")
     options = parser.parse_args()
@@ -299,9 +302,9 @@ def main() -> None:
             task = TASKS[kind]
             space = task.make()
             write_table(space, table)
-            for loss in task.losses:
+            for loss in (loss for loss in task.losses if loss in options.losses):
                 for name in SOURCES:
-                    results.append(measure(task, space, loss, name, table, options.seed))
+                    results.append(measure(task, space, loss, name, table, options.seed, lr=options.lr))
                     options.out.write_text(json.dumps({"table": results}, indent=1) + "\n")
         if options.torchgfn_python:
             task = TASKS["grid"]
