@@ -73,10 +73,21 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def finish(args: list[str], log: Path) -> float:
-    began = time.monotonic()
+    """Run a command to its end; returns its CPU time, which other programs on the machine do not change much."""
+    before = os.times()
     if start(args, log).wait():
         raise SystemExit(log.read_text())
-    return time.monotonic() - began
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def cpu_time(pid: int) -> float:
+    """CPU seconds that a process has used."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def scalars(run: Path) -> dict:
@@ -126,14 +137,16 @@ def main() -> None:
         (folder / name / "config.yaml").write_text(yaml.safe_dump(settings))
         runs[name] = ["fit", "--config", str(folder / name / "config.yaml"), "--ckpt_path", "last"]
     began = time.monotonic()
-    set_up = finish([*runs["whole"], "--trainer.max_steps", "1", "--trainer.logger", "false"], folder / "log")
-    whole = finish(runs["whole"], folder / "log")
-    print(f"{options.steps} steps take {whole:.0f} s, of which {set_up:.0f} s are start-up")
+    nowhere = ["--trainer.logger", "false", "--trainer.default_root_dir", str(folder / "start-up")]
+    set_up = finish([*runs["whole"], "--trainer.max_steps", "1", *nowhere], folder / "log") / options.processes
+    whole = finish(runs["whole"], folder / "log") / options.processes
+    print(f"{options.steps} steps take {whole:.0f} s of CPU time, of which {set_up:.0f} s are start-up", flush=True)
     moments = random.Random(options.seed)
     for number in range(1, options.kills + 1):
         after = set_up * moments.uniform(0.5, 1) + (whole - set_up) * moments.uniform(0, 1.5 / options.kills)
         process = start(runs["killed"], folder / "log")
-        time.sleep(after)
+        while process.poll() is None and cpu_time(process.pid) < after:
+            time.sleep(0.005)
         if process.poll() is not None:
             raise SystemExit(f"the run ended before kill {number}:\n{(folder / 'log').read_text()[-2000:]}")
         kill(process)
