@@ -303,6 +303,20 @@ def test_reset_pickle_and_checkpoint(kind):
     assert same(metric.compute(), fresh.compute())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_with_nothing_new_still_meets_the_others(kind):
+    # Answered from a cache, the others would wait for it forever.
+    metric, batches = updates(1)[kind]
+    meetings = []
+    metric.distributed_available_fn = lambda: True
+    metric.dist_sync_fn = lambda state, group=None: meetings.append(1) or [state]
+    metric.update(*batches[0])
+    first = metric.compute()
+    n = len(meetings)
+    assert n and same(metric.compute(), first)
+    assert len(meetings) == 2 * n
+
+
 def test_metrics_work_inside_and_outside_of_inference_mode():
     for metric, batches in updates(2).values():
         with torch.inference_mode():

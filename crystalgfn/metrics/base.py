@@ -22,7 +22,8 @@ class SampleMetric(Metric):
     higher_is_better = None
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # A process that has seen nothing new would answer from its cache, while the others wait for it to merge.
+        super().__init__(**{"compute_with_cache": False, **kwargs})
         self._no_rows: dict[str, Tensor] = {}
 
     def add_sum(self, name: str, default: Tensor) -> None:
