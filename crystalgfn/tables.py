@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,12 +122,8 @@ def read_table(path: str | Path, *, label: str | None = None, strict: bool = Tru
         InputError: if the file cannot be read or is empty, a column is missing, or (``strict``) a row is bad.
     """
     path = Path(path)
-    frame = read_frame(path)
     needed = [*CRYSTAL_COLUMNS, *([label] if label is not None else [])]
-    missing = [column for column in needed if column not in frame.columns]
-    if missing:
-        present = ", ".join(str(c) for c in frame.columns)
-        raise InputError(f"{path}: missing column(s) {', '.join(missing)}; the table has: {present}")
+    frame = read_frame(path, needed)
     problems: list[Problem | None] = [None] * len(frame)
     numbers = {column: _numbers(frame[column]) for column in needed if column != "formula"}
     counts = _check_formulas(frame, problems)
@@ -143,11 +139,15 @@ def read_table(path: str | Path, *, label: str | None = None, strict: bool = Tru
     return _usable(path, frame, numbers, counts, label, problems)
 
 
-def read_frame(path: str | Path) -> pd.DataFrame:
-    """The table in a file, unchecked; the values of a CSV file stay text.
+def read_frame(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """The table in a file, its values unchecked; those of a CSV file stay text.
+
+    Args:
+        path: the file.
+        columns: that it must have, beside any others.
 
     Raises:
-        InputError: if the file is missing, cannot be read, is neither CSV nor parquet, or has no rows.
+        InputError: if the file is missing, cannot be read, is neither CSV nor parquet, has no rows or lacks a column.
     """
     import pandas as pd
 
@@ -167,7 +167,24 @@ def read_frame(path: str | Path) -> pd.DataFrame:
         raise InputError(f"{path}: cannot be read as {kind}: {type(error).__name__}: {error}") from None
     if frame.empty:
         raise InputError(f"{path}: the table has no rows")
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        present = ", ".join(str(column) for column in frame.columns)
+        raise InputError(f"{path}: missing column(s) {', '.join(missing)}; the table has: {present}")
     return frame
+
+
+def read_numbers(path: str | Path, columns: Sequence[str]) -> tuple[pd.DataFrame, torch.Tensor]:
+    """The table in a file, and the numbers (n, len(columns)) float64 of some columns, NaN where there is none.
+
+    Raises:
+        InputError: if the table cannot be read or lacks a column.
+    """
+    import pandas as pd
+
+    frame = read_frame(path, columns)
+    numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce")
+    return frame, torch.tensor(numbers.to_numpy(dtype="float64", na_value=float("nan")))
 
 
 def table_kind(path: Path) -> str:

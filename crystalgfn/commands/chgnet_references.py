@@ -126,18 +126,10 @@ def join(table: Path, structures: Path, exact: bool = True) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from crystalgfn.errors import InputError
     from crystalgfn.tables import read_frame
 
-    labels, cells = read_frame(table), read_frame(structures)
-    for path, frame, needed in (
-        (table, labels, ("material_id", "formula", "formation_energy")),
-        (structures, cells, ("material_id", "cif")),
-    ):
-        missing = [column for column in needed if column not in frame.columns]
-        if missing:
-            present = ", ".join(str(c) for c in frame.columns)
-            raise InputError(f"{path}: missing column(s) {', '.join(missing)}; the table has: {present}")
+    labels = read_frame(table, ["material_id", "formula", "formation_energy"])
+    cells = read_frame(structures, ["material_id", "cif"])
     if exact and "formation_energy_kind" in labels.columns:
         labels = labels[labels["formation_energy_kind"] == "exact"]
     labels = labels.assign(formation_energy=pd.to_numeric(labels["formation_energy"], errors="coerce"))

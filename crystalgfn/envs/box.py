@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,17 +188,9 @@ class Box(Stage):
         return states, ["point outside of the box" if bad else "" for bad in outside.tolist()]
 
     def read_table(self, path: Path) -> ObjectTable:
-        import pandas as pd
+        from crystalgfn.tables import read_numbers
 
-        from crystalgfn.tables import read_frame
-
-        frame = read_frame(path)
-        columns = [f"x{i}" for i in range(self.dimensions)]
-        missing = [column for column in columns if column not in frame.columns]
-        if missing:
-            raise InputError(f"{path}: missing column(s) {', '.join(missing)}")
-        numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
-        points = torch.tensor(numbers.to_numpy(dtype="float64", na_value=math.nan))
+        frame, points = read_numbers(path, [f"x{i}" for i in range(self.dimensions)])
         finite = points.isfinite().all(1)
         problems = dict.fromkeys((~finite).nonzero().squeeze(1).tolist(), "coordinate is no number")
         return ObjectTable(frame, finite.nonzero().squeeze(1), points[finite], problems)

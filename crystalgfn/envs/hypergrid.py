@@ -132,17 +132,9 @@ class HyperGrid(Stage):
         ]
 
     def read_table(self, path: Path) -> ObjectTable:
-        import pandas as pd
+        from crystalgfn.tables import read_numbers
 
-        from crystalgfn.tables import read_frame
-
-        frame = read_frame(path)
-        columns = [f"x{i}" for i in range(self.dimensions)]
-        missing = [column for column in columns if column not in frame.columns]
-        if missing:
-            raise InputError(f"{path}: missing column(s) {', '.join(missing)}")
-        numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
-        cells = torch.tensor(numbers.to_numpy(dtype="float64", na_value=float("nan")))
+        frame, cells = read_numbers(path, [f"x{i}" for i in range(self.dimensions)])
         whole = (cells == cells.floor()).all(1)
         problems = dict.fromkeys((~whole).nonzero().squeeze(1).tolist(), "coordinate is no whole number")
         return ObjectTable(frame, whole.nonzero().squeeze(1), cells[whole].long(), problems)

@@ -131,9 +131,7 @@ class Sequence(Stage):
     def read_table(self, path: Path) -> ObjectTable:
         from crystalgfn.tables import read_frame
 
-        frame = read_frame(path)
-        if "word" not in frame.columns:
-            raise InputError(f"{path}: missing column(s) word")
+        frame = read_frame(path, ["word"])
         rows, words, problems = [], [], {}
         for row, word in enumerate(frame["word"].astype(str)):
             if len(word) != self.length:

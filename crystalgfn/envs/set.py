@@ -108,9 +108,7 @@ class Set(Stage):
     def read_table(self, path: Path) -> ObjectTable:
         from crystalgfn.tables import read_frame
 
-        frame = read_frame(path)
-        if "items" not in frame.columns:
-            raise InputError(f"{path}: missing column(s) items")
+        frame = read_frame(path, ["items"])
         rows, objects, problems = [], [], {}
         for row, text in enumerate(frame["items"].astype(str)):
             words = text.split()

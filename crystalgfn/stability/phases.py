@@ -142,11 +142,7 @@ def read_phases(
     """
     import pandas as pd
 
-    frame = read_frame(path)
-    missing = [column for column in ("formula", label) if column not in frame.columns]
-    if missing:
-        present = ", ".join(str(c) for c in frame.columns)
-        raise InputError(f"{path}: missing column(s) {', '.join(missing)}; the table has: {present}")
+    frame = read_frame(path, ["formula", label])
     allowed = None if elements is None else set(ordered_elements(elements))
     energies = pd.to_numeric(frame[label], errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
     dropped: Counter[str] = Counter()

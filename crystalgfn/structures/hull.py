@@ -31,11 +31,7 @@ class Reference:
         from crystalgfn.errors import InputError
         from crystalgfn.tables import parse_formula, read_frame
 
-        frame = read_frame(path)
-        missing = [name for name in ("formula", "formation_energy") if name not in frame.columns]
-        if missing:
-            present = ", ".join(str(c) for c in frame.columns)
-            raise InputError(f"{path}: missing column(s) {', '.join(missing)}; the table has: {present}")
+        frame = read_frame(path, ["formula", "formation_energy"])
         values = pd.to_numeric(frame["formation_energy"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
         self._lowest: dict[frozenset[str], dict[tuple[tuple[str, int], ...], float]] = {}
         for number, (formula, value) in enumerate(
