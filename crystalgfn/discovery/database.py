@@ -1,0 +1,306 @@
+"""All evaluated crystals in one database of ase: an SQLite file, or PostgreSQL where many machines write.
+
+Each crystal is one row, written in one transaction, so a process that is killed loses at most the crystal that it was
+writing. The column ``unique_id``, which ase's tables let occur only once, holds the crystal's key. Key-value pairs hold
+what people filter by (``ase db labels.db status=relaxed,round=3``), ``data`` the rest; the atoms are those of the
+relaxed structure, else of the one built in the sampled cell; a crystal that could not be built has none.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.discovery.candidate import Candidate
+from crystalgfn.errors import InputError
+from crystalgfn.structures import require_extra
+from crystalgfn.structures.chgnet import MODEL
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymatgen.core import Structure
+
+__all__ = ["Candidate", "LabelDatabase"]
+
+CONTENT = "crystals evaluated by crystalgfn"
+"""What the database says of itself; another ase database is refused."""
+
+LOCK = 7031
+"""Number of PostgreSQL's advisory lock that its writers hold."""
+
+_RELAXED = tuple(f"{name}_relaxed" for name in ("formula", "space_group", *LATTICE_PARAMETERS))
+_FIRST = ("key", "round", "source", "formula", "space_group", *LATTICE_PARAMETERS)
+_LAST = (
+    "status", "reason", "gave_up_after", "energy_sampled", "energy_relaxed", *_RELAXED, "symmetry", "volume_change",
+    "converged", "settled", "seconds", "cpu_seconds",
+)  # fmt: skip
+_TEXT = ("reason", "formula_relaxed", "symmetry")
+_FLAGS = ("converged", "settled")
+_WHOLE = ("round", "space_group", "space_group_relaxed")
+_OWN = {*_FIRST, *_LAST, "formula_sampled"}
+_RENAMED = {"energy_built": "energy_sampled"}
+
+
+class LabelDatabase:
+    """All evaluated crystals.
+
+    Args:
+        url: SQLite file, made if there is none, or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
+        create: make a database that does not exist; otherwise it is an error.
+
+    Raises:
+        InputError: if it cannot be opened or written, or holds something else.
+    """
+
+    def __init__(self, url: str | Path, create: bool = True) -> None:
+        require_extra(("ase",))
+        self.url = str(url)
+        self._lock = threading.Lock()
+        self._postgres = self.url.startswith(("postgresql://", "postgres://"))
+        if not self._postgres and re.match(r"\w+://", self.url):
+            raise InputError(f"{self}: no database; allowed: a file for SQLite, or postgresql://USER@HOST:PORT/NAME")
+        if self._postgres and (find_spec("ase_db_backends") is None or find_spec("psycopg2") is None):
+            raise InputError(f"{self}: PostgreSQL needs: pip install 'crystalgfn[postgres]'")
+        if not self._postgres:
+            self._check_file(Path(self.url), create)
+        from ase.db import connect
+
+        # Without a lock file: one that a killed process leaves would stop all others for good. Transactions are enough.
+        kind = "postgresql" if self._postgres else "db"
+        name = self.url if self._postgres else str(Path(self.url).absolute())
+        self._db: Any = connect(name, type=kind, use_lock_file=False)
+        with self._transaction(write=True):
+            self._check_content()
+
+    def __str__(self) -> str:
+        return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.url)
+
+    def keys(self, timeout: float | None = None) -> set[str]:
+        """Keys of all crystals.
+
+        Args:
+            timeout: leave out crystals that were given up after less time [s] than this: they are worth another try.
+        """
+        with self._transaction():
+            rows = self._rows()
+        return {
+            row.unique_id for row in rows
+            if timeout is None or row.key_value_pairs.get("gave_up_after", math.inf) >= timeout
+        }  # fmt: skip
+
+    def add(self, candidate: Candidate, result: Mapping[str, Any]) -> bool:
+        """Write a crystal.
+
+        Args:
+            candidate: the crystal.
+            result: what `crystalgfn.structures.build.build` returned for its task, or the failure that
+                `crystalgfn.structures.isolated.attempt` made of it.
+
+        Returns:
+            False, and nothing is changed, if it is there already. One that was given up is replaced by a result, or by
+            one that took longer.
+
+        Raises:
+            InputError: if the database can no longer be written, or a number of the candidate has a name that is taken.
+        """
+        pairs, data, atoms = _content(candidate, result)
+        from ase.db.core import now
+        from ase.db.row import AtomsRow, atoms2dict
+
+        row: Any = AtomsRow(atoms2dict(atoms) | {"unique_id": candidate.key})
+        row.ctime, row.user = now(), os.getenv("USER")
+        with self._transaction(write=True):
+            there = list(self._db.select(unique_id=candidate.key, include_data=False))
+            if there:
+                before = there[0].key_value_pairs.get("gave_up_after", math.inf)
+                if before >= pairs.get("gave_up_after", math.inf):
+                    return False
+            self._db.write(row, pairs, data, id=there[0].id if there else None)
+        return True
+
+    def frame(self) -> pd.DataFrame:
+        """One row a crystal, in the order in which they were written.
+
+        Returns:
+            key, round, source, formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees]; the candidates'
+            numbers; status (``relaxed``, ``built``: not relaxed, ``failed``), reason, gave_up_after [s, NaN where there
+            is a result]; energy_sampled and energy_relaxed, CHGNet's total energies [eV/atom] with positions relaxed in
+            the sampled cell and symmetry, and with all relaxed; formula_relaxed to gamma_relaxed, pymatgen's
+            conventional standard cell of the relaxed crystal; symmetry, volume_change, converged, settled, seconds,
+            cpu_seconds. What there is not is NaN, an empty text, group 0, or False.
+        """
+        import pandas as pd
+
+        with self._transaction():
+            rows = sorted(self._rows(), key=lambda row: row.id)
+        frame = pd.DataFrame([{"key": row.unique_id, **row.key_value_pairs} for row in rows])
+        frame = frame.rename(columns={"formula_sampled": "formula"})
+        numbers = [name for name in frame.columns if name not in _OWN and name != "formula"]
+        frame = frame.reindex(columns=[*_FIRST, *numbers, *_LAST])
+        texts = {"key", "source", "formula", "status", *_TEXT}
+        for name in frame.columns:
+            if name in texts:
+                frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
+            elif name in _FLAGS:
+                frame[name] = frame[name] == True  # noqa: E712  (NaN is no True)
+            else:
+                frame[name] = pd.to_numeric(frame[name]).astype(float)
+                if name in _WHOLE:
+                    frame[name] = frame[name].fillna(0).astype("int64")
+        return frame
+
+    def structure(self, key: str) -> Structure | None:
+        """The relaxed structure of a crystal; None if the crystal is unknown or was not relaxed."""
+        with self._transaction():
+            rows = list(self._db.select(unique_id=key, include_data=False))
+        if not rows or rows[0].key_value_pairs.get("status") != "relaxed":
+            return None
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        atoms = rows[0].toatoms()
+        atoms.calc = None
+        return AseAtomsAdaptor.get_structure(atoms)
+
+    def _rows(self) -> list[Any]:
+        """All rows without atoms and data: thousands take less than a second."""
+        return list(self._db.select(columns=["id", "unique_id", "key_value_pairs"], include_data=False))
+
+    def _check_file(self, path: Path, create: bool) -> None:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; give the name of a file")
+        if not create and not path.exists():
+            raise InputError(f"{path}: no such database")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error}") from None
+
+    def _check_content(self) -> None:
+        """Make the tables, and refuse a database of something else."""
+        if not self._postgres:
+            tables = {row[0] for row in self._db.connection.execute("SELECT name FROM sqlite_master")}
+            if tables and "systems" not in tables:
+                raise InputError(f"{self}: an SQLite file, but no database of ase; give another name")
+        about = self._db.metadata  # makes the tables
+        if not about and not len(self._db):
+            shown = ["formula", "status", "source", "round", "energy_sampled", "energy_relaxed", "space_group_relaxed"]
+            self._db.metadata = {"title": CONTENT, "model": MODEL, "default_columns": ["id", *shown]}
+        elif about.get("title") != CONTENT:
+            raise InputError(f"{self}: a database of ase with other content; give another name")
+        elif about.get("model") != MODEL:
+            raise InputError(f"{self}: energies of CHGNet {about.get('model')}, not of {MODEL}; give another name")
+
+    @contextmanager
+    def _transaction(self, write: bool = False) -> Iterator[None]:
+        """All that is done inside is written at once, or not at all; writers come one after the other.
+
+        Raises:
+            InputError: for what the database says is wrong with itself.
+        """
+        import sqlite3
+
+        errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
+        if self._postgres:
+            import psycopg2
+
+            errors = (psycopg2.Error, OSError)
+        with self._lock:
+            try:
+                self._db.__enter__()
+                if write and self._postgres:
+                    # ase asks the sequence for the id of its row: another writer in between would change the answer.
+                    self._db.connection.cursor().execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+                elif write:
+                    self._db.connection.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.__exit__(None, None, None)
+            except errors as error:
+                text = str(error).strip().splitlines()
+                raise InputError(f"{self}: {text[0] if text else type(error).__name__}") from None
+            finally:
+                if self._db.connection is not None:
+                    self._db.connection.close()  # what is not committed is undone
+                    self._db.connection = None
+
+
+def _content(candidate: Candidate, result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Key-value pairs, data and atoms of a row."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.db.core import reserved_keys
+    from pymatgen.core import Structure
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    taken = sorted(
+        name for name in candidate.numbers if name in _OWN or name in reserved_keys or not name.isidentifier()
+    )
+    if taken:
+        raise InputError(f"numbers: the name {taken[0]!r} cannot be used for a number of a candidate")
+    crystal = Crystals.from_arrays([candidate.space_group], [dict(candidate.counts)], [list(candidate.lattice)])
+    pairs: dict[str, Any] = {
+        "round": candidate.round,
+        "source": candidate.source,
+        "formula_sampled": crystal.formulas()[0],
+        "space_group": candidate.space_group,
+        **dict(zip(LATTICE_PARAMETERS, candidate.lattice, strict=True)),
+        **candidate.numbers,
+    }
+    built, relaxed = (
+        Structure.from_dict(result[f"structure_{stage}"]) if result.get(f"structure_{stage}") else None
+        for stage in ("built", "relaxed")
+    )
+    pairs["status"] = "relaxed" if relaxed is not None else "built" if built is not None else "failed"
+    scalars = {_RENAMED.get(k, k): v for k, v in result.items() if k != "id" and not k.startswith("structure_")}
+    pairs |= {name: scalars.pop(name) for name in _LAST if name in scalars}
+    if relaxed is not None:
+        pairs |= _standard_cell(relaxed)
+        pairs["symmetry"] = _symmetry(relaxed, candidate)
+    data: dict[str, Any] = scalars
+    if built is not None:
+        data["structure_sampled"] = {
+            "numbers": list(built.atomic_numbers),
+            "cell": built.lattice.matrix.tolist(),
+            "scaled_positions": built.frac_coords.tolist(),
+        }
+    final = relaxed if relaxed is not None else built
+    atoms = Atoms()
+    if final is not None:
+        atoms = AseAtomsAdaptor.get_atoms(final, msonable=False)
+        energy = pairs["energy_relaxed" if relaxed is not None else "energy_sampled"]
+        atoms.calc = SinglePointCalculator(atoms, energy=energy * len(atoms))
+        atoms.calc.name = "chgnet"
+    return {name: value for name, value in pairs.items() if _is_value(value)}, data, atoms
+
+
+def _is_value(value: Any) -> bool:
+    """Whether there is something to store: no None, no empty text, no number that is none."""
+    if isinstance(value, str):
+        return value != ""
+    return value is not None and math.isfinite(value)
+
+
+def _standard_cell(structure: Structure) -> dict[str, Any]:
+    """Formula, group and cell of the relaxed crystal; empty where its symmetry cannot be told."""
+    from crystalgfn.structures.build import SYMPREC
+
+    try:
+        crystal = Crystals.from_structures([structure], symprec=SYMPREC)
+    except (ValueError, TypeError):  # spglib finds nothing where atoms coincide
+        return {}
+    cell = zip(LATTICE_PARAMETERS, crystal.lattice[0].tolist(), strict=True)
+    row = {"formula": crystal.formulas()[0], "space_group": int(crystal.space_group[0]), **dict(cell)}
+    return {f"{name}_relaxed": value for name, value in row.items()}
+
+
+def _symmetry(structure: Structure, candidate: Candidate) -> str:
+    from crystalgfn.structures.outputs import symmetry
+
+    return symmetry(structure, candidate.space_group, candidate.counts)
