@@ -9,22 +9,38 @@ from crystalgfn.proxies.formation_energy import FormationEnergy
 from crystalgfn.proxies.hypergrid import HyperGridModes
 from crystalgfn.proxies.modes import BoxCorners, HammingDistance, SetOverlap
 from crystalgfn.proxies.of_stage import OfStage
+from crystalgfn.proxies.priors import (
+    AnionKinds,
+    AtomCount,
+    ElectronegativityOrder,
+    ElementCount,
+    FormulaRarity,
+    PrototypeRarity,
+    VolumeMismatch,
+)
 from crystalgfn.proxies.property_model import PropertyModel
 from crystalgfn.proxies.proxy_set import ProxySet
 
 __all__ = [
+    "AnionKinds",
+    "AtomCount",
     "BandGap",
     "BoxCorners",
     "CHGNetEnergy",
     "Density",
+    "ElectronegativityOrder",
+    "ElementCount",
     "EnergyAboveHull",
     "FormationEnergy",
+    "FormulaRarity",
     "HammingDistance",
     "HyperGridModes",
     "OfStage",
     "Prediction",
     "PropertyModel",
+    "PrototypeRarity",
     "Proxy",
     "ProxySet",
     "SetOverlap",
+    "VolumeMismatch",
 ]

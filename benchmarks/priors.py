@@ -1,0 +1,140 @@
+"""The chemist's priors: their tables, and how well each tells known crystals from samples of a model.
+
+    python benchmarks/priors.py table --data FOLDER
+    python benchmarks/priors.py compare --data FOLDER --samples SAMPLES.csv
+    python benchmarks/priors.py speed --samples SAMPLES.csv
+
+FOLDER holds crystals.parquet, a table with the columns source and split (docs/proxies.md). ``table``
+writes the shipped tables, from the training rows of the Materials Project; WBM's crystals are hypothetical.
+``compare`` takes those of its rows that are in the space of configs/eform.yaml, with at most --atoms atoms in the
+conventional cell and --elements elements, and neutral as the environment has it. One thread; seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from crystalgfn.crystallography import element_symbols
+from crystalgfn.crystals import Crystals
+from crystalgfn.proxies import (
+    AnionKinds,
+    AtomCount,
+    ElectronegativityOrder,
+    ElementCount,
+    FormulaRarity,
+    PrototypeRarity,
+    Proxy,
+    VolumeMismatch,
+)
+from crystalgfn.proxies.priors.tables import anonymous, read_prototypes, write_tables
+from crystalgfn.tables import read_table
+
+PRIORS = (
+    VolumeMismatch,
+    FormulaRarity,
+    PrototypeRarity,
+    ElectronegativityOrder,
+    AnionKinds,
+    AtomCount,
+    ElementCount,
+)
+ELEMENTS = [*"HBCNOFPSKV", "Li", "Na", "Mg", "Al", "Si", "Cl", "Mn", "Fe", "Co", "Ni", "Cu", "Se"]
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+
+def known(folder: Path, split: str) -> Crystals:
+    """Crystals of the Materials Project in a split."""
+    table = read_table(folder / "crystals.parquet", strict=False)
+    frame = table.frame.iloc[table.rows.tolist()].reset_index(drop=True)
+    rows = ((frame["split"] == split) & (frame["source"] != "wbm")).to_numpy()
+    return table.crystals[torch.tensor(rows)]
+
+
+def within(crystals: Crystals, atoms: int, elements: int) -> torch.Tensor:
+    """(n,) bool, which crystals have the elements of the config, and not too many of them, nor of atoms."""
+    allowed = torch.tensor([symbol in ELEMENTS for symbol in element_symbols()])
+    present = crystals.counts > 0
+    return ~(present & ~allowed).any(1) & (crystals.n_atoms <= atoms) & (present.sum(1) <= elements)
+
+
+def separation(real: torch.Tensor, samples: torch.Tensor) -> float:
+    """Probability that a sample has a higher value than a known crystal, ties counted half."""
+    rising = real.sort().values
+    below = torch.searchsorted(rising, samples)
+    up_to = torch.searchsorted(rising, samples, right=True)
+    return ((below + up_to).double() / (2 * len(real))).mean().item()
+
+
+def compare(args: argparse.Namespace) -> None:
+    columns = {}
+    for split in ("train", "val"):
+        crystals = known(args.data, split)
+        crystals = crystals[within(crystals, args.atoms, args.elements)]
+        # The environment builds nothing else than what is neutral with one state for each element.
+        columns[f"known, {split}"] = crystals[ElectronegativityOrder().assign(crystals.counts).neutral]
+    samples = read_table(args.samples).crystals
+    columns["samples"] = samples[within(samples, args.atoms, args.elements)] if args.only_within else samples
+    print(*(f"{name}: {len(crystals)} crystals" for name, crystals in columns.items()), sep="; ")
+    print("| prior | of | " + " | ".join(f"{100 * q:.0f} %" for q in QUANTILES) + " | mean | P(sample > known) |")
+    print("|---" * (len(QUANTILES) + 4) + "|")
+    for kind in PRIORS:
+        prior = kind()
+        values = {name: prior(crystals) for name, crystals in columns.items()}
+        for name, found in values.items():
+            quantiles = found.quantile(torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
+            numbers = " | ".join(f"{q:.2f}" for q in [*quantiles, found.mean().item()])
+            print(f"| `{prior.name}` | {name} | {numbers} | {separation(values['known, train'], found):.2f} |")
+    order, prototypes = ElectronegativityOrder(), read_prototypes()
+    for name, crystals in columns.items():
+        cells = zip(crystals.space_group.tolist(), anonymous(crystals), strict=True)
+        seen = sum(cell in prototypes for cell in cells) / len(crystals)
+        print(f"{name}: {(order(crystals) == 0).double().mean():.1%} in order, {seen:.1%} of a known prototype")
+
+
+def milliseconds(prior: Proxy, crystals: Crystals) -> float:
+    """Least processor time of an evaluation, of 20."""
+    times = []
+    for _ in range(20):
+        started = time.process_time()
+        prior(crystals)
+        times.append(time.process_time() - started)
+    return 1000 * min(times)
+
+
+def speed(args: argparse.Namespace) -> None:
+    crystals = read_table(args.samples).crystals[: args.batch]
+    times = {kind.name: milliseconds(kind(), crystals) for kind in PRIORS}
+    for name, took in times.items():
+        print(f"{name:<24} {took:6.2f} ms for {len(crystals)} crystals")
+    print(f"{'together':<24} {sum(times.values()):6.2f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("table", "compare", "speed"):
+        command = commands.add_parser(name)
+        if name != "speed":
+            command.add_argument("--data", type=Path, required=True, help="folder with crystals.parquet")
+        if name != "table":
+            command.add_argument("--samples", type=Path, required=True, help="table of samples of a model")
+    commands.choices["compare"].add_argument("--atoms", type=int, default=24)
+    commands.choices["compare"].add_argument("--elements", type=int, default=4)
+    commands.choices["compare"].add_argument("--only-within", action="store_true", help="leave other samples out")
+    commands.choices["speed"].add_argument("--batch", type=int, default=512)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.command == "table":
+        crystals = known(args.data, "train")
+        write_tables(crystals)
+        print(f"counted {len(crystals)} crystals")
+    else:
+        {"compare": compare, "speed": speed}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()

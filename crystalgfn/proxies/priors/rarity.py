@@ -1,0 +1,182 @@
+"""How rare the stoichiometry and the prototype of a crystal are among known crystals.
+
+Element-independent: NaCl and MgO are one formula (1, 1) and, in space group 225 with 4 and 4 atoms in the
+conventional cell, one prototype. Known crystals are not the only possible ones, so shares are smoothed: each level
+backs off to a simpler one with as many pseudo-counts as it has different outcomes.
+
+Source of the smoothing: Witten and Bell, IEEE Trans. Inf. Theory 37, 1085 (1991).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS
+from crystalgfn.crystals import Crystals
+from crystalgfn.proxies.base import Proxy
+from crystalgfn.proxies.priors.tables import Formula, read_formulas, read_prototypes
+from crystalgfn.registry import PROXIES
+
+
+def _hash_weights() -> list[int]:
+    """Odd multipliers of a multiplicative hash of a space group and up to 94 counts, without a pattern.
+
+    Source: the mixing function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). int64 products wrap around.
+    """
+    weights = []
+    for k in range(1, N_ELEMENTS + 2):
+        z = k * 0x9E3779B97F4A7C15 % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        weights.append((z ^ z >> 31) % 2**63 | 1)
+    return weights
+
+
+class _Lookup(nn.Module):
+    """Numbers by the hash of a tuple of integers, 0 for others.
+
+    Args:
+        table: a number for each tuple, all of the same kind.
+    """
+
+    def __init__(self, table: Mapping[tuple[int, ...], float]) -> None:
+        super().__init__()
+        width = max(map(len, table))
+        padded = torch.tensor([key + (0,) * (width - len(key)) for key in table])
+        self.register_buffer("weights", torch.tensor(_hash_weights()), persistent=False)
+        keys, order = self._hash(padded).sort()
+        if (keys.diff() == 0).any():
+            raise ValueError("two tuples of the table have one hash")
+        self.keys: Tensor
+        self.values: Tensor
+        self.weights: Tensor
+        self.register_buffer("keys", keys, persistent=False)
+        self.register_buffer("values", torch.tensor(list(table.values()), dtype=torch.float64)[order], persistent=False)
+
+    def forward(self, tuples: Tensor) -> Tensor:
+        """(n,) float64 the numbers of (n, k) int64 tuples; zeros at their end do not count."""
+        keys = self._hash(tuples)
+        place = torch.searchsorted(self.keys, keys).clamp_max(len(self.keys) - 1)
+        return torch.where(self.keys[place] == keys, self.values[place], 0.0)
+
+    def _hash(self, tuples: Tensor) -> Tensor:
+        return (tuples * self.weights[: tuples.shape[1]]).sum(1)
+
+
+def _cells(crystals: Crystals) -> tuple[Tensor, Tensor]:
+    """(n, k) anonymous counts of the cells from high to low, and (n,) the largest number that divides them all."""
+    width = max(1, int((crystals.counts > 0).sum(1).max())) if len(crystals) else 1
+    cell = crystals.counts.topk(width, dim=1).values
+    units = cell[:, 0]
+    for column in cell[:, 1:].unbind(1):
+        units = torch.gcd(units, column)
+    return cell, units.clamp_min(1)
+
+
+class _Formulas(nn.Module):
+    """Smoothed logarithm of the share of a reduced anonymous formula f among known compositions.
+
+    p(f) = (n(f) + T q(f)) / (N + T) with n(f) of N compositions, T different formulas, and
+    q(f) = 2^-k prod_i (1 - r) r^(a_i - 1) for k elements with coefficients a_i; r makes the mean of a_i that of the
+    known ones. So a new formula is the rarer, the more elements and the larger coefficients it has.
+    """
+
+    def __init__(self, known: Mapping[Formula, int]) -> None:
+        super().__init__()
+        self.known = _Lookup(known)
+        self.n, self.kinds = sum(known.values()), len(known)
+        coefficients = sum(n * sum(formula) for formula, n in known.items())
+        self.repeat = 1 - sum(n * len(formula) for formula, n in known.items()) / coefficients
+
+    def forward(self, formulas: Tensor) -> Tensor:
+        """(n,) float64 ln p of (n, k) formulas, padded with zeros."""
+        k = (formulas > 0).sum(1).to(torch.float64)
+        log_q = k * math.log((1 - self.repeat) / 2) + (formulas.sum(1) - k) * math.log(self.repeat)
+        known = self.known(formulas).log()
+        return torch.logaddexp(known, log_q + math.log(self.kinds)) - math.log(self.n + self.kinds)
+
+
+@PROXIES.register
+class FormulaRarity(Proxy):
+    """Minus the logarithm of the smoothed share of the anonymous reduced formula among known compositions.
+
+    ABX3 and A2BX4 are common, A5B7X11 is not. Which elements there are does not matter.
+
+    Source: reduced formulas of the Materials Project (`crystalgfn.proxies.priors.tables`), each counted once.
+    """
+
+    name = "formula_rarity"
+    valid_range = (0.0, float("inf"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.formulas = _Formulas(read_formulas())
+
+    def forward(self, objects: Crystals) -> Tensor:
+        """(n,) float64 -ln p, 0 or more."""
+        cell, units = _cells(objects)
+        log: Tensor = self.formulas(cell // units[:, None])
+        return -log
+
+
+@PROXIES.register
+class PrototypeRarity(Proxy):
+    """Minus the logarithm of the smoothed share of the space group and the anonymous cell among known crystals.
+
+    The cell is z times the formula f: p(group, z, f) = p(f) p(group, z | f), where
+
+    - p(f) is that of `FormulaRarity`;
+    - p(group, z | f) = (n(group, z, f) + T(f) p(group, z)) / (n(f) + T(f)), with T(f) different prototypes of the
+      formula, or 1 if it has none;
+    - p(group, z) = (n(group, z) + T p(group) / (z (z + 1))) / (N + T), with T different pairs;
+    - p(group) = (n(group) + 1) / (N + 230).
+
+    So a group that is new for a formula still has the share of the formula, and more the commoner it is by itself.
+
+    Source: crystals of the Materials Project (`crystalgfn.proxies.priors.tables`); a prototype counts once for each
+    composition.
+    """
+
+    name = "prototype_rarity"
+    valid_range = (0.0, float("inf"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        known = read_prototypes()
+        prototypes: dict[tuple[int, ...], float] = {}
+        of_formula, kinds = Counter[Formula](), Counter[Formula]()
+        pairs, groups = Counter[tuple[int, ...]](), Counter[int]()
+        for (group, cell), n in known.items():
+            z = math.gcd(*cell)
+            formula = tuple(count // z for count in cell)
+            prototypes[group, *cell] = n
+            of_formula[formula] += n
+            kinds[formula] += 1
+            pairs[group, z] += n
+            groups[group] += n
+        self.formulas = _Formulas(read_formulas())
+        self.prototypes = _Lookup(prototypes)
+        self.of_formula, self.kinds = _Lookup(of_formula), _Lookup(kinds)
+        self.pairs = _Lookup(pairs)
+        self.n_pairs, self.n = len(pairs), sum(known.values())
+        self.group_shares: Tensor
+        shares = [(groups[group] + 1) / (self.n + N_SPACE_GROUPS) for group in range(1, N_SPACE_GROUPS + 1)]
+        self.register_buffer("group_shares", torch.tensor(shares, dtype=torch.float64), persistent=False)
+
+    def forward(self, objects: Crystals) -> Tensor:
+        """(n,) float64 -ln p, 0 or more."""
+        cell, units = _cells(objects)
+        formula = cell // units[:, None]
+        group, z = objects.space_group, units.to(torch.float64)
+        new = self.n_pairs * self.group_shares[group - 1] / (z * (z + 1))
+        pair = (self.pairs(torch.stack([group, units], dim=1)) + new) / (self.n + self.n_pairs)
+        kinds = self.kinds(formula).clamp_min(1)
+        seen = self.prototypes(torch.cat([group[:, None], cell], dim=1))
+        given = (seen + kinds * pair) / (self.of_formula(formula) + kinds)
+        log: Tensor = self.formulas(formula) + given.log()
+        return -log

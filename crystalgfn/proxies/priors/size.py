@@ -1,0 +1,34 @@
+"""How many atoms and elements a crystal has: a soft preference beside the hard bounds of the environment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crystalgfn.crystals import Crystals
+from crystalgfn.proxies.base import Proxy
+from crystalgfn.registry import PROXIES
+
+
+@PROXIES.register
+class AtomCount(Proxy):
+    """Number of atoms in the conventional cell."""
+
+    name = "n_atoms"
+    valid_range = (0.0, float("inf"))
+
+    def forward(self, objects: Crystals) -> Tensor:
+        """(n,) float64 number of atoms."""
+        return objects.n_atoms.to(torch.float64)
+
+
+@PROXIES.register
+class ElementCount(Proxy):
+    """Number of different elements."""
+
+    name = "n_elements"
+    valid_range = (0.0, 94.0)
+
+    def forward(self, objects: Crystals) -> Tensor:
+        """(n,) float64 number of elements."""
+        return (objects.counts > 0).sum(1).to(torch.float64)
