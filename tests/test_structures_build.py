@@ -17,7 +17,7 @@ from crystalgfn.errors import InputError
 from crystalgfn.proxies.chgnet import CHGNetEnergy
 from crystalgfn.structures import outputs
 from crystalgfn.structures.relax import Relaxation
-from crystalgfn.structures.run import BACKENDS, Workers, run
+from crystalgfn.structures.run import BACKENDS, Workers, results, run
 from crystalgfn.testing.proxy import ProxyContract
 
 TABLE = """\
@@ -237,6 +237,18 @@ def test_workers_make_no_difference(tmp_path, backend):
     # At most two workers, each with a process of its own for its crystals.
     processes = {result["process"] for result in results}
     assert os.getpid() not in processes and 1 <= len(processes) <= 2
+
+
+def test_results_come_as_they_are_ready(tmp_path, capfd):
+    slow, *others = tasks(tmp_path, 3)
+    slow["seconds"] = 2.0
+    found = results([slow, *others], Workers(2, timeout=60), "sleepers:sleep")
+    first = next(found)["id"]
+    assert first != slow["id"] and {first, *(result["id"] for result in found)} == {"row-0", "row-1", "row-2"}
+    assert "crystal" not in capfd.readouterr().err  # no bar
+    assert list(results([], Workers(), "sleepers:sleep")) == []
+    with pytest.raises(InputError, match="--jobs: 0"):
+        list(results([], Workers(0)))
 
 
 def test_an_address_of_a_cluster(tmp_path):

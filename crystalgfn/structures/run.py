@@ -87,8 +87,9 @@ def run(
     workers.check()
     folder = prepare_folder(out, settings)
     waiting = [task for task in tasks if not _is_done(folder / f"{task['id']}.json", workers.timeout)]
-    if waiting:
-        _run(waiting, folder, workers, function, done=len(tasks) - len(waiting))
+    for result in results(waiting, workers, function, "build", done=len(tasks) - len(waiting)):
+        with atomic_path(folder / f"{result['id']}.json") as temporary:
+            temporary.write_text(json.dumps(result))
     return [json.loads((folder / f"{task['id']}.json").read_text()) for task in tasks]
 
 
@@ -132,19 +133,45 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _run(tasks: Sequence[Mapping[str, Any]], folder: Path, workers: Workers, function: str, done: int) -> None:
-    """Build the crystals that have no file yet, and write one as soon as it is there."""
+def results(
+    tasks: Sequence[Mapping[str, Any]],
+    workers: Workers,
+    function: str = FUNCTION,
+    progress: str | None = None,
+    done: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Run a function for many tasks, each in a process that is ended when its time is up.
+
+    Args:
+        tasks: arguments of the function, each with its ``id``.
+        workers: where the work is done.
+        function: what to run for each, as ``module:name``.
+        progress: what to call a progress bar; None shows none.
+        done: tasks of the same work that were done before, for the bar.
+
+    Yields:
+        what the function returned, or why it did not (see `crystalgfn.structures.isolated.attempt`), as they come.
+
+    Raises:
+        InputError: for settings that cannot work, or if no cluster is reached.
+    """
     import joblib
     from tqdm import tqdm
 
-    with _parallel(workers), tqdm(total=done + len(tasks), initial=done, unit="crystal", desc="build") as bar:
+    workers.check()
+    if not tasks:
+        return
+    hidden = progress is None
+    bar = tqdm(total=done + len(tasks), initial=done, unit="crystal", desc=progress, disable=hidden)
+    with _parallel(workers) as settings, bar:
         jobs = [joblib.delayed(isolated.attempt)(function, dict(task), workers.timeout) for task in tasks]
         for part in _parts(jobs, workers):
-            kind = "list" if workers.backend == "ray" else "generator_unordered"
-            for result in joblib.Parallel(return_as=kind, batch_size=1)(part):
-                with atomic_path(folder / f"{result['id']}.json") as temporary:
-                    temporary.write_text(json.dumps(result))
+            with joblib.parallel_config(**settings):  # only here: who takes the results may have another backend
+                kind = "list" if workers.backend == "ray" else "generator_unordered"
+                parallel = joblib.Parallel(return_as=kind, batch_size=1)
+            for result in parallel(part):
                 bar.update()
+                yield result
 
 
 def _parts(jobs: list[Any], workers: Workers) -> Iterator[list[Any]]:
@@ -160,13 +187,10 @@ def _parts(jobs: list[Any], workers: Workers) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _parallel(workers: Workers) -> Iterator[None]:
-    """The backend of joblib, and the cluster that it needs."""
-    import joblib
-
+def _parallel(workers: Workers) -> Iterator[dict[str, Any]]:
+    """The cluster that a backend needs, and the settings of joblib for it."""
     if workers.backend == "loky":
-        with joblib.parallel_config(backend="loky", n_jobs=workers.jobs):
-            yield
+        yield {"backend": "loky", "n_jobs": workers.jobs}
     elif workers.backend == "dask":
         from distributed import Client
 
@@ -179,8 +203,8 @@ def _parallel(workers: Workers) -> Iterator[None]:
             )
         except (OSError, ValueError) as error:
             raise InputError(f"--scheduler: no Dask scheduler at {workers.scheduler}: {error}") from None
-        with client, joblib.parallel_config(backend="dask", n_jobs=-1 if workers.scheduler else workers.jobs):
-            yield
+        with client:
+            yield {"backend": "dask", "n_jobs": -1 if workers.scheduler else workers.jobs}
     else:
         import ray
         from ray.util.joblib import register_ray
@@ -193,7 +217,6 @@ def _parallel(workers: Workers) -> Iterator[None]:
             raise InputError(f"--scheduler: no Ray cluster at {workers.scheduler}: {error}") from None
         register_ray()
         try:
-            with joblib.parallel_config(backend="ray", n_jobs=-1 if workers.scheduler else workers.jobs):
-                yield
+            yield {"backend": "ray", "n_jobs": -1 if workers.scheduler else workers.jobs}
         finally:
             ray.shutdown()
