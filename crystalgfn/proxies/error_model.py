@@ -19,7 +19,7 @@ from torch import Tensor
 from crystalgfn.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.features import Features
-from crystalgfn.proxies.fitting import EVALUATION_BATCH, OptimizerConfig, fit_ensemble, fit_network
+from crystalgfn.proxies.fitting import EVALUATION_BATCH, Batches, OptimizerConfig, fit_ensemble, fit_network
 from crystalgfn.proxies.networks import NetworkSizes, Sites
 from crystalgfn.proxies.property_network import LOG_RANGE, Outputs, PropertyNetwork
 from crystalgfn.proxies.splits import reduced_formulas
@@ -63,6 +63,17 @@ class ErrorConfig:
             layers=1,
             dropout=self.dropout,
             zero_share=False,
+        )
+
+    def settings(self, members: OptimizerConfig) -> OptimizerConfig:
+        """How it is trained, beside members that are trained in some way."""
+        return replace(
+            members,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            prototype_dropout=self.prototype_dropout,
+            # It is trained for fewer steps than a member.
+            average=min(members.average, _AVERAGE),
         )
 
 
@@ -120,11 +131,24 @@ def fit_errors(
         rows.append(outside)
     # Dropout draws from the global generator, which the caller lends: the same draws however members were trained.
     torch.manual_seed(seed)
-    _fit_network(
-        model, crystals, weight, torch.cat(rows), torch.cat(errors), _join(held_out), config, optimizer, seed, log
-    )
+    index, sizes = torch.cat(rows), torch.cat(errors)
+    with torch.no_grad():
+        # Start from the mean error everywhere.
+        model.error.out.weight.mul_(0.1)
+        model.error.out.bias.fill_(math.log(float((sizes / model.target_scale[3]).mean()) + 1e-6))
+    features = model.error_inputs(model.inputs(crystals[index]), _join(held_out))
+    fit_error_network(model, features, sizes, weight[index], config.settings(optimizer), seed, log)
     model.round_weights()
-    _calibrate(model, crystals[val], target[val], weight[val])
+    outputs = evaluate(model, crystals[val])
+    features = model.error_inputs(model.inputs(crystals[val]), outputs)
+    calibrate(
+        model,
+        features,
+        outputs.disagreement,
+        (outputs.value - target[val]).abs(),
+        weight[val],
+        torch.tensor([0.0, 1.0, 0.0]),
+    )
     shift, slope, other = model.calibration.tolist()
     log(f"uncertainty: exp({shift:.3f}) · predicted error^{slope:.3f} · disagreement^{other:.3f}")
 
@@ -136,43 +160,37 @@ def evaluate(model: PropertyNetwork, crystals: Crystals) -> Outputs:
         return _join([model.outputs(crystals[slice(s, s + EVALUATION_BATCH)]) for s in starts])
 
 
-def _fit_network(
+def fit_error_network(
     model: PropertyNetwork,
-    crystals: Crystals,
-    weight: Tensor,
-    rows: Tensor,
+    features: Features,
     errors: Tensor,
-    held_out: Outputs,
-    config: ErrorConfig,
-    optimizer: OptimizerConfig,
+    weight: Tensor,
+    settings: OptimizerConfig,
     seed: int,
     log: Callable[[str], None],
 ) -> None:
-    """Train the error network on absolute errors (k,) of held-out rows (k,), each by the features of its crystal."""
-    features = model.error_inputs(model.inputs(crystals[rows]), held_out)
+    """Train the error network of a model, from the weights that it has, on errors of held-out rows.
+
+    Args:
+        model: the network; its error network changes.
+        features: of k rows, as `PropertyNetwork.error_inputs` makes them.
+        errors: (k,) absolute errors, in the unit of the property.
+        weight: (k,) weight of each row in the loss.
+        settings: how to train.
+        seed: seeds the order of the rows. Dropout uses the global generator, which the caller lends.
+        log: takes each line of progress.
+    """
     scaled = errors / model.target_scale[3]
-    weights = weight[rows] / weight[rows].mean()
+    weight = weight / weight.mean()
     generator = torch.Generator().manual_seed(2000 * seed + 7)
-    with torch.no_grad():
-        # Start from the mean error everywhere.
-        model.error.out.weight.mul_(0.1)
-        model.error.out.bias.fill_(math.log(float(scaled.mean()) + 1e-6))
 
     def loss(batch: Tensor, inputs: Features) -> Tensor:
         said = model.error(inputs, Sites.of(inputs))[:, 0].clamp(*LOG_RANGE)
-        return (weights[batch] * _surprise(said, scaled[batch])).mean()
+        return (weight[batch] * _surprise(said, scaled[batch])).mean()
 
-    settings = replace(
-        optimizer,
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        prototype_dropout=config.prototype_dropout,
-        # It is trained for fewer steps than a member.
-        average=min(optimizer.average, _AVERAGE),
-    )
-    rows = torch.arange(len(scaled))
-    for epoch, mean_loss in fit_network(model.error, features, rows, loss, settings, generator):
-        if epoch % config.epochs == 0:
+    batches = Batches.passes(torch.arange(len(errors)), settings, generator)
+    for epoch, mean_loss in fit_network(model.error, features, batches, loss, settings, generator):
+        if epoch % settings.epochs == 0:
             log(f"error network  epoch {epoch}  train loss {mean_loss:.4f}")
 
 
@@ -185,21 +203,28 @@ def _surprise(said: Tensor, error: Tensor) -> Tensor:
     return said.exp() - error * said
 
 
-def _calibrate(model: PropertyNetwork, crystals: Crystals, target: Tensor, weight: Tensor) -> None:
-    """Fit the three numbers of the calibration to held-out rows; their mean uncertainty becomes their mean error."""
-    features = model.inputs(crystals)
-    outputs = evaluate(model, crystals)
+def calibrate(
+    model: PropertyNetwork, features: Features, disagreement: Tensor, errors: Tensor, weight: Tensor, prior: Tensor
+) -> None:
+    """Fit the three numbers of the calibration to held-out rows; their mean uncertainty becomes their mean error.
+
+    Args:
+        model: the network; its calibration changes.
+        features: of k rows, as `PropertyNetwork.error_inputs` makes them.
+        disagreement: (k,) expected deviation of the members from the prediction, in the unit of the property.
+        errors: (k,) absolute errors, in the unit of the property.
+        weight: (k,) weight of each row.
+        prior: (3,) calibration that the exponents stay near to where there are few rows.
+    """
     with torch.no_grad():
-        inputs = model.error_inputs(features, outputs)
-        said = model.error(inputs, Sites.of(inputs))[:, 0]
-    error = (outputs.value - target).abs() / model.target_scale[3]
-    prior = torch.tensor([0.0, 1.0, 0.0])
+        said = model.error(features, Sites.of(features))[:, 0]
+    error = errors / model.target_scale[3]
     numbers = prior.clone().requires_grad_()
     search = torch.optim.LBFGS([numbers], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         search.zero_grad()
-        each = _surprise(model.log_uncertainty(said, outputs.disagreement, numbers), error)
+        each = _surprise(model.log_uncertainty(said, disagreement, numbers), error)
         value = (weight * each).sum() / (weight * error).sum().clamp_min(1e-9) * len(error)
         value = value + _PRIOR_ROWS * (numbers - prior)[1:].square().sum()
         value.backward()

@@ -10,7 +10,8 @@ written cannot matter.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 
 import torch
@@ -71,6 +72,11 @@ class Features:
             self.count[sites],
             self.site[sites],
         )
+
+    @staticmethod
+    def cat(parts: Sequence[Features]) -> Features:
+        """One batch from several, in order."""
+        return Features(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Features)))
 
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -60,6 +60,30 @@ class OptimizerConfig:
     zero_loss: float = 0.3
 
 
+@dataclass(frozen=True)
+class Batches:
+    """The batches of the training of one network.
+
+    Attributes:
+        steps: number of batches in all.
+        epochs: number of groups that they come in; the loss is reported after each.
+        groups: the groups of batches, each batch the indices of its rows; drawn while they are used.
+    """
+
+    steps: int
+    epochs: int
+    groups: Iterable[Iterable[Tensor]]
+
+    @classmethod
+    def passes(cls, rows: Tensor, config: OptimizerConfig, generator: torch.Generator) -> Batches:
+        """Passes over some rows (k,), each in an order of its own."""
+        size = min(config.batch_size, max(8, len(rows) // 8))
+        steps = -(-len(rows) // size)
+        epochs = max(config.epochs, -(-config.min_steps // steps))
+        order = (torch.randperm(len(rows), generator=generator) for _ in range(epochs))
+        return cls(steps * epochs, epochs, (rows[places].split(size) for places in order))
+
+
 def fit_ensemble(
     model: PropertyNetwork,
     crystals: Crystals,
@@ -86,50 +110,90 @@ def fit_ensemble(
         log: takes one line an epoch.
         title: what the lines begin with.
     """
-    features = model.inputs(crystals)
+
+    def batches(generator: torch.Generator) -> Batches:
+        return Batches.passes(train, config, generator)
+
     weight = weight / weight[train].mean()
-    shown, shown_target = features[held_out], target[held_out]
+    fit_members(model, model.inputs(crystals), target, weight, batches, held_out, config, seed, log, title)
+
+
+def fit_members(
+    model: PropertyNetwork,
+    features: Features,
+    target: Tensor,
+    weight: Tensor,
+    batches: Callable[[torch.Generator], Batches],
+    held_out: Tensor,
+    config: OptimizerConfig,
+    seed: int,
+    log: Callable[[str], None],
+    title: str = "",
+    shown: str = "val",
+    anchor: float = 0.0,
+) -> None:
+    """Train every member on batches of its own, one after the other; the model holds their averaged weights in the end.
+
+    Args:
+        model: the network.
+        features: scaled features of n crystals.
+        target: (n,) float32, their property.
+        weight: (n,) weight of each crystal in the loss.
+        batches: makes the batches of a member, from the generator of the member.
+        held_out: indices of other rows, at least one; they decide nothing here, their error is only shown.
+        config: how to train.
+        seed: seeds the generators of the members. Dropout uses the global generator, which the caller lends.
+        log: takes each line of progress.
+        title: what the lines begin with.
+        shown: what the lines call the held-out rows.
+        anchor: decay towards the weights at the start, see `fit_network`.
+    """
+    others, labels = features[held_out], target[held_out]
     loss = _property_loss(model, target, weight, config)
-    epochs = _passes(len(train), config)[1]
     raw: list[Tensor] = []
     for number, member in enumerate(model.members, start=1):
         assert isinstance(member, Member)
         generator = torch.Generator().manual_seed(1000 * seed + number)
         started = shown_at = time.time()
-        outputs = shown_target.new_empty(0)
-        for epoch, mean_loss in fit_network(member, features, train, partial(loss, member), config, generator):
+        outputs = labels.new_empty(0)
+        own = batches(generator)
+        epochs = own.epochs
+        for epoch, mean_loss in fit_network(member, features, own, partial(loss, member), config, generator, anchor):
             # Small tables have hundreds of epochs of a fraction of a second.
             if epoch < epochs and time.time() - shown_at < _SECONDS_BETWEEN_LINES:
                 continue
-            outputs = _evaluate(member, shown)
+            outputs = _evaluate(member, others)
             shown_at = time.time()
             log(
                 f"{title}member {number}/{len(model.members)}  epoch {epoch:>{len(str(epochs))}}/{epochs}  "
-                f"train loss {mean_loss:.4f}  val MAE {_mae(model, [outputs], shown_target)}  "
+                f"train loss {mean_loss:.4f}  {shown} MAE {_mae(model, [outputs], labels)}  "
                 f"{shown_at - started:.0f} s"
             )
         raw.append(outputs)
         if len(model.members) > 1:
-            log(f"{title}{number} member(s) together: val MAE {_mae(model, raw, shown_target)}")
+            log(f"{title}{number} member(s) together: {shown} MAE {_mae(model, raw, labels)}")
 
 
 def fit_network(
     network: Member,
     features: Features,
-    rows: Tensor,
+    batches: Batches,
     loss: Callable[[Tensor, Features], Tensor],
     config: OptimizerConfig,
     generator: torch.Generator,
+    anchor: float = 0.0,
 ) -> Iterator[tuple[int, float]]:
     """Train one network; it holds its averaged weights in the end and while an epoch is reported.
 
     Args:
         network: what is trained.
         features: scaled features of n crystals.
-        rows: indices of the training rows.
+        batches: the batches of rows.
         loss: loss of a batch, from the indices of its rows and their disturbed features.
         config: how to train.
-        generator: draws the order of the rows and the noise.
+        generator: draws the noise.
+        anchor: after each step weights go back by the learning rate times this share of the way to where they started
+            (decoupled L2-SP, as AdamW's decay is to 0); 0 for a network that starts from random weights.
 
     Yields:
         number and mean loss of each epoch.
@@ -141,27 +205,30 @@ def fit_network(
         lr=config.learning_rate,
         fused=True,
     )
-    batch_size, epochs = _passes(len(rows), config)
-    total_steps = -(-len(rows) // batch_size) * epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate(step, total_steps, config.final_learning_rate)
+        optimizer, lambda step: _learning_rate(step, batches.steps, config.final_learning_rate)
     )
     average = _Average(network, config.average)
-    for epoch in range(1, epochs + 1):
+    start = [p.detach().clone() for p in network.parameters()] if anchor else []
+    for epoch, group in enumerate(batches.groups, start=1):
         network.train()
-        total = 0.0
-        for batch in rows[torch.randperm(len(rows), generator=generator)].split(batch_size):
+        total, rows = 0.0, 0
+        for batch in group:
             value = loss(batch, _disturbed(features[batch], config, generator))
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
+            if anchor:
+                back = anchor * float(schedule.get_last_lr()[0])
+                torch._foreach_lerp_([p.detach() for p in network.parameters()], start, back)
             schedule.step()
             average.update()
             total += float(value.detach()) * len(batch)
+            rows += len(batch)
         network.eval()
         with average:
-            yield epoch, total / len(rows)
+            yield epoch, total / rows
     average.keep()
 
 
@@ -186,13 +253,6 @@ def _property_loss(
         return (weight[batch] * losses).mean()
 
     return loss
-
-
-def _passes(rows: int, config: OptimizerConfig) -> tuple[int, int]:
-    """Rows in a step, and epochs, for a number of training rows."""
-    batch_size = min(config.batch_size, max(8, rows // 8))
-    steps = -(-rows // batch_size)
-    return batch_size, max(config.epochs, -(-config.min_steps // steps))
 
 
 def _learning_rate(step: int, total: int, final: float) -> float:
