@@ -1,7 +1,7 @@
 """The chemist's priors: their tables, and how well each tells known crystals from samples of a model.
 
     python benchmarks/priors.py table --data FOLDER
-    python benchmarks/priors.py compare --data FOLDER --samples SAMPLES.csv
+    python benchmarks/priors.py compare --data FOLDER --samples A.csv [--samples B.csv ...]
     python benchmarks/priors.py speed --samples SAMPLES.csv
 
 FOLDER holds crystals.parquet, a table with the columns source and split (docs/proxies.md). ``table``
@@ -76,8 +76,7 @@ def compare(args: argparse.Namespace) -> None:
         crystals = crystals[within(crystals, args.atoms, args.elements)]
         # The environment builds nothing else than what is neutral with one state for each element.
         columns[f"known, {split}"] = crystals[ElectronegativityOrder().assign(crystals.counts).neutral]
-    samples = read_table(args.samples).crystals
-    columns["samples"] = samples[within(samples, args.atoms, args.elements)] if args.only_within else samples
+    columns |= {path.stem: read_table(path).crystals for path in args.samples}
     print(*(f"{name}: {len(crystals)} crystals" for name, crystals in columns.items()), sep="; ")
     print("| prior | of | " + " | ".join(f"{100 * q:.0f} %" for q in QUANTILES) + " | mean | P(sample > known) |")
     print("|---" * (len(QUANTILES) + 4) + "|")
@@ -120,11 +119,10 @@ def main() -> None:
         command = commands.add_parser(name)
         if name != "speed":
             command.add_argument("--data", type=Path, required=True, help="folder with crystals.parquet")
-        if name != "table":
-            command.add_argument("--samples", type=Path, required=True, help="table of samples of a model")
+    commands.choices["compare"].add_argument("--samples", type=Path, action="append", required=True, help="repeatable")
+    commands.choices["speed"].add_argument("--samples", type=Path, required=True, help="table of crystals")
     commands.choices["compare"].add_argument("--atoms", type=int, default=24)
     commands.choices["compare"].add_argument("--elements", type=int, default=4)
-    commands.choices["compare"].add_argument("--only-within", action="store_true", help="leave other samples out")
     commands.choices["speed"].add_argument("--batch", type=int, default=512)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -17,6 +17,9 @@ class AtomCount(Proxy):
     name = "n_atoms"
     valid_range = (0.0, float("inf"))
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, objects: Crystals) -> Tensor:
         """(n,) float64 number of atoms."""
         return objects.n_atoms.to(torch.float64)
@@ -28,6 +31,9 @@ class ElementCount(Proxy):
 
     name = "n_elements"
     valid_range = (0.0, 94.0)
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, objects: Crystals) -> Tensor:
         """(n,) float64 number of elements."""
