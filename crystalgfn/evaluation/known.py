@@ -32,6 +32,16 @@ def reduced_counts(counts: Ints) -> Ints:
     return np.asarray(counts // np.gcd.reduce(counts, axis=1)[:, None], dtype=np.int64)
 
 
+def formula_keys(counts: Ints) -> Ints:
+    """(n,) hashes, equal exactly for the same reduced formula, of (n, 94) atoms of each element."""
+    return _hash(reduced_counts(counts))
+
+
+def formula_in_group_keys(counts: Ints, groups: Ints) -> Ints:
+    """(n,) hashes, equal exactly for the same reduced formula and space group."""
+    return _hash(np.concatenate([reduced_counts(counts), groups[:, None]], axis=1))
+
+
 def known_levels(pool: Pool, reference: Pool) -> tuple[Ints, Ints]:
     """What the reference knows of each crystal.
 
@@ -43,10 +53,8 @@ def known_levels(pool: Pool, reference: Pool) -> tuple[Ints, Ints]:
     """
     import pandas as pd
 
-    formulas, known_formulas = (_hash(reduced_counts(p.counts)) for p in (pool, reference))
-    in_group, known_in_group = (
-        _hash(np.concatenate([reduced_counts(p.counts), p.groups[:, None]], axis=1)) for p in (pool, reference)
-    )
+    formulas, known_formulas = (formula_keys(p.counts) for p in (pool, reference))
+    in_group, known_in_group = (formula_in_group_keys(p.counts, p.groups) for p in (pool, reference))
     levels = np.where(np.isin(formulas, known_formulas), KNOWN_FORMULA, NEW)
     levels[np.isin(in_group, known_in_group)] = KNOWN_FORMULA_IN_GROUP
     left, right = (

@@ -1,0 +1,86 @@
+"""Which evaluated crystals a measure is about: those of some sources, or those of a table of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crystalgfn.discovery.candidate import candidates
+from crystalgfn.discovery.labels import with_energies
+from crystalgfn.errors import InputError
+from crystalgfn.proxies.proxy_set import UNCERTAINTY
+from crystalgfn.tables import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREDICTED = "energy_above_hull"
+"""Column of samples with what the proxy said of them."""
+
+
+def of_sources(frame: pd.DataFrame, sources: Sequence[str] | None, name: str) -> pd.DataFrame:
+    """The crystals of some sources.
+
+    Args:
+        frame: of `LabelDatabase.frame`.
+        sources: their names; None takes all.
+        name: of the database, for messages.
+
+    Raises:
+        InputError: if there are no crystals, or none of one of the sources.
+    """
+    if frame.empty:
+        raise InputError(f"--db: {name} holds no crystals")
+    present = sorted(frame["source"].unique())
+    unknown = [source for source in sources or [] if source not in present]
+    if unknown:
+        raise InputError(f"--source: {', '.join(unknown)} not in {name}; it has: {', '.join(present)}")
+    return frame if sources is None else frame[frame["source"].isin(sources)].reset_index(drop=True)
+
+
+def of_samples(frame: pd.DataFrame, samples: Path, name: str) -> pd.DataFrame:
+    """The crystals of a table of samples, each row of it once, whatever source they were evaluated for.
+
+    A crystal that an earlier round had evaluated is in the database under that round, so samples are found by their
+    keys. Where the table has predictions of the energy above the hull, they replace the earlier ones.
+
+    Args:
+        frame: of `LabelDatabase.frame`.
+        samples: CSV or parquet file, as ``crystalgfn predict`` writes it.
+        name: of the database, for messages.
+
+    Raises:
+        InputError: if the table cannot be read, or one of its crystals was not evaluated.
+    """
+    import pandas as pd
+
+    table = read_table(samples)
+    keys = [candidate.key for candidate in candidates(table.crystals, "samples")]
+    place = {key: row for row, key in enumerate(frame["key"])}
+    missing = [row for row, key in enumerate(keys) if key not in place]
+    if missing:
+        raise InputError(
+            f"--samples: {len(missing)} of {len(keys)} crystals are not in {name} (first: row {missing[0] + 1}, "
+            f"{table.frame['formula'].iloc[missing[0]]}); evaluate all of them with 'crystalgfn label'"
+        )
+    chosen = frame.iloc[[place[key] for key in keys]].reset_index(drop=True)
+    for own, column in (("predicted", PREDICTED), ("predicted_uncertainty", PREDICTED + UNCERTAINTY)):
+        if column in table.frame.columns:
+            chosen[own] = pd.to_numeric(table.frame[column], errors="coerce").to_numpy()
+    return chosen
+
+
+def with_shipped_energies(
+    frame: pd.DataFrame, references: Path | None = None, hull: Path | None = None, offset: float = 0.0
+) -> pd.DataFrame:
+    """`with_energies` with the shipped elemental references and hull, or those of files.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
+    from crystalgfn.stability import load_hull
+    from crystalgfn.structures.references import SHIPPED, References
+
+    return with_energies(frame, References.load(references or SHIPPED), load_hull(hull or SHIPPED_HULL), offset)
