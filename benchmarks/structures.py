@@ -4,12 +4,14 @@
     python benchmarks/structures.py calibrate --data FOLDER --out DIR
     python benchmarks/structures.py report STRUCTURES [...]
     python benchmarks/structures.py distances --data FOLDER
+    python benchmarks/structures.py offset --data FOLDER --out DIR
 
 ``--data`` holds crystals.parquet (material_id, formula, space_group, cell, formation_energy, energy_above_hull, split)
 and structures.parquet (material_id, cif). `references` judges elemental references on real structures. `calibrate`
 takes real stable crystals, builds them from space group, formula and cell alone, and relaxes the real structures beside
 them; a run that was stopped goes on. `report` sums up folders that ``crystalgfn build --relax chgnet`` wrote.
-`distances` tells how close atoms come in real structures.
+`distances` tells how close atoms come in real structures. `offset` labels real crystals as ``crystalgfn label`` does
+and compares with DFT; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from crystalgfn.tables import parse_formula
 
 MAX_ATOMS = 20
 NEAR = 0.1  # eV/atom above the hull
+LABEL_ATOMS = 24  # atoms of the conventional cell in a discovery run
 
 
 def main() -> None:
@@ -33,7 +36,8 @@ def main() -> None:
     references = commands.add_parser("references", help="errors of formation energies on real structures")
     calibrate = commands.add_parser("calibrate", help="build real crystals from group, formula and cell")
     distances_ = commands.add_parser("distances", help="shortest distances in real structures")
-    for command, n in ((references, 200), (calibrate, 50), (distances_, 3000)):
+    offset_ = commands.add_parser("offset", help="labels of real crystals against DFT")
+    for command, n in ((references, 200), (calibrate, 50), (distances_, 3000), (offset_, 60)):
         command.add_argument("--data", type=Path, required=True)
         command.add_argument("--n", type=int, default=n)
         command.add_argument("--seed", type=int, default=0)
@@ -42,11 +46,15 @@ def main() -> None:
     calibrate.add_argument("--split", default="test")
     calibrate.add_argument("--tries", type=int, default=12)
     calibrate.add_argument("--jobs", type=int, default=1)
+    offset_.add_argument("--out", type=Path, required=True)
+    offset_.add_argument("--tries", type=int, default=4)
+    offset_.add_argument("--jobs", type=int, default=1)
     report_ = commands.add_parser("report", help="sum up folders of structures")
     report_.add_argument("structures", type=Path, nargs="+")
     options = vars(parser.parse_args())
     functions = {
         "references": judge_references, "calibrate": calibration, "report": report, "distances": distances,
+        "offset": offset,
     }  # fmt: skip
     functions[options.pop("command")](**options)
 
@@ -138,6 +146,69 @@ def _matches(out: Path, names: pd.Series, real: list, stage: str = "relaxed") ->
         content = json.loads((out / "built" / "crystals" / f"{name}.json").read_text()).get(f"structure_{stage}")
         found.append(content is not None and bool(matcher.fit(structure, Structure.from_dict(content))))
     return np.array(found)
+
+
+def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> None:
+    """CHGNet minus DFT, for real crystals of the elements of configs/eform.yaml, labelled as any other crystal, and for
+    their real structures; half of them from the Materials Project and half from WBM."""
+    from crystalgfn.commands.chgnet_references import join, read_structures
+    from crystalgfn.commands.label import environment, evaluate
+    from crystalgfn.discovery.candidate import Candidate
+    from crystalgfn.discovery.database import LabelDatabase
+    from crystalgfn.discovery.labels import with_energies
+    from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
+    from crystalgfn.stability import load_hull
+    from crystalgfn.structures.references import References
+    from crystalgfn.structures.run import Workers, run
+
+    elements = set(environment("eform.yaml").elements)
+    rows = join(data / "crystals.parquet", data / "structures.parquet")
+    rows = rows[(rows.split == "train") & (rows.n_atoms <= LABEL_ATOMS)]
+    rows = rows[[elements >= set(parse_formula(formula)) for formula in rows.formula]]
+    wbm = rows.source == "wbm"
+    halves = [rows[~wbm].sample(n - n // 2, random_state=seed), rows[wbm].sample(n // 2, random_state=seed)]
+    rows = pd.concat(halves, ignore_index=True)
+    cells = rows[["a", "b", "c", "alpha", "beta", "gamma"]].to_numpy(dtype=float).tolist()
+    crystals = [
+        Candidate(int(group), parse_formula(formula), tuple(cell), "real")
+        for group, formula, cell in zip(rows.space_group, rows.formula, cells, strict=True)
+    ]
+    workers = Workers(jobs=jobs, timeout=600)
+    out.mkdir(parents=True, exist_ok=True)
+    database = LabelDatabase(out / "labels.db")
+    evaluate(crystals, database, workers, tries, seed)
+    references = References.load()
+    frame = with_energies(database.frame(), references, load_hull(SHIPPED_HULL)).set_index("key")
+    frame = frame.loc[[crystal.key for crystal in crystals]].reset_index()
+    structures = read_structures(rows)
+    tasks = [
+        {"id": name, "structure": structure.as_dict(), "seed": seed}
+        for name, structure in zip(rows.material_id, structures, strict=True)
+    ]
+    real = run(tasks, {"seed": seed, "n": n}, out / "real", workers, "crystalgfn.structures.build:relax_given")
+    values = {
+        "label, sampled cell": frame.formation_energy_sampled.to_numpy(),
+        "label, relaxed": frame.formation_energy_relaxed.to_numpy(),
+    }
+    for stage, name in (("built", "real structure, as it is"), ("relaxed", "real structure, relaxed")):
+        energies = [result.get(f"energy_{stage}", float("nan")) for result in real]
+        values[name] = np.array(
+            [references.formation_energy(e, s.composition) for e, s in zip(energies, structures, strict=True)]
+        )
+    label = rows.formation_energy.to_numpy(dtype=float)
+    is_wbm = (rows.source == "wbm").to_numpy()
+    print(f"CHGNet minus DFT [eV/atom], {n} real crystals of the train split, up to {LABEL_ATOMS} atoms, seed {seed}\n")
+    print("| energy | source | n | mean | median | MAE | MAE less the median |\n|---|---|--:|--:|--:|--:|--:|")
+    for name, value in values.items():
+        for source, mask in (("Materials Project", ~is_wbm), ("WBM", is_wbm), ("all", is_wbm | True)):
+            error = (value - label)[mask & np.isfinite(value)]
+            middle = np.median(error)
+            print(f"| {name} | {source} | {len(error)} | {error.mean():+.3f} | {middle:+.3f} | "
+                  f"{np.abs(error).mean():.3f} | {np.abs(error - middle).mean():.3f} |")  # fmt: skip
+    print(f"\nseconds of processor time for each label: {frame.cpu_seconds.mean():.1f}")
+    worst = (frame.formation_energy_sampled - label).abs().sort_values(ascending=False).index[:5]
+    columns = ["formula", "space_group", "formation_energy_sampled", "formation_energy_relaxed", "status", "reason"]
+    print("\n" + frame.assign(dft=label).loc[worst, [*columns, "dft"]].to_string())
 
 
 def distances(data: Path, n: int, seed: int) -> None:

@@ -1,5 +1,6 @@
 """The database of evaluated crystals, and the rows to train on that are made of it."""
 
+import json
 import math
 import os
 import signal
@@ -9,18 +10,23 @@ import sys
 import threading
 import time
 
+import pandas as pd
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
+from crystalgfn.commands import label as command
+from crystalgfn.crystallography.space_groups import space_groups
 from crystalgfn.crystals import Crystals
-from crystalgfn.discovery import labels
+from crystalgfn.discovery import labels, seeds
 from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
+from crystalgfn.envs.crystal import Crystal
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
 from crystalgfn.stability import ConvexHull, load_hull
 from crystalgfn.structures.references import References
+from crystalgfn.tables import read_table
 
 pytest.importorskip("ase")
 
@@ -344,3 +350,213 @@ def test_elements_that_the_hull_or_the_references_do_not_know(tmp_path):
 def test_empty(tmp_path):
     frame, rows = rows_of(tmp_path)
     assert frame.empty and rows.empty and "formation_energy" in rows
+
+
+KNOWN = """\
+formula,space_group,a,b,c,alpha,beta,gamma,split
+Na4 Cl4,225,5.69,5.69,5.69,90,90,90,train
+K4 F4,225,5.35,5.35,5.35,90,90,90,train
+Mg2 F4,136,4.62,4.62,3.05,90,90,90,train
+Na2 K2 Cl4,123,5.6,5.6,6.0,90,90,90,train
+K4 Cl4,225,6.29,6.29,6.29,90,90,90,test
+Fe2,229,2.87,2.87,2.87,90,90,90,train
+"""
+
+
+@pytest.fixture(scope="module")
+def small():
+    """An environment that holds the crystals of KNOWN but for iron."""
+    return Crystal(
+        space_groups=[1, 2, 14, 62, 123, 136, 139, 166, 194, 221, 225],
+        elements=["F", "Na", "Mg", "Cl", "K"],
+        max_elements=3,
+        max_atoms=12,
+        volume_per_atom=(7, 60),
+        lengths=(1.5, 60),
+    )
+
+
+@pytest.fixture
+def known(tmp_path):
+    path = tmp_path / "known.csv"
+    path.write_text(KNOWN)
+    return path
+
+
+def test_random_crystals_are_legal_and_the_same_for_a_seed(small):
+    found = seeds.random_crystals(small, 40, 1)
+    assert len({candidate.key for candidate in found}) == 40 and {c.source for c in found} == {"random"}
+    crystals = Crystals.from_arrays(
+        [c.space_group for c in found], [dict(c.counts) for c in found], [c.lattice for c in found]
+    )
+    assert small.encode_objects(crystals)[1] == [""] * 40
+    assert seeds.random_crystals(small, 40, 1) == found != seeds.random_crystals(small, 40, 2)
+
+
+def test_real_crystals_are_those_of_the_table_that_fit(small, known):
+    found = seeds.real_crystals(known, small, 4, 0)
+    names = {"".join(f"{s}{n}" for s, n in sorted(c.counts.items())) for c in found}
+    assert names == {"Cl4Na4", "F4K4", "F4Mg2", "Cl4K2Na2"} and {c.source for c in found} == {"real"}
+    with pytest.raises(InputError, match=r"n: 5 is too many; .*has only 4 different real crystals"):
+        seeds.real_crystals(known, small, 5, 0)
+
+
+def test_perturbed_crystals_differ_in_one_thing(small, known):
+    real = {(c.space_group, *sorted(c.counts.items())): c for c in seeds.real_crystals(known, small, 4, 0)}
+    volumes = {tuple(sorted(c.counts.items())): volume(c) for c in real.values()}
+    found = seeds.perturbed_crystals(known, small, 60, 0)
+    assert seeds.perturbed_crystals(known, small, 60, 0) == found
+    assert len({c.key for c in found} - {c.key for c in real.values()}) == 60
+    by_source = {name: [c for c in found if c.source == f"perturbed-{name}"] for name in ("group", "cell", "elements")}
+    assert [len(part) for part in by_source.values()] == [20, 20, 20]
+    for c in by_source["group"]:
+        assert (c.space_group, *sorted(c.counts.items())) not in real
+        assert volume(c) == pytest.approx(volumes[tuple(sorted(c.counts.items()))])
+    systems = {space_groups()[c.space_group - 1].crystal_system for c in by_source["group"]}
+    assert len(systems) >= 4  # triclinic and monoclinic cells among them
+    factors = []
+    for c in by_source["cell"]:
+        before = real[c.space_group, *sorted(c.counts.items())]
+        assert c.lattice[3:] == before.lattice[3:]
+        factors.append(volume(c) / volume(before))
+    assert min(factors) < 0.8 and max(factors) > 1.3
+    cells = {(c.space_group, c.lattice) for c in real.values()}
+    for c in by_source["elements"]:
+        assert (c.space_group, c.lattice) in cells
+    # All that the environment asks for holds, but for charges.
+    crystals = Crystals.from_arrays(
+        [c.space_group for c in found], [dict(c.counts) for c in found], [c.lattice for c in found]
+    )
+    assert set(small.encode_objects(crystals, 1e-6)[1]) <= {"", "charge"}
+
+
+def volume(candidate):
+    return float(Crystals.from_arrays([1], [{"H": 1}], [candidate.lattice]).volume[0])
+
+
+def test_sets_that_cannot_be_had(small, tmp_path):
+    path = tmp_path / "iron.csv"
+    path.write_text(KNOWN.splitlines()[0] + "\n" + KNOWN.splitlines()[-1] + "\n")
+    with pytest.raises(InputError, match=r"can build none of its crystals \(.*\)"):
+        seeds.perturbed_crystals(path, small, 3, 0)
+    for function in (seeds.real_crystals, seeds.perturbed_crystals):
+        with pytest.raises(InputError, match="n: 0 is not allowed"):
+            function(path, small, 0, 0) if function is seeds.perturbed_crystals else seeds.random_crystals(small, 0, 0)
+        with pytest.raises(InputError, match="no such file"):
+            function(tmp_path / "none.csv", small, 3, 0)
+
+
+CONFIG = """\
+model:
+  env:
+    class_path: Crystal
+    init_args:
+      {space_groups: [225, 221, 136], elements: [F, Na, Mg, Cl, K], max_elements: 2, max_atoms: 12, lengths: [2, 20]}
+"""
+
+
+def pretend(function, task, timeout):
+    """What takes the place of CHGNet: rock salt for everything with chlorine, time-outs and failures for others."""
+    if "Cl" in task["counts"]:
+        pretend.done.append(task["id"])
+        assert task["tries"] == 3 and timeout == 9
+        return json.loads(json.dumps(outcome(salt()) | {"id": task["id"]}))
+    if "Mg" in task["counts"]:
+        from crystalgfn.structures.isolated import Failed
+
+        raise Failed("takes longer than 9 s")
+    return {"id": task["id"], "reason": "not built: atoms too close"}
+
+
+def test_the_command(tmp_path, known, monkeypatch, capsys):
+    pytest.importorskip("chgnet")
+    monkeypatch.setattr("crystalgfn.structures.isolated.run", pretend)
+    pretend.done = []
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    database, out = tmp_path / "labels.db", tmp_path / "labels.parquet"
+    words = f"{known} --db {database} --tries 3 --timeout 9 --config {tmp_path / 'small.yaml'} --random 5"
+    assert command.main(words.split()) == 0
+    first = capsys.readouterr().out
+    assert "11 crystals (11 asked for, 11 new)" in first
+    line = next(text for text in first.splitlines() if text.startswith("table")).split()
+    assert line[1:5] == ["6", "3", "2", "1"]  # relaxed, failed, given up
+    n = len(pretend.done)
+    assert command.main([*words.split(), "--export", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "11 crystals (11 asked for, 0 new)" in text and len(pretend.done) == n
+    rows = read_table(out, label="formation_energy")
+    assert len(rows.frame) == int(text.split("labels.parquet: ")[1].split()[0])
+    assert set(rows.frame["kind"]) == {"sampled", "relaxed", "failed"}
+    # One of the failures has iron and one potassium: the shipped hull knows both.
+    assert (rows.frame["source"] == "table").sum() == 3 * 2 + 2
+    more = pd.read_parquet(out)
+    assert command.main(["--db", str(database), "--export", str(out), "--offset", "0.1"]) == 0
+    computed = (more["kind"] != "failed").to_numpy()
+    change = (more["formation_energy"] - pd.read_parquet(out)["formation_energy"]).to_numpy()
+    assert change[computed] == pytest.approx(0.1) and change[~computed] == pytest.approx(0)
+
+
+def test_summary():
+    frame = pd.DataFrame({"source": ["model"] * 3 + ["random"], "status": ["relaxed"] * 3 + ["failed"]})
+    frame["gave_up_after"] = [math.nan] * 3 + [9.0]
+    frame["energy_above_hull_sampled"] = [0.5, 1.0, 3.0, math.nan]
+    frame["energy_above_hull_relaxed"] = [0.0, 0.1, 0.3, math.nan]
+    _, _, model, random = command.summary(frame, "labels.db", 0, 0)
+    assert model.split() == ["model", "3", "3", "0", "0", "2", "1.000", "0.100"]
+    assert random.split() == ["random", "1", "0", "0", "1", "0", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("--db {d}/none.db", "none.db: no such database"),
+        ("{d}/none.csv --db {d}/a.db", "none.csv: no such file"),
+        ("{d}/bad.csv --db {d}/a.db", "no row is a crystal; row 1: column formula"),
+        ("--db {d}/a.db --random 0 --config eform.yaml", "--random: 0 is not allowed"),
+        ("--db {d}/a.db --random 5", "--random: needs --config"),
+        ("--db {d}/a.db --real 5 --config eform.yaml", "--real: needs --known"),
+        ("--db {d}/a.db --random 5 --config none.yaml", "no file none.yaml"),
+        ("--db {d}/a.db --random 5 --config {d}/grid.yaml", "environment HyperGrid; labels are for Crystal"),
+        ("--db {d}/a.db --random 5 --config {d}/wrong.yaml", "max_atoms"),
+        ("--db {d}/a.db --random 5 --config {d}/empty.yaml", "has no environment"),
+        ("--db {d}/a.db --tries 0", "--tries: 0"),
+        ("--db {d}/a.db --cap 0", "--cap: 0"),
+        ("--db {d}/a.db --jobs 0", "--jobs: 0"),
+        ("--db {d}/a.db --export {d}/rows.txt", "ends in .csv"),
+        ("--db {d}/a.db --hull {d}/bad.csv", "bad.csv"),
+        ("--db {d}/a.db --chgnet-references {d}/bad.csv", "no table of references"),
+    ],
+)
+def test_refused(words, match, tmp_path):
+    pytest.importorskip("chgnet")
+    (tmp_path / "bad.csv").write_text("formula,space_group,a,b,c,alpha,beta,gamma\nXx,1,1,1,1,90,90,90\n")
+    (tmp_path / "grid.yaml").write_text("model: {env: {class_path: HyperGrid}}")
+    (tmp_path / "wrong.yaml").write_text(CONFIG.replace("max_atoms: 12", "max_atoms: many"))
+    (tmp_path / "empty.yaml").write_text("model: {}")
+    with pytest.raises(InputError, match=match):
+        command.main(words.format(d=tmp_path).split())
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_rock_salt_with_chgnet(tmp_path, monkeypatch):
+    pytest.importorskip("chgnet")
+
+    def in_this_process(function, task, timeout):
+        from crystalgfn.structures.build import build
+
+        return json.loads(json.dumps(build(task)))
+
+    monkeypatch.setattr("crystalgfn.structures.isolated.run", in_this_process)
+    from crystalgfn.structures.run import Workers
+
+    database = LabelDatabase(tmp_path / "labels.db")
+    squeezed = salt(5.2)
+    assert command.evaluate([squeezed, salt(2.0)], database, Workers(), tries=2, seed=0) == 2
+    frame = labels.with_energies(database.frame(), References.load(), load_hull(SHIPPED_HULL)).set_index("key")
+    row = frame.loc[squeezed.key]
+    assert frame.loc[salt(2.0).key, "status"] == "failed"
+    assert row["status"] == "relaxed" and row["space_group_relaxed"] == 225 and row["formula_relaxed"] == "Na4 Cl4"
+    assert abs(row["energy_above_hull_relaxed"]) < 0.1 < row["energy_above_hull_sampled"]
+    rows = labels.training_rows(frame.reset_index())
+    assert set(rows["kind"]) == {"sampled", "relaxed", "failed"}
+    assert rows.loc[rows["kind"] == "relaxed", "a"].item() == pytest.approx(5.69, abs=0.15)

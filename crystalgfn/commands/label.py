@@ -1,0 +1,248 @@
+"""``crystalgfn label``: evaluate crystals with CHGNet and keep the results as labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    import pandas as pd
+
+    from crystalgfn.discovery.candidate import Candidate
+    from crystalgfn.discovery.database import LabelDatabase
+    from crystalgfn.envs.crystal import Crystal
+    from crystalgfn.structures.run import Workers
+
+NUMBERS = ("predicted", "predicted_uncertainty", "log_reward")
+"""Columns of a table that are kept beside its crystals."""
+
+
+def main(args: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        args: what follows ``label``: ``[TABLE] --db DATABASE [...]``.
+
+    Returns:
+        exit status 0, also when some crystals could not be built.
+
+    Raises:
+        InputError: for a table, database or option that cannot be used.
+        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+    """
+    options = _parser().parse_args(args)
+    from crystalgfn.structures import require_extra
+
+    require_extra()
+    from crystalgfn.commands.quiet import quieten
+    from crystalgfn.discovery import labels
+    from crystalgfn.discovery.database import LabelDatabase
+    from crystalgfn.errors import InputError
+    from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
+    from crystalgfn.stability import load_hull
+    from crystalgfn.structures.references import SHIPPED, References
+    from crystalgfn.structures.run import Workers
+    from crystalgfn.tables import check_writable, table_kind, write_frame
+
+    quieten()
+    workers = Workers(options.jobs, options.backend, options.scheduler, options.timeout)
+    workers.check()
+    if options.tries < 1:
+        raise InputError(f"--tries: {options.tries} is not allowed; 1 or more")
+    if not options.cap > 0:
+        raise InputError(f"--cap: {options.cap:g} is not allowed; more than 0 eV/atom")
+    if options.export is not None:
+        table_kind(options.export)
+    references = References.load(options.chgnet_references or SHIPPED)
+    hull = load_hull(options.hull or SHIPPED_HULL)
+    waiting = chosen(options)
+    database = LabelDatabase(options.db, create=bool(waiting))
+    if options.export is not None:
+        check_writable(options.export)
+    new = evaluate(waiting, database, workers, options.tries, options.seed)
+    frame = labels.with_energies(database.frame(), references, hull, options.offset)
+    for line in summary(frame, str(database), len(waiting), new):
+        print(line)
+    if options.export is not None:
+        rows = labels.training_rows(frame, options.cap)
+        if rows.empty:
+            raise InputError(f"--export: {database} holds no crystal with a label")
+        write_frame(rows, options.export)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in rows["kind"].value_counts(sort=False).items())
+        print(f"{options.export}: {len(rows)} rows to train on ({kinds})")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="crystalgfn label",
+        description="Build and relax crystals with CHGNet and keep what becomes of them: labels to train a proxy on.",
+    )
+    parser.add_argument("table", type=Path, nargs="?", help="CSV or parquet file with one crystal a row")
+    parser.add_argument("--db", required=True, help="SQLite file, or postgresql://USER@HOST:PORT/NAME")
+    parser.add_argument("--real", type=int, help="so many crystals of --known, as they are")
+    parser.add_argument("--perturbed", type=int, help="so many crystals of --known with another group, cell or element")
+    parser.add_argument("--random", type=int, help="so many random crystals of the environment")
+    parser.add_argument("--known", type=Path, help="table of real crystals; with a column split, rows with train count")
+    parser.add_argument("--config", help="whose environment says which crystals there are, such as eform.yaml")
+    parser.add_argument("--restrict", help="restrict that environment: a YAML file")
+    parser.add_argument("--tries", type=int, default=4, help="arrangements relaxed in the sampled cell (default 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of all random choices (default 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="crystals at the same time (default 1)")
+    parser.add_argument("--backend", default="loky", help="loky (this machine), dask or ray")
+    parser.add_argument("--scheduler", help="address of a Dask or Ray cluster; a local one if left out")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for each crystal (default 600)")
+    parser.add_argument("--export", type=Path, help="CSV or parquet file for the rows to train on")
+    parser.add_argument("--cap", type=float, default=1.5, help="highest energy above hull of a row [eV/atom] (1.5)")
+    parser.add_argument("--offset", type=float, default=0.0, help="subtract from CHGNet's energies [eV/atom] (0)")
+    parser.add_argument("--hull", type=Path, help="file that build-hull wrote; the shipped one if left out")
+    parser.add_argument("--chgnet-references", type=Path, help="elemental references; the shipped ones if left out")
+    return parser
+
+
+def chosen(options: argparse.Namespace) -> list[Candidate]:
+    """The crystals that the options name, each once.
+
+    Raises:
+        InputError: if an option is missing or cannot be used.
+    """
+    from crystalgfn.discovery import seeds
+    from crystalgfn.errors import InputError
+
+    found: list[Candidate] = []
+    env = None
+    for name in ("real", "perturbed", "random"):
+        n = getattr(options, name)
+        if n is None:
+            continue
+        if n < 1:
+            raise InputError(f"--{name}: {n} is not allowed; 1 or more")
+        if options.config is None:
+            raise InputError(f"--{name}: needs --config, whose environment says which crystals there are")
+        if name != "random" and options.known is None:
+            raise InputError(f"--{name}: needs --known, a table of real crystals")
+        env = env if env is not None else environment(options.config, options.restrict)
+        if name == "random":
+            found += seeds.random_crystals(env, n, options.seed)
+        elif name == "real":
+            found += seeds.real_crystals(options.known, env, n, options.seed)
+        else:
+            found += seeds.perturbed_crystals(options.known, env, n, options.seed)
+    if options.table is not None:
+        found += table_crystals(options.table)
+    return list({candidate.key: candidate for candidate in reversed(found)}.values())[::-1]
+
+
+def environment(config: str, restrict: str | None = None) -> Crystal:
+    """The crystal environment of a config.
+
+    Args:
+        config: a file, or the name of a shipped one.
+        restrict: a YAML file with a restriction of it.
+
+    Raises:
+        InputError: if there is none, or it has no crystal environment.
+    """
+    from jsonargparse import ArgumentParser
+
+    from crystalgfn.commands.configs import find_config, read_config
+    from crystalgfn.envs.base import Environment
+    from crystalgfn.envs.crystal import Crystal
+    from crystalgfn.errors import InputError
+    from crystalgfn.plugins import load_everything
+    from crystalgfn.restriction import Restriction, read_restriction
+
+    load_everything()
+    path = find_config(config)
+    model = read_config(path).get("model")
+    if not isinstance(model, dict) or "env" not in model:
+        raise InputError(f"config: {path} has no environment (model.env)")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Environment, "env", required=True)
+    # jsonargparse 4.49 gave the method a new name and warns of the old one.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    InputError.latest = None
+    try:
+        env = instantiate(parser.parse_object({"env": model["env"]})).env
+    except Exception as error:  # the parser raises many kinds; what a class said of its settings is clearer
+        raise InputError(f"config: {path}: {InputError.latest or ' '.join(str(error).split())}") from None
+    if not isinstance(env, Crystal):
+        raise InputError(f"config: {path} has the environment {type(env).__name__}; labels are for Crystal")
+    return env if restrict is None else env.restricted(Restriction.parse(read_restriction(restrict)))
+
+
+def table_crystals(path: Path) -> list[Candidate]:
+    """The usable crystals of a table, source ``table``.
+
+    Raises:
+        InputError: if the table cannot be used or no row is a crystal.
+    """
+    import pandas as pd
+
+    from crystalgfn.discovery.candidate import candidates
+    from crystalgfn.errors import InputError
+    from crystalgfn.tables import read_table
+
+    data = read_table(path, strict=False)
+    bad = [(row, problem) for row, problem in enumerate(data.problems, start=1) if problem is not None]
+    if not len(data.rows):
+        raise InputError(f"{path}: no row is a crystal; row 1: {bad[0][1]}")
+    if bad:
+        print(f"{path}: {len(bad)} rows left out; row {bad[0][0]}: {bad[0][1]}")
+    rows = data.frame.iloc[data.rows.tolist()]
+    numbers = {name: pd.to_numeric(rows[name], errors="coerce").tolist() for name in NUMBERS if name in rows.columns}
+    return candidates(data.crystals, "table", numbers=numbers)
+
+
+def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers, tries: int, seed: int) -> int:
+    """Build and relax the crystals that the database does not have, and store each as soon as it is done.
+
+    Args:
+        waiting: the crystals.
+        database: where they go.
+        workers: where the work is done.
+        tries: arrangements that are relaxed in the sampled cell.
+        seed: of the arrangements.
+
+    Returns:
+        how many were written.
+    """
+    from crystalgfn.structures.run import results
+
+    known = database.keys(workers.timeout)
+    left = {candidate.key: candidate for candidate in waiting if candidate.key not in known}
+    tasks = [candidate.task(tries, seed) for candidate in left.values()]
+    found = results(tasks, workers, progress="label", done=len(waiting) - len(left))
+    return sum(database.add(left[result["id"]], result) for result in found)
+
+
+def summary(frame: pd.DataFrame, name: str, asked: int, new: int) -> list[str]:
+    """What to tell about a database: counts, and for each source survivors and medians."""
+    import math
+
+    from crystalgfn.discovery.labels import SURVIVES
+
+    asked_for = f" ({asked} asked for, {new} new)" if asked else ""
+    lines = [f"{name}: {len(frame)} crystals{asked_for}"]
+    if frame.empty:
+        return lines
+    heads = ("crystals", "relaxed", "failed", "given up", "survive", "sampled", "after")
+    lines.append(f"{'source':<20}" + "".join(f"{head:>10}" for head in heads) + "   (medians above hull, eV/atom)")
+    for source, part in frame.groupby("source", sort=True):
+        given_up = part["gave_up_after"].notna()
+        above = part["energy_above_hull_relaxed"]
+        counts = (
+            len(part),
+            (part["status"] == "relaxed").sum(),
+            ((part["status"] == "failed") & ~given_up).sum(),
+            given_up.sum(),
+            (above <= SURVIVES).sum(),
+        )
+        medians = (part["energy_above_hull_sampled"].median(), above.median())
+        texts = [str(count) for count in counts] + ["-" if math.isnan(m) else f"{m:.3f}" for m in medians]
+        lines.append(f"{source!s:<20}" + "".join(f"{text:>10}" for text in texts))
+    return lines

@@ -1,0 +1,238 @@
+"""Crystals to start from: random ones, real ones, and real ones that were spoilt.
+
+A proxy that was trained on real crystals has hardly seen a bad one. Random crystals are bad in every way at once; a
+real crystal with one thing changed shows what that one thing costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, space_groups
+from crystalgfn.crystals import Crystals
+from crystalgfn.discovery.candidate import Candidate, candidates
+from crystalgfn.envs.crystal import Crystal
+from crystalgfn.envs.lattice_parameters import LatticeParameters
+from crystalgfn.errors import InputError
+from crystalgfn.known_states import read_states
+from crystalgfn.random import generator
+
+TOLERANCE = 0.01
+"""Relative deviation of a real cell from its lattice system up to which it is made exact."""
+
+VOLUME = (0.6, 1.8)
+"""Least and largest factor by which a perturbed cell changes its volume."""
+
+AXIS = (0.7, 1.5)
+"""Least and largest factor by which one axis, with those tied to it, changes its length."""
+
+MONOCLINIC = (90.0, 115.0)
+"""Range of beta [degrees] where a cell of another system becomes monoclinic."""
+
+TRICLINIC = (75.0, 105.0)
+"""Range of the angles [degrees] where it becomes triclinic."""
+
+_ROUNDS = 60
+"""Rounds of proposals after which there seem to be no more different crystals."""
+
+
+def random_crystals(env: Crystal, n: int, seed: int) -> list[Candidate]:
+    """Crystals of an environment from decisions that know nothing: every discrete choice uniform.
+
+    Args:
+        env: the environment; all of its constraints hold.
+        n: number of crystals.
+        seed: of the choice.
+
+    Returns:
+        n different crystals, source ``random``.
+
+    Raises:
+        InputError: if n is not positive, or the environment has not that many.
+    """
+    from crystalgfn.rollout import sample_forward
+    from crystalgfn.testing.random_policy import RandomPolicy
+
+    policy, stream = RandomPolicy(env, seed, scale=0.0), generator(seed, "random crystals")
+
+    def propose(size: int) -> Crystals:
+        return env.decode(sample_forward(env, policy, size, stream)[0].states)
+
+    return _different(n, "random", propose, "the environment has")
+
+
+def real_crystals(table: Path, env: Crystal, n: int, seed: int) -> list[Candidate]:
+    """Crystals of a table that an environment can build, as they are.
+
+    Args:
+        table: CSV or parquet file of crystals; if it has a column ``split``, only rows with ``train`` count.
+        env: the environment.
+        n: number of crystals.
+        seed: of the choice.
+
+    Returns:
+        n different crystals, source ``real``.
+
+    Raises:
+        InputError: if the table cannot be used, or has not that many.
+    """
+    real = _pool(table, env)
+    order = torch.randperm(len(real), generator=generator(seed, "real crystals"))
+    given = iter([real[order]])
+
+    return _different(n, "real", lambda size: next(given, real[:0]), f"{table} has")
+
+
+def perturbed_crystals(table: Path, env: Crystal, n: int, seed: int) -> list[Candidate]:
+    """Real crystals with one thing changed, a third of them each.
+
+    ``perturbed-group``: another space group of the environment that the composition fits, with a cell of equal volume.
+    ``perturbed-cell``: the volume changed by a factor from `VOLUME`, or one axis by one from `AXIS`.
+    ``perturbed-elements``: one or more elements replaced by others of the environment; charges need not balance.
+
+    All other constraints of the environment hold.
+
+    Args:
+        table: CSV or parquet file of crystals; if it has a column ``split``, only rows with ``train`` count.
+        env: the environment.
+        n: number of crystals.
+        seed: of the choices.
+
+    Returns:
+        n different crystals, none of which is in the table's usable rows; the source says what was changed.
+
+    Raises:
+        InputError: if the table cannot be used, or not that many are found.
+    """
+    if n < 1:
+        raise InputError(f"n: {n} is not allowed; 1 or more")
+    real, stream = _pool(table, env), generator(seed, "perturbed crystals")
+    known = {candidate.key for candidate in candidates(real, "real")}
+    changes = {"group": _other_group, "cell": _other_cell, "elements": _other_elements}
+    parts = []
+    for number, (name, change) in enumerate(changes.items()):
+
+        def propose(size: int, change: _Change = change) -> Crystals:
+            base = real[torch.randint(len(real), (size,), generator=stream)]
+            crystals = change(env, base, stream)
+            reasons = env.encode_objects(crystals, TOLERANCE)[1]
+            # The change of elements is the only one that can unbalance charges: the others start from balanced ones.
+            good = torch.tensor([reason in ("", "charge") for reason in reasons], dtype=torch.bool)
+            return crystals[good]
+
+        share = n // 3 + (number < n % 3)
+        if share:
+            parts.append(_different(share, f"perturbed-{name}", propose, f"{table} gives", known))
+    return [candidate for part in parts for candidate in part]
+
+
+_Change = Callable[[Crystal, Crystals, Generator], Crystals]
+
+
+def _pool(table: Path, env: Crystal) -> Crystals:
+    """The crystals of a table that an environment can build, cells made exact."""
+    from crystalgfn.tables import read_frame
+
+    only = {"split": "train"} if "split" in read_frame(table).columns else None
+    known = read_states(env, table, TOLERANCE, only, "table")
+    if not len(known.states):
+        reasons = ", ".join(sorted(set(known.problems.values())))
+        raise InputError(f"{table}: the environment can build none of its crystals{f' ({reasons})' * bool(reasons)}")
+    return env.decode(known.states)
+
+
+def _different(
+    n: int, source: str, propose: Callable[[int], Crystals], who: str, known: set[str] | None = None
+) -> list[Candidate]:
+    """The first n proposals with different keys that are not known."""
+    if n < 1:
+        raise InputError(f"n: {n} is not allowed; 1 or more")
+    seen, found = set(known or ()), list[Candidate]()
+    for _ in range(_ROUNDS):
+        for candidate in candidates(propose(2 * (n - len(found)) + 16), source):
+            if candidate.key not in seen and len(found) < n:
+                seen.add(candidate.key)
+                found.append(candidate)
+        if len(found) == n:
+            return found
+    raise InputError(f"n: {n} is too many; {who} only {len(found)} different {source} crystals")
+
+
+def _uniform(size: int, ends: tuple[float, float], stream: Generator) -> Tensor:
+    low, high = ends
+    return low + (high - low) * torch.rand(size, generator=stream, dtype=torch.float64)
+
+
+def _log_uniform(size: int, ends: tuple[float, float], stream: Generator) -> Tensor:
+    bounds = torch.tensor(ends, dtype=torch.float64).log().tolist()
+    return _uniform(size, (bounds[0], bounds[1]), stream).exp()
+
+
+def _prescribed(env: Crystal, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 3) whether a, b, c is tied to a, a itself included; (n, 3) the fixed angles [degrees], 0 where free."""
+    stage = env.stage("lattice_parameters")
+    assert isinstance(stage, LatticeParameters)
+    names = [CRYSTAL_LATTICE_SYSTEMS.index(group.crystal_lattice_system) for group in space_groups()]
+    tied, fixed = stage.prescribed(torch.tensor(names, dtype=torch.float64)[groups - 1].unsqueeze(1))
+    tied = tied.clone()
+    tied[:, 0] = tied.any(1)
+    return tied, fixed
+
+
+def _other_group(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
+    """Each crystal in another group, with a cell of that group's lattice system and the same volume."""
+    choices = torch.tensor(env.space_groups)
+    groups = choices[torch.randint(len(choices), (len(base),), generator=stream)]
+    keep = groups != base.space_group
+    base, groups = base[keep], groups[keep]
+    tied, fixed = _prescribed(env, groups)
+    lengths = base.lattice[:, :3]
+    mean = torch.where(tied, lengths.log(), 0.0).sum(1) / tied.sum(1).clamp_min(1)
+    lengths = torch.where(tied, mean.exp()[:, None], lengths)
+    # Angles that become free were 90 or 120 degrees; beta alone is free in monoclinic cells.
+    n_free = (fixed == 0).sum(1, keepdim=True)
+    new = torch.stack([_uniform(len(base), TRICLINIC, stream) for _ in range(3)], 1)
+    monoclinic = _uniform(len(base), MONOCLINIC, stream)[:, None].expand(-1, 3)
+    angles = torch.where(fixed > 0, fixed, torch.where(n_free == 1, monoclinic, new))
+    changed = Crystals(groups, base.counts, torch.cat([lengths, angles], 1))
+    scale = (base.volume / changed.volume) ** (1 / 3)
+    return Crystals(groups, base.counts, torch.cat([lengths * scale[:, None], angles], 1))
+
+
+def _other_cell(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
+    """Each crystal with another volume or, one in two, with one axis changed."""
+    size = len(base)
+    whole = _log_uniform(size, VOLUME, stream)[:, None] ** (1 / 3)
+    axis = torch.randint(3, (size,), generator=stream)
+    tied, _ = _prescribed(env, base.space_group)
+    moved = torch.nn.functional.one_hot(axis, 3).bool()
+    moved |= tied & (tied & moved).any(1, keepdim=True)
+    single = torch.where(moved, _log_uniform(size, AXIS, stream)[:, None], 1.0)
+    factors = torch.where(torch.rand(size, 1, generator=stream) < 0.5, whole, single)
+    return Crystals(base.space_group, base.counts, torch.cat([base.lattice[:, :3] * factors, base.lattice[:, 3:]], 1))
+
+
+def _other_elements(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
+    """Each crystal with one element or more replaced by elements that it does not have, counts and cell as they are."""
+    from crystalgfn.crystallography.elements import atomic_numbers
+
+    columns = torch.tensor([atomic_numbers()[symbol] - 1 for symbol in env.elements])
+    counts = base.counts.clone()
+    own = counts[:, columns] > 0
+    order = torch.rand(own.shape, generator=stream).masked_fill(~own, 2.0).argsort(1)
+    absent = torch.rand(own.shape, generator=stream).masked_fill(own, 2.0).argsort(1)
+    n_own, n_absent = own.sum(1), (~own).sum(1)
+    # One element most often; two or more where a second coin says so as well.
+    n_swaps = 1 + (torch.rand(len(base), 4, generator=stream) < 0.4).int().cumprod(1).sum(1)
+    n_swaps = torch.minimum(n_swaps, torch.minimum(n_own, n_absent))
+    rows = torch.arange(len(base))
+    for swap in range(int(n_swaps.max()) if len(base) else 0):
+        active = rows[n_swaps > swap]
+        old, new = columns[order[active, swap]], columns[absent[active, swap]]
+        counts[active, new] = base.counts[active, old]
+        counts[active, old] = 0
+    return Crystals(base.space_group, counts, base.lattice)
