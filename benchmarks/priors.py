@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from crystalgfn.crystallography import element_symbols
+from crystalgfn.crystallography import atomic_numbers, element_symbols
 from crystalgfn.crystals import Crystals
 from crystalgfn.proxies import (
     AnionKinds,
@@ -91,7 +91,11 @@ def compare(args: argparse.Namespace) -> None:
     for name, crystals in columns.items():
         cells = zip(crystals.space_group.tolist(), anonymous(crystals), strict=True)
         seen = sum(cell in prototypes for cell in cells) / len(crystals)
-        print(f"{name}: {(order(crystals) == 0).double().mean():.1%} in order, {seen:.1%} of a known prototype")
+        print(
+            f"{name}: {(order(crystals) == 0).double().mean():.1%} in order, {seen:.1%} of a known prototype, "
+            f"{crystals.space_group.unique().numel()} groups, {int((crystals.counts > 0).any(0).sum())} elements, "
+            f"{(crystals.counts[:, atomic_numbers()['O'] - 1] > 0).double().mean():.1%} with oxygen"
+        )
 
 
 def milliseconds(prior: Proxy, crystals: Crystals) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -254,11 +254,34 @@ def test_unknown_set_of_states() -> None:
         AnionKinds("none")
 
 
-def test_agrees_with_smact() -> None:
+def known_crystals() -> Crystals:
+    """Validation rows of MP-20."""
+    import pandas as pd
+
+    from crystalgfn.tables import parse_formula
+
+    frame = pd.read_parquet(TABLE)
+    frame = frame[(frame["split"] == "val") & (frame["source"] == "mp20")]
+    return Crystals.from_arrays(
+        frame["space_group"].tolist(),
+        [parse_formula(formula) for formula in frame["formula"]],
+        frame[["a", "b", "c", "alpha", "beta", "gamma"]].to_numpy().tolist(),
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda: random_crystals(60, 3, "smact", CHARGED),
+        pytest.param(known_crystals, marks=pytest.mark.skipif(not TABLE.is_file(), reason="needs real crystals")),
+    ],
+    ids=["random", "known"],
+)
+def test_agrees_with_smact(source: Callable[[], Crystals]) -> None:
     screening = pytest.importorskip("smact.screening")
     from pymatgen.core import Element
 
-    cells = random_crystals(60, 3, "smact", CHARGED)
+    cells = source()[:300]
     states, symbols = oxidation_states("pymatgen_common"), element_symbols()
     found, compared = ElectronegativityOrder().assign(cells.counts), 0
     for row, violation in zip(cells.counts, found.violation.tolist(), strict=True):
@@ -278,17 +301,7 @@ def test_agrees_with_smact() -> None:
 
 @pytest.mark.skipif(not TABLE.is_file(), reason="needs a table of real crystals")
 def test_known_crystals_are_less_rare() -> None:
-    import pandas as pd
-
-    from crystalgfn.tables import parse_formula
-
-    frame = pd.read_parquet(TABLE)
-    frame = frame[(frame["split"] == "val") & (frame["source"] == "mp20")]
-    cells = Crystals.from_arrays(
-        frame["space_group"].tolist(),
-        [parse_formula(formula) for formula in frame["formula"]],
-        frame[["a", "b", "c", "alpha", "beta", "gamma"]].to_numpy().tolist(),
-    )
+    cells = known_crystals()
     shuffled = Crystals(cells.space_group.roll(1), cells.counts, cells.lattice.roll(1, 0))
     for prior in (PrototypeRarity(), VolumeMismatch()):
         assert prior(cells).median() < 0.7 * prior(shuffled).median()
