@@ -225,12 +225,15 @@ def test_killed_while_it_writes(tmp_path):
     assert database.add(salt(3.5), failure(salt(3.5)))
 
 
-@pytest.mark.parametrize("kind", ["text", "sqlite", "ase", "folder", "missing", "url", "under a file"])
+@pytest.mark.parametrize("kind", ["text", "short", "sqlite", "ase", "folder", "missing", "url", "under a file"])
 def test_no_such_database(tmp_path, kind):
     path = tmp_path / "labels.db"
     create = True
     if kind == "text":
         path.write_text("formula,space_group\n" * 100)
+        match = "not a database"
+    elif kind == "short":
+        path.write_text("{")
         match = "not a database"
     elif kind == "sqlite":
         with sqlite3.connect(path) as connection:
@@ -254,7 +257,10 @@ def test_no_such_database(tmp_path, kind):
         path, match = tmp_path / "file" / "labels.db", "cannot be written"
     with pytest.raises(InputError, match=match):
         LabelDatabase(path, create)
-    assert not path.exists() if kind == "missing" else True
+    if kind == "short":
+        assert path.read_text() == "{"
+    elif kind == "missing":
+        assert not path.exists()
 
 
 def test_other_model(tmp_path):

@@ -33,6 +33,9 @@ __all__ = ["Candidate", "LabelDatabase"]
 CONTENT = "crystals evaluated by crystalgfn"
 """What the database says of itself; another ase database is refused."""
 
+MAGIC = b"SQLite format 3\0"
+"""What an SQLite file begins with."""
+
 LOCK = 7031
 """Number of PostgreSQL's advisory lock that its writers hold."""
 
@@ -179,6 +182,9 @@ class LabelDatabase:
         if not create and not path.exists():
             raise InputError(f"{path}: no such database")
         try:
+            # SQLite takes a short file of anything else for an empty database, and would write over it.
+            if path.exists() and _first_bytes(path) not in (b"", MAGIC):
+                raise InputError(f"{path}: file is not a database; give another name")
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error}") from None
@@ -229,6 +235,11 @@ class LabelDatabase:
                 if self._db.connection is not None:
                     self._db.connection.close()  # what is not committed is undone
                     self._db.connection = None
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC))
 
 
 def _content(candidate: Candidate, result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
