@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import json
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+from crystalgfn.commands.tune_proxy import main
 from crystalgfn.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.error_model import ErrorConfig
 from crystalgfn.proxies.fitting import OptimizerConfig
+from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS, FormationEnergy
+from crystalgfn.proxies.metrics import ReferenceConfig, ReportConfig
 from crystalgfn.proxies.networks import NetworkSizes
 from crystalgfn.proxies.property_network import PropertyNetwork
+from crystalgfn.proxies.rehearsal import made_up_crystals
 from crystalgfn.proxies.splits import DataConfig
 from crystalgfn.proxies.training import train_proxy
 from crystalgfn.proxies.tuning import TuningConfig, tune
+from crystalgfn.proxies.tuning_run import OldTable, tune_proxy
+
+CONFIG = Path(__file__).parents[1] / "configs" / "proxies" / "tuning.yaml"
 
 CATIONS, ANIONS = ("Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Zn"), ("F", "Cl", "Br", "I", "O", "S")
-QUICK = TuningConfig(steps=150, batch_size=64, learning_rate=3e-3, error_steps=150)
+QUICK = TuningConfig(steps=150, batch_size=64, old_share=0.5, learning_rate=3e-3, error_steps=150)
 
 
 def silent(_: str) -> None:
@@ -101,13 +113,26 @@ def test_ranges_of_features_grow_where_enough_rows_support_it(trained: PropertyN
     assert torch.equal(tune(trained, *rows, old=OLD, config=config, log=silent).row_scale, trained.row_scale)
 
 
-def test_without_the_old_table_it_learns_and_forgets_less_than_without_a_pull(trained: PropertyNetwork) -> None:
-    free, held = (
-        tune(trained, *NEW, config=TuningConfig(steps=150, batch_size=64, learning_rate=3e-3, anchor=a), log=silent)
-        for a in (0.0, 10.0)
-    )
-    assert mae(held, UNSEEN) < 0.5 * mae(trained, UNSEEN)
-    assert mae(held, VAL) < mae(free, VAL)
+def test_without_the_old_table_it_rehearses_made_up_crystals(trained: PropertyNetwork) -> None:
+    config = replace(QUICK, old_share=0.75)
+    rehearsed = tune(trained, *NEW, errors=mistakes(trained, *NEW), config=config, log=silent)
+    forgetful = tune(trained, *NEW, config=replace(QUICK, old_share=0.0), log=silent)
+    assert mae(rehearsed, UNSEEN) < 0.5 * mae(trained, UNSEEN)
+    assert mae(rehearsed, VAL) < 0.5 * mae(forgetful, VAL)
+    with torch.no_grad():
+        assert float(rehearsed(VAL[0]).uncertainty.mean()) < 0.5 * mae(trained, NEW)
+
+
+def test_made_up_crystals_are_like_those_that_were_trained_on(trained: PropertyNetwork) -> None:
+    crystals = made_up_crystals(trained, 300, torch.Generator().manual_seed(0))
+    elements = {symbol for formula in crystals.formulas() for symbol in re.findall("[A-Z][a-z]?", formula)}
+    assert elements == {*CATIONS, *ANIONS} and set(crystals.space_group.tolist()) == {225}
+    assert bool((crystals.lattice[:, :3] > 0).all()) and bool((crystals.lattice[:, 3:] == 90).all())
+    logarithm = (crystals.volume / (crystals.counts.double() @ trained.atomic_volumes)).log()
+    assert float(logarithm.std()) == pytest.approx(float(trained.row_scale[3, -17]), rel=0.15)
+    shipped = made_up_crystals(PropertyNetwork.load(SHIPPED_WEIGHTS), 2000, torch.Generator().manual_seed(0))
+    assert len(shipped.space_group.unique()) > 150 and int((shipped.counts.sum(0) > 0).sum()) > 80
+    assert bool((shipped.volume > 0).all())
 
 
 def test_the_start_is_left_alone_and_the_seed_decides(trained: PropertyNetwork) -> None:
@@ -193,3 +218,82 @@ def test_refused_rows_and_settings(trained: PropertyNetwork) -> None:
     ):
         with pytest.raises(InputError, match=words):
             call()
+
+
+def table_of(path: Path, rows: tuple[Crystals, Tensor], **columns: object) -> Path:
+    """A table of crystals with their energy."""
+    rows[0].to_frame().assign(energy=rows[1].numpy(), **columns).to_csv(path, index=False)
+    return path
+
+
+SHORTLY = ["--tuning.steps", "20", "--tuning.batch_size", "16", "--tuning.error_steps", "5"]
+
+
+def test_the_command_writes_weights_card_and_metrics(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {"weight": [2.0] * 200, "error_before": [0.5, ""] * 100, "kind": ["sampled", "relaxed"] * 100}
+    new, old = table_of(tmp_path / "new.csv", NEW, **columns), table_of(tmp_path / "old.csv", OLD)
+    out = tmp_path / "made" / "tuned.pt"
+    args = ["--weights", str(weights), "--new", str(new), "--out", str(out), *SHORTLY]
+    assert main([*args, "--data.path", str(old), "--new_groups", "[kind]", "--seed", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"mean error before 0\.5000 \(\d\d known\)", shown) and "new rows, held out: MAE" in shown
+    assert sorted(p.name for p in out.parent.iterdir()) == ["tuned.json", "tuned.md", "tuned.pt"]
+    metrics = json.loads(out.with_suffix(".json").read_text())
+    rows = metrics["rows"]
+    assert rows["new"] + rows["new, held out"] == 200 and rows["old train"] + rows["old val"] + rows["old test"] == 300
+    for kind, group in (("new rows, held out", "reference, kind = relaxed"), ("old test rows", "all rows")):
+        for when in ("before", "after"):
+            assert metrics["errors"][kind][when][group]["mae"] > 0
+    card = out.with_suffix(".md").read_text()
+    assert "--seed 3" in card and str(tmp_path) not in card and "Old test rows, after" in card
+    assert PropertyNetwork.load(out, "energy").about["tuned"]["rows"] == rows["new"]
+    # And without the old table, from the tuned file.
+    args = ["--weights", str(out), "--new", str(new), "--out", str(tmp_path / "b.pt"), *SHORTLY]
+    assert main([*args, "--test_share", "0"]) == 0
+    assert json.loads((tmp_path / "b.json").read_text())["errors"] == {}
+
+
+def test_the_shipped_config_is_complete_and_explained() -> None:
+    lines = [line for line in CONFIG.read_text().splitlines() if line and not line.startswith("#")]
+    assert all("#" in line or line.endswith(":") for line in lines)
+    config = yaml.safe_load(CONFIG.read_text())
+    assert config["tuning"] == asdict(TuningConfig())
+    assert set(config["data"]) == set(OldTable.__dataclass_fields__) - {"path"}
+    assert set(config["reference"]) == set(ReferenceConfig.__dataclass_fields__)
+    assert set(config["report"]) == set(ReportConfig.__dataclass_fields__)
+    parameters = set(inspect.signature(tune_proxy).parameters) - {"new", "out", "command", "log"}
+    assert set(config) == parameters
+
+
+def test_the_shipped_config_runs(tmp_path: Path) -> None:
+    split = ["train"] * 200 + ["val"] * 50 + ["test"] * 50
+    columns = {"formation_energy": OLD[1].numpy(), "formation_energy_kind": ["exact", "other"] * 150, "source": "a"}
+    old = table_of(tmp_path / "old.csv", OLD, split=split, **columns)
+    new = table_of(tmp_path / "new.csv", NEW, formation_energy=NEW[1].numpy() + 5)
+    args = ["--config", str(CONFIG), "--new", str(new), "--data.path", str(old)]
+    assert main([*args, "--out", str(tmp_path / "w.pt"), *SHORTLY]) == 0
+    metrics = json.loads((tmp_path / "w.json").read_text())
+    assert metrics["rows"]["old val"] == 25 and "reference, source = a" in metrics["errors"]["old test rows"]["after"]
+    assert float(FormationEnergy(tmp_path / "w.pt").network.label_range[1]) > 5
+
+
+def test_the_command_refuses_bad_input(weights: Path, tmp_path: Path) -> None:
+    good = table_of(tmp_path / "new.csv", NEW)
+    heavy = table_of(tmp_path / "heavy.csv", NEW, weight=[-1.0] * 200)
+    wrong = table_of(tmp_path / "wrong.csv", NEW, error_before=[-1.0] * 200)
+    alone = table_of(tmp_path / "alone.csv", (NEW[0][:1], NEW[1][:1]))
+    for options, words in (
+        (["--new", str(tmp_path / "no.csv")], "no such file"),
+        (["--new", str(good), "--label", "hardness"], "missing column(s) hardness"),
+        (["--new", str(heavy)], "row 1 (counted from 1, without the header), column weight: value '-1.0'"),
+        (["--new", str(wrong)], "column error_before: value '-1.0' is not allowed; allowed: 0 or more, or empty"),
+        (["--new", str(alone)], "test_share: 0 holds out none"),
+        (["--new", str(good), "--tuning.old_share", "1"], "tuning.old_share: 1.0 is not allowed"),
+        (["--new", str(good), "--test_share", "1"], "test_share: 1.0 is not allowed"),
+        (["--new", str(good), "--new_groups", "[kind]"], "has no column(s) kind"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            main(["--weights", str(weights), "--out", str(tmp_path / "w.pt"), *options])
+    assert not (tmp_path / "w.pt").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -20,14 +21,27 @@ def main(args: list[str]) -> int:
         SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
     """
     # Imported here: importing torch takes seconds, and other commands do without.
+    from crystalgfn.proxies.training import train_proxy
+
+    return run(train_proxy, "train-proxy", "Train a property network on a table.", args)
+
+
+def run(function: Callable[..., object], name: str, description: str, args: list[str]) -> int:
+    """Call a function with the options of a command line: each of its parameters is one.
+
+    Args:
+        function: takes also ``command``, the command line, and ``log``.
+        name: of the command.
+        description: what it does, for the help.
+        args: what follows the name of the command.
+    """
     from jsonargparse import ArgumentParser
 
     from crystalgfn.commands.configs import with_configs
-    from crystalgfn.proxies.training import train_proxy
 
-    parser = ArgumentParser(prog="crystalgfn train-proxy", description="Train a property network on a table.")
+    parser = ArgumentParser(prog=f"crystalgfn {name}", description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_function_arguments(train_proxy, skip={"command", "log"}, as_group=False)
+    parser.add_function_arguments(function, skip={"command", "log"}, as_group=False)
     options = parser.parse_args(with_configs(args))
     # jsonargparse 4.49 gave the method a new name and warns of the old one.
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
@@ -35,7 +49,7 @@ def main(args: list[str]) -> int:
     values.pop("config")
     # The model card is meant to be passed on: it names files without the folders of this machine.
     shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in args)
-    train_proxy(**values, command=f"crystalgfn train-proxy {shown}", log=_print)
+    function(**values, command=f"crystalgfn {name} {shown}", log=_print)
     return 0
 
 

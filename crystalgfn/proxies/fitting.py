@@ -130,7 +130,6 @@ def fit_members(
     log: Callable[[str], None],
     title: str = "",
     shown: str = "val",
-    anchor: float = 0.0,
 ) -> None:
     """Train every member on batches of its own, one after the other; the model holds their averaged weights in the end.
 
@@ -146,7 +145,6 @@ def fit_members(
         log: takes each line of progress.
         title: what the lines begin with.
         shown: what the lines call the held-out rows.
-        anchor: decay towards the weights at the start, see `fit_network`.
     """
     others, labels = features[held_out], target[held_out]
     loss = _property_loss(model, target, weight, config)
@@ -158,7 +156,7 @@ def fit_members(
         outputs = labels.new_empty(0)
         own = batches(generator)
         epochs = own.epochs
-        for epoch, mean_loss in fit_network(member, features, own, partial(loss, member), config, generator, anchor):
+        for epoch, mean_loss in fit_network(member, features, own, partial(loss, member), config, generator):
             # Small tables have hundreds of epochs of a fraction of a second.
             if epoch < epochs and time.time() - shown_at < _SECONDS_BETWEEN_LINES:
                 continue
@@ -181,7 +179,6 @@ def fit_network(
     loss: Callable[[Tensor, Features], Tensor],
     config: OptimizerConfig,
     generator: torch.Generator,
-    anchor: float = 0.0,
 ) -> Iterator[tuple[int, float]]:
     """Train one network; it holds its averaged weights in the end and while an epoch is reported.
 
@@ -192,8 +189,6 @@ def fit_network(
         loss: loss of a batch, from the indices of its rows and their disturbed features.
         config: how to train.
         generator: draws the noise.
-        anchor: after each step weights go back by the learning rate times this share of the way to where they started
-            (decoupled L2-SP, as AdamW's decay is to 0); 0 for a network that starts from random weights.
 
     Yields:
         number and mean loss of each epoch.
@@ -209,7 +204,6 @@ def fit_network(
         optimizer, lambda step: _learning_rate(step, batches.steps, config.final_learning_rate)
     )
     average = _Average(network, config.average)
-    start = [p.detach().clone() for p in network.parameters()] if anchor else []
     for epoch, group in enumerate(batches.groups, start=1):
         network.train()
         total, rows = 0.0, 0
@@ -219,9 +213,6 @@ def fit_network(
             value.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
-            if anchor:
-                back = anchor * float(schedule.get_last_lr()[0])
-                torch._foreach_lerp_([p.detach() for p in network.parameters()], start, back)
             schedule.step()
             average.update()
             total += float(value.detach()) * len(batch)

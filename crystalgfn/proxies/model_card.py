@@ -102,10 +102,10 @@ def model_card(metrics: dict[str, Any], reference: ReferenceConfig, report: Repo
             if reference.column
             else []
         ),
-        f"- Network: {_settings(settings['network'])}.",
-        f"- Optimizer: {_settings(settings['optimizer'])}.",
-        f"- Error network: {_settings(settings['error'])}; calibration (shift, exponent of its output, exponent of the "
-        f"members' disagreement): {', '.join(f'{x:g}' for x in settings['calibration'])}.",
+        f"- Network: {settings_text(settings['network'])}.",
+        f"- Optimizer: {settings_text(settings['optimizer'])}.",
+        f"- Error network: {settings_text(settings['error'])}; calibration (shift, exponent of its output, exponent of "
+        f"the members' disagreement): {', '.join(f'{x:g}' for x in settings['calibration'])}.",
         *([f"- Command: `{settings['command']}`."] if settings["command"] else []),
         f"- Seed {settings['seed']}; {settings['seconds']} s with {settings['threads']} thread(s); "
         f"{metrics['machine']}.",
@@ -115,7 +115,7 @@ def model_card(metrics: dict[str, Any], reference: ReferenceConfig, report: Repo
     ]
     titles = {"test": "Test rows", "val": "Validation rows, on which uncertainties were calibrated"}
     for split in [name for name in titles if name in metrics["errors"]]:
-        lines += [f"{titles[split]}:", "", *_error_table(metrics["errors"][split]), ""]
+        lines += [f"{titles[split]}:", "", *error_table(metrics["errors"][split]), ""]
         if zero_share:
             lines += ["Zero or not:", "", *_zero_table(metrics["errors"][split]), ""]
     if reference.column:
@@ -141,7 +141,8 @@ def model_card(metrics: dict[str, Any], reference: ReferenceConfig, report: Repo
     return "\n".join(lines)
 
 
-def _error_table(groups: dict[str, dict[str, float]]) -> list[str]:
+def error_table(groups: dict[str, dict[str, float]]) -> list[str]:
+    """Lines of a table of the errors of groups of rows, as `crystalgfn.proxies.metrics.errors` gives them."""
     lines = [
         "| rows | n | MAE | RMSE | mean error | uncertainty | rank correlation |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -185,5 +186,6 @@ def _list(values: dict[str, float]) -> str:
     return ", ".join(f"{key}: {value:g}" for key, value in values.items())
 
 
-def _settings(values: dict[str, Any]) -> str:
+def settings_text(values: dict[str, Any]) -> str:
+    """Settings in one line."""
     return ", ".join(f"{key} {value}" for key, value in values.items())

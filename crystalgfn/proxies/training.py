@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crystalgfn.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.error_model import ErrorConfig, fit_errors
 from crystalgfn.proxies.fitting import EVALUATION_BATCH, OptimizerConfig, fit_ensemble
@@ -98,7 +99,7 @@ def train_proxy(
         model.save(out)
         # Metrics are those of the file: what is read back went through half precision.
         model = PropertyNetwork.load(out, name)
-        predictions = predict(model, split)
+        predictions = predict(model, split.table.crystals)
     finally:
         torch.set_num_threads(threads_before)
     metrics = write_report(
@@ -132,9 +133,8 @@ def train_proxy(
     return metrics
 
 
-def predict(model: PropertyNetwork, split: SplitTable) -> Predictions:
-    """Predictions for all usable rows of a table, in batches."""
-    crystals = split.table.crystals
+def predict(model: PropertyNetwork, crystals: Crystals) -> Predictions:
+    """Predictions for any number of crystals, in batches."""
     estimates, members = [], []
     with torch.no_grad():
         for start in range(0, len(crystals), EVALUATION_BATCH):

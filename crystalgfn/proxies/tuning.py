@@ -2,9 +2,9 @@
 
 What a generator proposes is unlike the table that a proxy was trained on, and the proxy errs in the generator's favour
 there. `tune` goes on from the trained weights: every batch mixes new rows with old ones. Members stay different, as
-each one sees its own bootstrap of the new rows in its own order. Where the old rows are not at hand, weights are pulled
-back to where they started instead. The network that knows the errors learns those that the proxy made on the new rows
-before it saw them.
+each one sees its own bootstrap of the new rows in its own order. Where the old rows are not at hand, the network
+rehearses what it said before of crystals that are made up (`crystalgfn.proxies.rehearsal`). The network that knows the
+errors learns those that the proxy made on the new rows before it saw them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from crystalgfn.errors import InputError
 from crystalgfn.proxies.error_model import calibrate, evaluate, fit_error_network
 from crystalgfn.proxies.features import Features
 from crystalgfn.proxies.fitting import Batches, OptimizerConfig, fit_members
-from crystalgfn.proxies.property_network import PropertyNetwork
+from crystalgfn.proxies.property_network import OUTSIDE_UNCERTAINTY, PropertyNetwork
+from crystalgfn.proxies.rehearsal import made_up_crystals
 from crystalgfn.proxies.splits import reduced_formulas
 
 _GROUP = 50
@@ -30,6 +31,9 @@ _GROUP = 50
 
 _CALIBRATION_SHARE = 0.25
 """Share of the reduced formulas with known errors that calibrate; the error network learns from the others."""
+
+_MADE_UP = 8000
+"""Made-up crystals to rehearse with, where there are no old rows."""
 
 _LEAST_ERRORS = 40
 """Known errors that the error network needs to learn; fewer do no more than calibrate it."""
@@ -43,15 +47,13 @@ class TuningConfig:
         steps: steps for each member.
         passes: most passes over the new rows; few rows get fewer steps, though not below 50.
         batch_size: rows in a step.
-        old_share: share of old rows in a batch; without old rows all are new.
+        old_share: share of old rows in a batch, or of made-up crystals in their place.
         learning_rate: highest learning rate of the schedule.
         final_learning_rate: learning rate at the end, as a fraction of the highest.
         loss_beta: error, in standard deviations of the old labels, at which the loss turns from squared to absolute.
         average: decay of the moving average of the weights, for each step.
         prototype_dropout: probability of hiding the prototype of a row.
         gradient_clip: largest norm of the gradient.
-        anchor: pull towards the starting weights where there are no old rows: the share of the way that weights go back
-            in each step, times the learning rate.
         support: new rows that have to lie at or beyond the end of a widened range of a feature.
         error_steps: steps of the network that predicts the error.
         error_learning_rate: its highest learning rate.
@@ -60,14 +62,13 @@ class TuningConfig:
     steps: int = 600
     passes: int = 60
     batch_size: int = 256
-    old_share: float = 0.5
+    old_share: float = 0.75
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.05
     loss_beta: float = 0.05
     average: float = 0.99
     prototype_dropout: float = 0.2
     gradient_clip: float = 1.0
-    anchor: float = 10.0
     support: int = 5
     error_steps: int = 300
     error_learning_rate: float = 1e-3
@@ -92,7 +93,6 @@ class TuningConfig:
             "average": (0, 0.99999),
             "prototype_dropout": (0, 1),
             "gradient_clip": (1e-6, 1e6),
-            "anchor": (0, 1 / self.learning_rate if self.learning_rate > 0 else 0),
             "support": (1, 1_000_000),
             "error_steps": (1, 1_000_000),
             "error_learning_rate": (1e-8, 1),
@@ -126,9 +126,10 @@ def tune(
         target: (n,) their property, in the unit of the network.
         weight: (n,) weight of each in the loss, against each other; all the same if None.
         errors: (n,) absolute errors of predictions made before the crystals were trained on; NaN where not known. The
-            error network learns them, together with those on ``held_out``. If None, or none is known, the error network
-            and its calibration stay as they are.
-        old: crystals that were trained on before and their property. If None, weights are pulled towards their start.
+            error network learns them, together with those on ``held_out``, or else the errors that it expected of
+            made-up crystals. If None, or none is known, the error network and its calibration stay as they are.
+        old: crystals that were trained on before and their property. If None, what the network says of made-up
+            crystals is rehearsed instead.
         held_out: crystals with their property that nothing was trained on, such as the validation rows of the table;
             their error is shown, and with ``errors`` the error network learns it.
         config: how to tune.
@@ -148,6 +149,13 @@ def tune(
     new, target, weight = new[kept], target[kept].float(), weight[kept]
     errors = None if errors is None else errors[kept].float()
     model = copy.deepcopy(network).requires_grad_(True)
+    expected = None
+    if old is None:
+        made_up = made_up_crystals(network, _MADE_UP, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            said = network(made_up)
+        inside = said.uncertainty - OUTSIDE_UNCERTAINTY * said.outside * network.target_scale[3]
+        old, expected = (made_up, said.value), (made_up, inside)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _widen(model, model.features(new), target, config.support)
@@ -155,7 +163,9 @@ def tune(
         model.eval().round_weights()
         if errors is not None and bool(errors.isfinite().any()):
             torch.manual_seed(seed)
-            _tune_errors(model, new, weight, errors, held_out, config, seed, log)
+            if held_out is not None:
+                expected = held_out[0], (evaluate(model, held_out[0]).value - held_out[1]).abs().float()
+            _tune_errors(model, new, weight, errors, expected, config, seed, log)
             model.eval().round_weights()
     return model.eval().requires_grad_(False)
 
@@ -165,23 +175,22 @@ def _tune_members(
     new: Crystals,
     target: Tensor,
     weight: Tensor,
-    old: tuple[Crystals, Tensor] | None,
+    old: tuple[Crystals, Tensor],
     held_out: tuple[Crystals, Tensor] | None,
     config: TuningConfig,
     seed: int,
     log: Callable[[str], None],
 ) -> None:
     """Train the members on new and old rows."""
-    parts = [(new, target), *(part for part in (old, held_out) if part is not None)]
+    parts = [(new, target), old, *([] if held_out is None else [held_out])]
     features = Features.cat([model.inputs(crystals) for crystals, _ in parts])
     labels = torch.cat([values.float() for _, values in parts])
     weights = torch.cat([weight / weight.mean(), torch.ones(len(labels) - len(new))])
     rows = torch.arange(len(labels)).split([len(crystals) for crystals, _ in parts])
-    old_rows = rows[1] if old is not None else rows[0][:0]
     keys = reduced_formulas(new)
 
     def batches(generator: torch.Generator) -> Batches:
-        return _mixed(keys, old_rows, config, generator)
+        return _mixed(keys, rows[1], config, generator)
 
     optimizer = OptimizerConfig(
         learning_rate=config.learning_rate,
@@ -193,10 +202,9 @@ def _tune_members(
         gradient_clip=config.gradient_clip,
     )
     shown = rows[-1] if held_out is not None else rows[0]
-    anchor = config.anchor if old is None else 0.0
     fit_members(
         model, features, labels, weights, batches, shown, optimizer, seed, log,
-        shown="val" if held_out is not None else "new rows", anchor=anchor,
+        shown="val" if held_out is not None else "new rows",
     )  # fmt: skip
 
 
@@ -220,7 +228,7 @@ def _mixed(
     groups = list(rows_of.values())
     drawn = torch.randint(len(groups), (len(groups),), generator=seed).tolist()
     new = torch.tensor([row for place in drawn for row in groups[place]])
-    from_old = min(round(config.old_share * config.batch_size), config.batch_size - 1) if len(old) else 0
+    from_old = min(round(config.old_share * config.batch_size), config.batch_size - 1)
     from_new = config.batch_size - from_old
     steps = min(config.steps, max(_GROUP, -(-config.passes * len(keys) // from_new)))
     new_rows, old_rows = _endless(new, from_new, seed), _endless(old, from_old, seed)
@@ -272,24 +280,24 @@ def _tune_errors(
     new: Crystals,
     weight: Tensor,
     errors: Tensor,
-    held_out: tuple[Crystals, Tensor] | None,
+    others: tuple[Crystals, Tensor] | None,
     config: TuningConfig,
     seed: int,
     log: Callable[[str], None],
 ) -> None:
     """Train the error network on known errors and calibrate it on those of other reduced formulas.
 
-    New rows together weigh as much as the held-out ones together. What the members say is that of the tuned network, as
-    for crystals to come, although it was not tuned yet when it made the errors on the new rows.
+    Other crystals with their errors are rehearsed, and new rows together weigh as much as these together. What the
+    members say is that of the tuned network, as for crystals to come, although it was not tuned yet when it made the
+    errors on the new rows.
     """
     known = errors.isfinite()
     new, weight, errors = new[known], weight[known], errors[known]
     parts, sizes, weights = [new], [errors], [weight / weight.sum()]
-    if held_out is not None:
-        crystals, target = held_out
-        parts.append(crystals)
-        sizes.append((evaluate(model, crystals).value - target).abs().float())
-        weights.append(torch.full((len(crystals),), 1 / len(crystals)))
+    if others is not None:
+        parts.append(others[0])
+        sizes.append(others[1])
+        weights.append(torch.full((len(others[0]),), 1 / len(others[0])))
     crystals, size, share = Crystals.cat(parts), torch.cat(sizes), torch.cat(weights)
     outputs = evaluate(model, crystals)
     inputs, disagreement = model.error_inputs(model.inputs(crystals), outputs), outputs.disagreement

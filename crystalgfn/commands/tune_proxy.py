@@ -1,0 +1,23 @@
+"""``crystalgfn tune-proxy``: go on training a property network with new rows."""
+
+from __future__ import annotations
+
+
+def main(args: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        args: what follows ``tune-proxy``: ``--new TABLE``, ``--weights FILE``, ``--data.path TABLE``, ``--out FILE``,
+            ...; each parameter of `crystalgfn.proxies.tuning_run.tune_proxy` is an option.
+
+    Returns:
+        exit status 0.
+
+    Raises:
+        InputError: for a table, weights or settings that cannot be used.
+        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+    """
+    from crystalgfn.commands.train_proxy import run
+    from crystalgfn.proxies.tuning_run import tune_proxy
+
+    return run(tune_proxy, "tune-proxy", "Go on training a property network with new rows.", args)
