@@ -1,5 +1,6 @@
 """What comes out of discovery: measures known by hand, the rule of the page, its files, the figure of the rounds."""
 
+import importlib.util
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Circle
 from pymatgen.core import Composition, Lattice, Structure
+from scipy.optimize import minimize
 
 from crystalgfn.commands import discovery_page
 from crystalgfn.discovery.candidate import Candidate
@@ -70,6 +72,7 @@ def make_frame():
                 else "not built",
                 "space_group_relaxed": relaxed or 0,
                 "cpu_seconds": 60.0,
+                "drawn": number % 2 if number else np.nan,
                 "energy_above_hull_sampled": np.nan if sampled is None else sampled,
                 "energy_above_hull_relaxed": np.nan if above is None else above,
             }
@@ -138,6 +141,7 @@ def test_rounds(outcome):
     assert table["round"].tolist() == [1, 2] and table["evaluated"].tolist() == [5, 5]
     assert table["survivors"].tolist() == [5, 1] and table["novel"].tolist() == [3, 1]
     assert table["rate"].tolist() == [1.0, 0.2]
+    assert table["drawn"].tolist() == [2, 3] and table["drawn_survivors"].tolist() == [2, 1]
     assert round_row(3, outcome.frame)["novel"] is None
     empty = round_row(4, outcome.frame[:0], outcome.known)
     assert empty["evaluated"] == empty["survivors"] == 0 and math.isnan(empty["rate"])
@@ -150,6 +154,7 @@ def test_figure_of_the_rounds(outcome):
     figure = rounds_figure(table, outcome.frame)
     rate = figure.axes[0].containers[0].lines[0].get_ydata()
     assert np.allclose(rate, [100, 20])
+    assert np.allclose(figure.axes[0].containers[1].lines[0].get_ydata(), [100, 100 / 3])
     assert to_image(figure).std() > 0
     # A first round without predictions, crystals or known ones must not break it.
     bare = pd.DataFrame([round_row(0, outcome.frame[:0]), round_row(1, outcome.frame[9:])])
@@ -165,6 +170,31 @@ def test_picture_shows_all_atoms_and_elements():
     assert len(circles) == 27
     image = to_image(figure)
     assert (image[[0, -1]] == 255).all() and (image[:, [0, -1]] == 255).all()
+
+
+def test_rate_over_labels_is_the_likeliest():
+    path = Path(__file__).parent.parent / "benchmarks" / "discovery.py"
+    spec = importlib.util.spec_from_file_location("discovery_benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    x, k, n = np.log([50.0, 100.0, 200.0, 400.0]), np.array([3.0, 6.0, 9.0, 15.0]), np.full(4, 30.0)
+    mean, covariance, dispersion = benchmark.fit(x, k, n)
+
+    def loss(beta):
+        logit = beta[0] + beta[1] * x
+        return float(((n + 1) * np.logaddexp(0, logit) - (k + 0.5) * logit).sum())
+
+    best = minimize(loss, np.zeros(2), method="BFGS", options={"gtol": 1e-9})
+    assert mean == pytest.approx(best.x, abs=1e-4) and dispersion == 1.0
+    step = 1e-3
+    shift = np.array([0, step])
+    curvature = (loss(mean + shift) - 2 * loss(mean) + loss(mean - shift)) / step**2
+    assert np.linalg.inv(covariance)[1, 1] == pytest.approx(curvature, rel=1e-3)
+    needed = benchmark.labels_for(0.5, np.array([mean, [-1.0, -0.1]]))
+    assert mean[0] + mean[1] * needed[0] == pytest.approx(0) and np.isinf(needed[1])
+    rounds = rounds_table(make_frame())
+    labels, survivors, drawn = benchmark.points(rounds, (30, 100))
+    assert [labels.tolist(), survivors.tolist(), drawn.tolist()] == [[5, 10], [1, 30], [3, 100]]
 
 
 @pytest.fixture

@@ -59,13 +59,25 @@ def rounds_figure(rounds: pd.DataFrame, frame: pd.DataFrame | None = None) -> Fi
 
 
 def _survival(axes: Axes, rounds: pd.DataFrame, number: Any) -> None:
-    pairs = list(zip(rounds["survivors"].astype(int), rounds["evaluated"].astype(int), strict=True))
-    rate = 100 * np.array([k / n if n else np.nan for k, n in pairs])
-    bounds = 100 * np.array([wilson(k, n) for k, n in pairs]).T
-    axes.errorbar(number, rate, np.abs(bounds - rate), fmt="o-", ms=4, lw=1.4, capsize=3, color=SAMPLE_COLOR)
-    axes.set_ylim(0, max(10.0, min(100.0, 1.1 * float(np.nanmax(bounds[1])))))
+    series = [("all evaluated", "evaluated", "survivors", SAMPLE_COLOR, -0.06)]
+    if "drawn" in rounds.columns and (rounds["drawn"] > 0).any():
+        series.append(("random samples of the model", "drawn", "drawn_survivors", OTHER_COLORS[0], 0.06))
+    highest = 10.0
+    for label, total, count, color, shift in series:
+        pairs = list(zip(rounds[count].astype(int), rounds[total].astype(int), strict=True))
+        has_some = np.array([n > 0 for _, n in pairs])
+        rate = 100 * np.array([k / n if n else np.nan for k, n in pairs])
+        bounds = 100 * np.array([wilson(k, n) for k, n in pairs]).T
+        axes.errorbar(
+            (number + shift)[has_some], rate[has_some], np.abs(bounds - rate)[:, has_some], fmt="o-", ms=4, lw=1.4,
+            capsize=3, color=color, label=label,
+        )  # fmt: skip
+        highest = max(highest, float(bounds[1][has_some].max(initial=0.0)))
+    axes.set_ylim(0, min(119.0, 1.25 * highest))
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])
     axes.set_ylabel(f"below {SURVIVES} eV/atom above the hull [%]")
-    axes.set_title("survivors, of all evaluated (95 % interval)", fontsize=10)
+    axes.set_title("survivors (95 % interval)", fontsize=10)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=2)
 
 
 def _errors(axes: Axes, rounds: pd.DataFrame, number: Any) -> None:

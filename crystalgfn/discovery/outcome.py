@@ -289,9 +289,11 @@ def round_row(number: int, frame: pd.DataFrame, known: KnownCrystals | None = No
     Returns:
         ``evaluated``, ``survivors``, ``rate``; the proxy's ``mae_before``, ``bias_before`` and ``uncertainty_before``
         in the sampled cell [eV/atom]; ``elements`` and ``groups`` among the survivors; ``novel``, survivors whose
-        formula is new in their space group; ``cpu_seconds``.
+        formula is new in their space group; ``cpu_seconds``; ``drawn`` and ``drawn_survivors``, the same as the first
+        two for crystals that the model sampled and nobody chose, those with 1 in the column ``drawn``.
     """
     outcome, errors = Outcome(frame, known), proxy_errors(frame)
+    drawn = Outcome(frame[column(frame, "drawn") == 1])
     return {
         "round": number,
         "evaluated": outcome.evaluated,
@@ -304,6 +306,8 @@ def round_row(number: int, frame: pd.DataFrame, known: KnownCrystals | None = No
         "groups": len(outcome.groups),
         "novel": outcome.number_of(outcome.new_in_group) if known is not None else None,
         "cpu_seconds": outcome.cpu_seconds,
+        "drawn": drawn.evaluated,
+        "drawn_survivors": drawn.survivors,
     }
 
 

@@ -1,0 +1,262 @@
+"""What the parts of discovery give: ablations of the reward and the proxy, and how survival grows with the labels.
+
+    python benchmarks/discovery.py ablation benchmarks/discovery.yaml --out DIR --reference TABLE [--n 40] [--seed 0]
+    python benchmarks/discovery.py rate discovered/rounds.csv [--final SURVIVORS EVALUATED]
+
+`ablation` trains a model for each variant of the file, draws n random samples, builds and relaxes all of them, and
+prints a table; none is chosen, failures count. Each stage is skipped where its result is there, so a command that was
+stopped goes on, and variants can be added. DIR holds a folder for each variant and labels.db for all; a crystal that
+two variants sample is evaluated once. `rate` fits the rate of survival of random samples over the number of labels that
+the proxy had been trained on, and extrapolates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+TARGET = 0.5
+DRAWS = 20_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    ablation_ = commands.add_parser("ablation", help="train, sample, evaluate: one row a variant")
+    ablation_.add_argument("variants", type=Path, help="YAML file: config, steps, variants")
+    ablation_.add_argument("--out", type=Path, required=True)
+    ablation_.add_argument("--reference", type=Path, required=True, help="table of known crystals")
+    ablation_.add_argument("--only", nargs="+", help="names of variants; all if left out")
+    ablation_.add_argument("--n", type=int, default=40, help="samples of each (default 40)")
+    ablation_.add_argument("--seed", type=int, default=0, help="of training, sampling and building (default 0)")
+    ablation_.add_argument("--tries", type=int, default=4, help="arrangements relaxed in the sampled cell (default 4)")
+    ablation_.add_argument("--timeout", type=float, default=300.0, help="seconds for each crystal (default 300)")
+    ablation_.add_argument("--jobs", type=int, default=1, help="crystals at the same time (default 1)")
+    rate_ = commands.add_parser("rate", help="survival over the number of labels")
+    rate_.add_argument("rounds", type=Path, help="rounds.csv of a discovery run")
+    rate_.add_argument(
+        "--final", type=int, nargs=2, metavar=("SURVIVORS", "EVALUATED"), help="of the final model, with all labels"
+    )
+    rate_.add_argument("--seed", type=int, default=0, help="of the intervals (default 0)")
+    options = vars(parser.parse_args())
+    {"ablation": ablation, "rate": rate}[options.pop("command")](**options)
+
+
+def ablation(
+    variants: Path,
+    out: Path,
+    reference: Path,
+    only: list[str] | None,
+    n: int,
+    seed: int,
+    tries: int,
+    timeout: float,
+    jobs: int,
+) -> None:
+    from crystalgfn.discovery.outcome import KnownCrystals, Outcome, decimal, proxy_errors, share
+    from crystalgfn.discovery.selection import of_samples, with_shipped_energies
+    from crystalgfn.structures.run import Workers
+
+    plan = yaml.safe_load(variants.read_text())
+    missing = [name for name in only or [] if name not in plan["variants"]]
+    if missing:
+        sys.exit(f"--only: {', '.join(missing)} not in {variants}; it has: {', '.join(plan['variants'])}")
+    known = KnownCrystals.read(reference)
+    database = out / "labels.db"
+    rows = []
+    for name in only or plan["variants"]:
+        folder = out / re.sub(r"\W+", "_", name).strip("_")
+        folder.mkdir(parents=True, exist_ok=True)
+        train(variant_config(plan, plan["variants"][name] or {}, seed, folder), folder)
+        samples = folder / f"samples_{n}_{seed}.csv"
+        if not samples.is_file():
+            run("predict", "--ckpt_path", folder, "--data.num_samples", n, "--data.seed", seed, "--data.out", samples)
+        frame = evaluate(samples, database, name, Workers(jobs, timeout=timeout), tries, seed)
+        frame = with_shipped_energies(of_samples(frame, samples, str(database)))
+        outcome, errors = Outcome(frame, known), proxy_errors(frame, "relaxed")
+        low, high = outcome.interval
+        rows.append(
+            [
+                name,
+                f"{outcome.survivors} of {outcome.evaluated} ({low:.0%} to {high:.0%})",
+                f"{outcome.survivors - outcome.holes}; {outcome.holes}",
+                str(outcome.evaluated - outcome.relaxed),
+                f"{len(outcome.elements)}; {len(outcome.groups)}",
+                f"{share(outcome.number_of(outcome.new_formula), outcome.survivors)}; "
+                f"{share(outcome.number_of(outcome.new_in_group), outcome.survivors)}",
+                decimal(outcome.median),
+                f"{decimal(errors.bias, 2)}; {decimal(errors.mae, 2)}",
+                f"{outcome.cpu_seconds / 60:.0f}",
+            ]
+        )
+    print(
+        "| variant | survivors (95 %) | within ±0.1; below −0.1 | failed | elements; groups | new formula; new in its "
+        "group | above hull, median | proxy less relaxed: mean; mean absolute | CPU min |"
+    )
+    print("|---|---|---|--:|---|---|--:|---|--:|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def variant_config(plan: dict[str, Any], variant: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
+    """The complete settings of ``crystalgfn fit`` for a variant."""
+    unknown = set(variant) - {"factors", "weights", "set"}
+    if unknown:
+        sys.exit(f"variants: unknown {', '.join(sorted(unknown))}; allowed: factors, weights, set")
+    config = yaml.safe_load(Path(plan["config"]).read_text())
+    config = config.get("fit", config)  # configs/discover.yaml has them under this name
+    model, trainer = config["model"], config.setdefault("trainer", {})
+    if "factors" in variant:
+        rewards = model["reward"]["init_args"]["rewards"]
+        absent = [name for name in variant["factors"] if name not in rewards]
+        if absent:
+            sys.exit(f"factors: {', '.join(absent)} not in {plan['config']}; it has: {', '.join(rewards)}")
+        model["reward"]["init_args"]["rewards"] = {name: rewards[name] for name in variant["factors"]}
+    if variant.get("weights"):
+        proxies = model["proxy"] if isinstance(model["proxy"], list) else [model["proxy"]]
+        taught = next(proxy for proxy in proxies if proxy["class_path"].endswith("EnergyAboveHull"))
+        taught.setdefault("init_args", {})["weights"] = str(variant["weights"])
+    model["seed"] = seed
+    trainer |= {"max_steps": plan["steps"], "enable_progress_bar": False, "limit_val_batches": 0}
+    trainer["logger"] = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(folder), "name": "fit"}}
+    trainer["callbacks"] = [
+        {"class_path": "crystalgfn.callbacks.Checkpoints", "init_args": {"every_n_steps": min(200, plan["steps"])}}
+    ]
+    for path, value in (variant.get("set") or {}).items():
+        *parents, last = path.split(".")
+        place = config
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                sys.exit(f"set: {plan['config']} has no {path}")
+            place = place[parent]
+        place[last] = value
+    return config
+
+
+def train(config: dict[str, Any], folder: Path) -> None:
+    """Train, or go on, unless a model with the same settings is there."""
+    path, done = folder / "fit.yaml", folder / "fit.done"
+    text = yaml.safe_dump(config, sort_keys=False)
+    if path.is_file() and path.read_text() != text:
+        sys.exit(f"{folder}: was begun with other settings, see {path}; give another --out")
+    path.write_text(text)
+    if not done.is_file():
+        run("fit", "--config", path, "--ckpt_path", "last")
+        done.touch()
+
+
+def run(*words: Any) -> None:
+    """A command of crystalgfn."""
+    print("crystalgfn", *words, file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "crystalgfn", *map(str, words)], check=True, stdout=sys.stderr)
+
+
+def evaluate(samples: Path, database: Path, source: str, workers: Any, tries: int, seed: int) -> pd.DataFrame:
+    """Build and relax the samples that the database does not have; returns all its rows."""
+    from crystalgfn.discovery.candidate import candidates
+    from crystalgfn.discovery.database import LabelDatabase
+    from crystalgfn.structures.run import results
+    from crystalgfn.tables import read_table
+
+    labels = LabelDatabase(database)
+    there = labels.keys(workers.timeout)
+    waiting = {c.key: c for c in candidates(read_table(samples).crystals, source) if c.key not in there}
+    tasks = [candidate.task(tries, seed) for candidate in waiting.values()]
+    for result in results(tasks, workers, progress=source) if tasks else []:
+        labels.add(waiting[result["id"]], result)
+    return labels.frame()
+
+
+def rate(rounds: Path, final: tuple[int, int] | None, seed: int) -> None:
+    """Fit and extrapolate the rate of survival."""
+    table = pd.read_csv(rounds)
+    needed = {"round", "evaluated", "survivors", "drawn", "drawn_survivors", "cpu_seconds"}
+    if not needed <= set(table.columns):
+        sys.exit(f"{rounds}: missing column(s) {', '.join(sorted(needed - set(table.columns)))}")
+    labels, survivors, drawn = points(table, final)
+    print("| labels | random samples | survivors |\n|--:|--:|--:|")
+    for before, k, m in zip(labels, survivors, drawn, strict=True):
+        print(f"| {before:.0f} | {m:.0f} | {k:.0f} ({k / m:.0%}) |")
+    if len(labels) < 2 or len(set(labels)) < 2:
+        sys.exit("no fit: needs random samples of models with two numbers of labels at least")
+    mean, covariance, dispersion = fit(np.log(labels), survivors, drawn)
+    chosen = np.random.default_rng(seed).multivariate_normal(mean, covariance, DRAWS)
+    each = table["cpu_seconds"].sum() / table["evaluated"].sum()
+    slope = np.sqrt(covariance[1, 1])
+    print(f"\nlogit(rate) = {mean[0]:.2f} + {mean[1]:.3f} ln(labels); the slope is off by ±{1.96 * slope:.3f} (95 %), "
+          f"the variance {dispersion:.2f} times the binomial one\n")  # fmt: skip
+    print("| labels | CPU h of labels | rate | 95 % |\n|--:|--:|--:|---|")
+    for factor in (1, 2, 4, 10):
+        n = factor * labels[-1]
+        low, high = np.quantile(_rate(chosen, n), (0.025, 0.975))
+        print(f"| {n:.0f} | {n * each / 3600:.1f} | {_rate(mean[None], n)[0]:.0%} | {low:.0%} to {high:.0%} |")
+    needed_labels = np.exp(labels_for(TARGET, chosen))
+    best = float(np.exp(labels_for(TARGET, mean[None]))[0])
+    low, high = np.quantile(needed_labels, (0.025, 0.975), method="nearest")
+    print(f"\nlabels for {TARGET:.0%}: {_number(best)} (95 %: {_number(low)} to {_number(high)}), "
+          f"{_number(best * each / 3600)} CPU h of labels; {np.isinf(needed_labels).mean():.0%} of the fits that agree "
+          "with the data never get there.")  # fmt: skip
+    print("Each later round also trained the model for longer, which the fit does not tell from labels.")
+
+
+def points(table: pd.DataFrame, final: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels before, survivors and number of random samples of each round that has any, and of the final model."""
+    before = table["evaluated"].cumsum() - table["evaluated"]
+    usable = ((table["drawn"] > 0) & (before > 0)).to_numpy()
+    found = [column[usable].to_numpy(dtype=float) for column in (before, table["drawn_survivors"], table["drawn"])]
+    if final is not None:
+        last = (float(table["evaluated"].sum()), float(final[0]), float(final[1]))
+        found = [np.append(column, value) for column, value in zip(found, last, strict=True)]
+    return found[0], found[1], found[2]
+
+
+def fit(x: np.ndarray, k: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Logistic regression of k of n over x by Newton's method, with Jeffreys' half a count that keeps it finite.
+
+    Returns:
+        (2,) intercept and slope, their (2, 2) covariance, and the factor by which the data scatter more than binomial
+        ones (at least 1), which the covariance includes.
+    """
+    k, n = k + 0.5, n + 1.0
+    design = np.stack([np.ones_like(x), x - x.mean()], axis=1)
+    beta = np.zeros(2)
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-design @ beta))
+        information = design.T @ (design * (n * p * (1 - p))[:, None])
+        step = np.linalg.solve(information, design.T @ (k - n * p))
+        beta += step
+        if np.abs(step).max() < 1e-12:
+            break
+    dispersion = 1.0
+    if len(x) > 2:
+        dispersion = max(1.0, float(((k - n * p) ** 2 / (n * p * (1 - p))).sum() / (len(x) - 2)))
+    back = np.array([[1.0, -x.mean()], [0.0, 1.0]])
+    return back @ beta, back @ np.linalg.inv(information) @ back.T * dispersion, dispersion
+
+
+def _rate(coefficients: np.ndarray, labels: float) -> np.ndarray:
+    return 1 / (1 + np.exp(-(coefficients[:, 0] + coefficients[:, 1] * np.log(labels))))
+
+
+def labels_for(share: float, coefficients: np.ndarray) -> np.ndarray:
+    """Logarithm of the labels at which the rate reaches a share; infinite where it does not grow or takes e^50."""
+    intercept, slope = coefficients.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = (np.log(share / (1 - share)) - intercept) / slope
+    return np.where((slope > 0) & (needed < 50), needed, np.inf)
+
+
+def _number(value: float) -> str:
+    return "never" if np.isinf(value) else f"{value:,.0f}" if value < 1e6 else "more than a million"
+
+
+if __name__ == "__main__":
+    main()
