@@ -284,6 +284,10 @@ def test_samples_are_found_whatever_their_source(database, tmp_path):
     assert frame["source"].tolist() == ["final", "model", "final"]
     assert frame["predicted"].tolist() == [0.5, 0.75, 0.5]
     assert frame["predicted_uncertainty"].tolist() == [0.25, 0.125, 0.25]
+    renamed = SAMPLES.replace("energy_above_hull", "predicted")
+    samples.write_text(renamed)
+    again = of_samples(LabelDatabase(database).frame(), samples, "labels.db")
+    pd.testing.assert_frame_equal(again, frame)
     samples.write_text(SAMPLES + "K4 Cl4,225,5,5,5,90,90,90,0,0\n")
     with pytest.raises(InputError, match=r"1 of 4 crystals are not in labels.db \(first: row 4, K4 Cl4\)"):
         of_samples(LabelDatabase(database).frame(), samples, "labels.db")

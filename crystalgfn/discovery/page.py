@@ -248,13 +248,17 @@ def _listing(table: pd.DataFrame, with_pictures: bool) -> list[str]:
             f"{row['space_group']:.0f} → {row['space_group_relaxed']:.0f}",
             f"**{decimal(row['energy_above_hull_relaxed'])}**",
             decimal(row["formation_energy_relaxed"]),
-            f"{decimal(_float(row['predicted']), 2)} ± {decimal(_float(row['predicted_uncertainty']), 2)}",
+            _with_uncertainty(_float(row["predicted"]), _float(row["predicted_uncertainty"])),
             f"{decimal(row['min_distance'], 2)} ({decimal(row['min_distance_ratio'], 2)})",
-            f"{_float(row['volume_change']):+.0%}".replace("-", "−"),
+            f"{_float(row['volume_change']):+.1%}".replace("-", "−"),
             f"[cif]({CIFS}/{row['name']}.cif)",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _with_uncertainty(value: float, uncertainty: float) -> str:
+    return decimal(value, 2) + (f" ± {decimal(uncertainty, 2)}" if np.isfinite(uncertainty) else "")
 
 
 def _float(value: Any) -> float:

@@ -15,8 +15,11 @@ from crystalgfn.tables import read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTED = "energy_above_hull"
-"""Column of samples with what the proxy said of them."""
+PREDICTED = {
+    "predicted": ("energy_above_hull", "predicted"),
+    "predicted_uncertainty": (f"energy_above_hull{UNCERTAINTY}", "predicted_uncertainty"),
+}
+"""Columns of samples with what the proxy said of them, by their names in the database; of several the last counts."""
 
 
 def of_sources(frame: pd.DataFrame, sources: Sequence[str] | None, name: str) -> pd.DataFrame:
@@ -47,7 +50,7 @@ def of_samples(frame: pd.DataFrame, samples: Path, name: str) -> pd.DataFrame:
 
     Args:
         frame: of `LabelDatabase.frame`.
-        samples: CSV or parquet file, as ``crystalgfn predict`` writes it.
+        samples: CSV or parquet file, as ``crystalgfn predict`` and ``crystalgfn discover`` (chosen.csv) write it.
         name: of the database, for messages.
 
     Raises:
@@ -65,9 +68,10 @@ def of_samples(frame: pd.DataFrame, samples: Path, name: str) -> pd.DataFrame:
             f"{table.frame['formula'].iloc[missing[0]]}); evaluate all of them with 'crystalgfn label'"
         )
     chosen = frame.iloc[[place[key] for key in keys]].reset_index(drop=True)
-    for own, column in (("predicted", PREDICTED), ("predicted_uncertainty", PREDICTED + UNCERTAINTY)):
-        if column in table.frame.columns:
-            chosen[own] = pd.to_numeric(table.frame[column], errors="coerce").to_numpy()
+    for own, columns in PREDICTED.items():
+        for column in columns:
+            if column in table.frame.columns:
+                chosen[own] = pd.to_numeric(table.frame[column], errors="coerce").to_numpy()
     return chosen
 
 
