@@ -185,7 +185,7 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
         {"id": name, "structure": structure.as_dict(), "seed": seed}
         for name, structure in zip(rows.material_id, structures, strict=True)
     ]
-    real = run(tasks, {"seed": seed, "n": n}, out / "real", workers, "crystalgfn.structures.build:relax_given")
+    real = run(tasks, {"seed": seed}, out / "real", workers, "crystalgfn.structures.build:relax_given")
     values = {
         "label, sampled cell": frame.formation_energy_sampled.to_numpy(),
         "label, relaxed": frame.formation_energy_relaxed.to_numpy(),
