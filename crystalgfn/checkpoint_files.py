@@ -71,31 +71,35 @@ def _keep(last: Path) -> None:
             write_through(temporary, last.read_bytes())
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, setting: str = "ckpt_path") -> dict[str, Any]:
     """The content of a checkpoint, on the CPU.
+
+    Args:
+        path: the file.
+        setting: what names it, for messages.
 
     Raises:
         InputError: if the file is missing, is no checkpoint, is damaged, or holds objects that would run code.
     """
-    checkpoint = _load(Path(path))
+    checkpoint = _load(Path(path), setting)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise InputError(f"ckpt_path: {path} is not a checkpoint that 'crystalgfn fit' has written")
+        raise InputError(f"{setting}: {path} is not a checkpoint that 'crystalgfn fit' has written")
     return checkpoint
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, setting: str = "ckpt_path") -> Any:
     """What a file holds, on the CPU; see `read_checkpoint`."""
     if not path.is_file():
-        raise InputError(f"ckpt_path: there is no file {path}")
+        raise InputError(f"{setting}: there is no file {path}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"ckpt_path: {path} is damaged, is no checkpoint, or holds objects that are not loaded for safety"
+            f"{setting}: {path} is damaged, is no checkpoint, or holds objects that are not loaded for safety"
         ) from None
     except Exception as error:  # zip, pickle and torch raise many kinds for damaged files
         reason = str(error).partition("\n")[0]
-        raise InputError(f"ckpt_path: {path} cannot be read; it may be damaged ({reason})") from None
+        raise InputError(f"{setting}: {path} cannot be read; it may be damaged ({reason})") from None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -37,6 +38,7 @@ from crystalgfn.rollout import (
     sample_to_learn,
 )
 from crystalgfn.schedules import cosine_fall
+from crystalgfn.start import start_networks
 from crystalgfn.step_guard import StepGuard
 
 
@@ -68,6 +70,9 @@ class GFlowNet(LightningModule):
         on_bad_value: what to do with an object for which a proxy gives NaN or an infinite value: ``stop`` with an
             error that names it, or ``skip`` it: it is left out of training and metrics and counted
             (``train/skipped``, all of a run), and a table of samples keeps it without a reward.
+        start_from: checkpoint of another run whose networks training starts with, instead of random weights: one with
+            the same decisions and policy, such as another reward or proxy. Optimizer, schedules and log Z start anew.
+            None for random weights.
         seed: of the policy's first weights and of every random stream.
     """
 
@@ -90,6 +95,7 @@ class GFlowNet(LightningModule):
         exploration_steps: int = 0,
         exploration_schedule: Schedule = "linear",
         on_bad_value: Literal["stop", "skip"] = "stop",
+        start_from: Path | str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -131,6 +137,8 @@ class GFlowNet(LightningModule):
         self.batch_size = batch_size
         self.lr, self.lr_log_z, self.lr_final = lr, lr_log_z, lr_final
         self.seed = seed
+        self.start_from = start_from
+        self._is_resumed = False
         self._generator: Generator | None = None
         self._generator_state: Tensor | None = None
         self._correlation = PearsonCorrCoef()
@@ -313,6 +321,8 @@ class GFlowNet(LightningModule):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def on_fit_start(self) -> None:
+        if self.start_from is not None and not self._is_resumed:
+            start_networks(self, self.start_from)
         if self.data_set is not None:
             self.data_set.load(self.env, lambda states: self.evaluate(states)[1])
             rank_zero_info(self.data_set.summary())
@@ -414,6 +424,7 @@ class GFlowNet(LightningModule):
         checkpoint["generator_states"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._is_resumed = True
         state = checkpoint["state_dict"]
         for name, value in self.guard.state_dict(prefix="guard.").items():
             state.setdefault(name, value)  # version 0.1.0 counted nothing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -20,6 +21,7 @@ from crystalgfn.callbacks import SampleWriter
 from crystalgfn.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
 from crystalgfn.commands.configs import find_file, with_configs
 from crystalgfn.commands.quiet import quieten
+from crystalgfn.compact import refuse_compact, shipped_model
 from crystalgfn.data import Samples
 from crystalgfn.errors import InputError
 from crystalgfn.module import GFlowNet, check_accelerator
@@ -85,6 +87,8 @@ class CrystalGFNCLI(LightningCLI):
         Parser.origin = ""
         if paths and not is_help:
             config, version = read_settings(paths[-1])
+            if subcommand == "fit":
+                refuse_compact(paths[-1])
             Parser.origin = f"\n(settings come from {paths[-1]}, written by version {version}; this is {__version__})"
             kept = ("model", "data", "trainer", "threads") if subcommand == "fit" else ("model", "data")
             inherited = {key: config[key] for key in kept if key in config}
@@ -98,9 +102,14 @@ class CrystalGFNCLI(LightningCLI):
     def _with_checkpoint(self, parser: LightningArgumentParser, subcommand: str, args: list[str]) -> list[str]:
         """Options in which ``--ckpt_path`` names a file, where it named a folder or was ``last``."""
         paths = _options(args, "--ckpt_path")
-        if not paths or (paths[-1] != "last" and not Path(paths[-1]).is_dir()):
+        if not paths:
             return args
         others = _without(args, "--ckpt_path")
+        shipped = shipped_model(paths[-1])
+        if shipped is not None:
+            return [*others, "--ckpt_path", str(shipped)]
+        if paths[-1] != "last" and not Path(paths[-1]).is_dir():
+            return args
         if paths[-1] != "last":
             found = newest_checkpoint(Path(paths[-1]))
             if found is None:
@@ -195,17 +204,20 @@ def read_settings(path: str) -> tuple[dict[str, Any], str]:
     return config, version
 
 
-def main(args: list[str]) -> int:
+def main(args: list[str], callbacks: Sequence[Callback] = ()) -> int:
     """Run a Trainer command.
 
     Args:
         args: the command, then its options.
+        callbacks: of the trainer, beside those of the config.
     """
     quieten()
     load_everything()
     trainer_defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     if args[0] == "predict":
-        trainer_defaults["callbacks"] = SampleWriter()
+        callbacks = [SampleWriter(), *callbacks]
+    if callbacks:
+        trainer_defaults["callbacks"] = list(callbacks)
     if args[0] != "fit":
         # Only training leaves a run behind.
         trainer_defaults["logger"] = False

@@ -28,7 +28,7 @@ class EnergyAboveHull(Proxy):
     as it is; a reward that grows without bound for low values looks for the holes, so give it an end (``enough``).
 
     Args:
-        weights: weights of `FormationEnergy`; the shipped ones if None.
+        weights: weights of `FormationEnergy`: a file, ``taught``, or None for the usual shipped ones.
         hull: file that ``crystalgfn build-hull`` wrote; the shipped one if None.
 
     Raises:

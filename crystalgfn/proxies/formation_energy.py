@@ -9,6 +9,11 @@ from crystalgfn.registry import PROXIES
 
 SHIPPED_WEIGHTS = SHIPPED / "formation_energy.pt"
 
+TAUGHT = "taught"
+"""Name of the shipped weights that were taught by CHGNet's labels in a discovery run (docs/discovery.md)."""
+
+TAUGHT_WEIGHTS = SHIPPED / "formation_energy_taught.pt"
+
 OUTSIDE_SLOPE = 0.1
 """Rise of the energy [eV/atom] for each standard deviation outside of the training range. An assumption, chosen so that
 it changes real crystals little (3 % of a table of 57,000 leave the range at all) and rules out absurd cells."""
@@ -23,8 +28,9 @@ class FormationEnergy(PropertyModel):
     range. The model card, ``weights/formation_energy.md``, gives errors and limits.
 
     Args:
-        weights: file that ``crystalgfn train-proxy`` wrote for the property ``formation_energy``; the shipped weights
-            if None.
+        weights: file that ``crystalgfn train-proxy`` or ``tune-proxy`` wrote for the property ``formation_energy``; the
+            shipped weights if None; ``taught`` for the shipped ones that went on learning from crystals which a model
+            had proposed and CHGNet judged.
 
     Raises:
         InputError: if the file cannot be used; the message says why.
@@ -38,4 +44,11 @@ class FormationEnergy(PropertyModel):
     outside_slope = OUTSIDE_SLOPE
 
     def __init__(self, weights: Path | str | None = None) -> None:
-        super().__init__(SHIPPED_WEIGHTS if weights is None else weights, "minimize")
+        super().__init__(weights_file(weights), "minimize")
+
+
+def weights_file(weights: Path | str | None) -> Path:
+    """The file of weights that are shipped under a name, None for the usual ones, or of one's own."""
+    if weights is None:
+        return SHIPPED_WEIGHTS
+    return TAUGHT_WEIGHTS if str(weights) == TAUGHT else Path(weights)

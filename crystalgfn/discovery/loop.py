@@ -1,0 +1,203 @@
+"""The discovery loop: sample, screen, evaluate, teach the proxy, train on; and the final samples that nobody chose.
+
+A run is a folder. Each stage leaves one file that appears complete or not at all, and a stage whose file is there is
+not done again; training itself goes on from its last checkpoint, and evaluated crystals are in the database one by one.
+So the same command goes on wherever it was stopped.
+
+    round-0/               crystals to start with, evaluated, and the first fine-tuned proxy
+    round-1/ ... round-R/  train/ (checkpoints), samples.csv, chosen.csv, proxy.pt
+    final/                 train/, samples.csv, chosen.csv (the first samples, in order), and the model
+    rounds.csv             one row a round: survival, errors of the proxy before it was trained on the round, diversity
+    tensorboard/           the same as curves, and figures
+    labels.db              all evaluated crystals, unless another database is named
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from crystalgfn.discovery.settings import BudgetConfig, LabelConfig, ScreenConfig, StartConfig, at_least
+from crystalgfn.errors import InputError
+from crystalgfn.proxies.tuning import TuningConfig
+from crystalgfn.tables import atomic_path
+
+if TYPE_CHECKING:
+    from crystalgfn.discovery.stages import Stages
+
+SETTINGS = "settings.json"
+PROXY = "proxy.pt"
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Run:
+    """All settings of a discovery run, see `discover`."""
+
+    fit: Mapping[str, Any]
+    out: Path
+    known: Path | None
+    database: str | None
+    seed: int
+    rounds: int
+    evaluations: int
+    first_steps: int
+    steps: int
+    final_steps: int
+    final: int
+    start: StartConfig
+    screen: ScreenConfig
+    label: LabelConfig
+    tuning: TuningConfig
+    budget: BudgetConfig
+
+    def check(self) -> None:
+        """Raise an `InputError` for a setting that is not allowed."""
+        at_least("rounds", self.rounds, 0)
+        for name in ("evaluations", "first_steps", "steps", "final_steps"):
+            at_least(name, getattr(self, name), 1)
+        at_least("final", self.final, 0)
+        for part in (self.start, self.screen, self.label, self.budget):
+            part.check()
+        needs_table = [name for name in ("perturbed", "real") if getattr(self.start, name)]
+        if self.known is None and needs_table:
+            raise InputError(f"start.{needs_table[0]}: needs a table of real crystals; set known, or use 0")
+        if self.known is None and self.screen.skip_known:
+            raise InputError("screen.skip_known: needs a table of known crystals; set known, or use false")
+        if self.known is not None and not self.known.is_file():
+            raise InputError(f"known: there is no file {self.known}")
+        if not isinstance(self.fit.get("model"), Mapping):
+            raise InputError("fit: needs the settings of 'crystalgfn fit': model, and what else there is to say")
+        unknown = sorted(set(self.fit) - {"model", "trainer", "data", "threads"})
+        if unknown:
+            raise InputError(f"fit: there is no setting {unknown[0]!r}; allowed: model, trainer, data, threads")
+        proxy_with_weights(self.fit["model"])
+
+    def fixed(self) -> dict[str, Any]:
+        """What the results depend on, as plain values; the rest may change when a run goes on."""
+        label = asdict(self.label)
+        for name in ("timeout", "jobs", "backend", "scheduler"):
+            label.pop(name)
+        values = {
+            "fit": self.fit, "known": str(self.known) if self.known else None, "seed": self.seed,
+            "evaluations": self.evaluations, "first_steps": self.first_steps, "steps": self.steps,
+            "final_steps": self.final_steps, "start": asdict(self.start), "screen": asdict(self.screen),
+            "label": label, "tuning": asdict(self.tuning),
+        }  # fmt: skip
+        return dict(json.loads(json.dumps(values, default=str)))
+
+
+def proxy_with_weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the proxy that is taught, of a model's settings.
+
+    Raises:
+        InputError: if none of the proxies is `EnergyAboveHull`.
+    """
+    several = model.get("proxy")
+    several = several if isinstance(several, list) else [several]
+    for proxy in several:
+        if isinstance(proxy, dict) and str(proxy.get("class_path", "")).rpartition(".")[2] == "EnergyAboveHull":
+            return proxy
+    raise InputError("fit.model.proxy: needs EnergyAboveHull, the proxy that is taught; name it, alone or in a list")
+
+
+def run(settings: Run, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run, or go on with, a discovery.
+
+    Args:
+        settings: all settings.
+        log: takes each line of progress.
+
+    Returns:
+        the summary of the final samples, see `Stages.conclude`.
+
+    Raises:
+        InputError: for settings, files or a database that cannot be used, or a folder of another run.
+    """
+    from crystalgfn.discovery.stages import Stages
+
+    settings.check()
+    _prepare(settings)
+    with _clock(settings.out) as clock, Stages(settings, log) as stages:
+        stages.start()
+        for number in range(1, settings.rounds + 1):
+            if _is_spent(settings, stages, clock()):
+                log(f"the budget is spent before round {number}: to the final samples")
+                break
+            stages.train(f"round-{number}", settings.first_steps if number == 1 else settings.steps)
+            stages.choose(f"round-{number}", number)
+            limit = _left(settings, stages, clock())
+            stages.evaluate(f"round-{number}", limit[0], limit[1])
+            stages.teach(f"round-{number}", number)
+        return stages.conclude(settings.final_steps)
+
+
+def _prepare(settings: Run) -> None:
+    """Make the folder, or check that it was begun with the same settings."""
+    out, fixed = settings.out, settings.fixed()
+    path = out / SETTINGS
+    try:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"out: {out} is a file; give a folder")
+        if path.is_file():
+            before = json.loads(path.read_text())
+            changed = [key for key in sorted({*before, *fixed}) if before.get(key) != fixed.get(key)]
+            if changed:
+                what = "; ".join(_difference(key, before.get(key), fixed.get(key)) for key in changed)
+                raise InputError(f"out: {out} was begun with other settings ({what}); use them, or another folder")
+            return
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(f"out: {out} is not empty and holds no discovery run; give another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(fixed, indent=1) + "\n")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"out: {out} cannot be used: {error}") from None
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """What differs between two settings, as deep as they are alike."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        return "; ".join(_difference(f"{key}.{name}", before.get(name), now.get(name)) for name in inner)
+    return f"{key}: then {yaml.safe_dump(before).split(chr(10))[0]}, now {yaml.safe_dump(now).split(chr(10))[0]}"
+
+
+@contextmanager
+def _clock(out: Path) -> Iterator[Callable[[], float]]:
+    """Hours that the run has taken, earlier starts included; they are kept in the folder."""
+    path = out / "hours.json"
+    before = float(json.loads(path.read_text())["hours"]) if path.is_file() else 0.0
+    began = time.monotonic()
+
+    def hours() -> float:
+        total = before + (time.monotonic() - began) / 3600
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps({"hours": total}) + "\n")
+        return total
+
+    try:
+        yield hours
+    finally:
+        hours()
+
+
+def _left(settings: Run, stages: Stages, hours: float) -> tuple[int | None, float | None]:
+    """Evaluations and seconds that are left of the budget; None without a limit."""
+    budget = settings.budget
+    evaluations = None if budget.evaluations is None else max(0, budget.evaluations - stages.evaluated())
+    seconds = None if budget.hours is None else max(0.0, (budget.hours - hours) * 3600)
+    return evaluations, seconds
+
+
+def _is_spent(settings: Run, stages: Stages, hours: float) -> bool:
+    return any(left is not None and left <= 0 for left in _left(settings, stages, hours))

@@ -1,0 +1,115 @@
+"""Settings of a discovery run, by the stage that they belong to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from crystalgfn.errors import InputError
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """Crystals that are labelled before the first training, so that the proxy has met bad ones.
+
+    Attributes:
+        random: random legal crystals of the environment.
+        perturbed: crystals of the reference table in another group, a scaled cell, or with elements swapped.
+        real: crystals of the reference table as they are.
+    """
+
+    random: int = 0
+    perturbed: int = 0
+    real: int = 0
+
+    def check(self) -> None:
+        """Raise an `InputError` for a setting that is not allowed."""
+        for name, value in vars(self).items():
+            at_least(f"start.{name}", value, 0)
+
+
+@dataclass(frozen=True)
+class ScreenConfig:
+    """Which of the sampled crystals are evaluated.
+
+    Attributes:
+        pool: samples to choose from, in each round.
+        random_share: share of the evaluated ones that is drawn at random from the pool: they tell how good the model
+            is, and keep the labels where the samples are.
+        kappa: the others are those of the lowest prediction minus ``kappa`` times the uncertainty: promising, or
+            unsure.
+        max_per_formula: evaluated crystals of one reduced formula, in each round.
+        max_per_group: evaluated crystals of one space group, in each round.
+        skip_known: leave out crystals whose reduced formula and space group the reference table has.
+    """
+
+    pool: int = 4000
+    random_share: float = 0.5
+    kappa: float = 1.0
+    max_per_formula: int = 1
+    max_per_group: int = 8
+    skip_known: bool = False
+
+    def check(self) -> None:
+        """Raise an `InputError` for a setting that is not allowed."""
+        for name in ("pool", "max_per_formula", "max_per_group"):
+            at_least(f"screen.{name}", getattr(self, name), 1)
+        if not 0 <= self.random_share <= 1:
+            raise InputError(f"screen.random_share: {self.random_share} is not allowed; it must lie between 0 and 1")
+        if not 0 <= self.kappa < math.inf:
+            raise InputError(f"screen.kappa: {self.kappa} is not allowed; it must be 0 or a positive number")
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """How crystals are evaluated, see docs/structures.md.
+
+    Attributes:
+        tries: arrangements of the atoms that are relaxed in the sampled cell.
+        timeout: seconds after which a crystal is given up.
+        jobs: crystals at the same time, one core each.
+        backend: loky for this machine; dask or ray for a cluster.
+        scheduler: address of the cluster; null starts a local one.
+        cap: energy above the hull [eV/atom] beyond which all crystals are equally bad; crystals that no atoms can be
+            put into are taught as that bad.
+    """
+
+    tries: int = 4
+    timeout: float = 300.0
+    jobs: int = 1
+    backend: str = "loky"
+    scheduler: str | None = None
+    cap: float = 1.5
+
+    def check(self) -> None:
+        """Raise an `InputError` for a setting that is not allowed."""
+        at_least("label.tries", self.tries, 1)
+        if not 0 < self.cap < math.inf:
+            raise InputError(f"label.cap: {self.cap} is not allowed; it must be a positive number")
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """When a run goes to its end early: the samples of the model that it has by then are still evaluated.
+
+    Attributes:
+        evaluations: crystals evaluated before the final samples; null for as many as the rounds take.
+        hours: hours of wall-clock time before the final samples, those of earlier starts of the run included; null for
+            no limit. A stage that has begun is not cut short, except for the evaluation of crystals.
+    """
+
+    evaluations: int | None = None
+    hours: float | None = None
+
+    def check(self) -> None:
+        """Raise an `InputError` for a setting that is not allowed."""
+        if self.evaluations is not None:
+            at_least("budget.evaluations", self.evaluations, 1)
+        if self.hours is not None and not 0 < self.hours < math.inf:
+            raise InputError(f"budget.hours: {self.hours} is not allowed; it must be a positive number")
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Raise an `InputError` for a number that is too small."""
+    if value < least:
+        raise InputError(f"{name}: {value} is not allowed; it must be at least {least}")

@@ -1,0 +1,481 @@
+"""The stages of a discovery run; each one is skipped where its result is there already."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from pytorch_lightning import Callback, Trainer
+
+from crystalgfn.compact import write_compact
+from crystalgfn.crystallography.elements import N_ELEMENTS, atomic_numbers
+from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.discovery.candidate import Candidate, candidates
+from crystalgfn.discovery.database import LabelDatabase
+from crystalgfn.discovery.labels import training_rows, with_energies
+from crystalgfn.discovery.loop import FINAL, PROXY, Run, proxy_with_weights
+from crystalgfn.discovery.outcome import KnownCrystals, Outcome, column, counts_of, proxy_errors, rounds_table
+from crystalgfn.discovery.screen import screen
+from crystalgfn.envs.crystal import Crystal
+from crystalgfn.errors import InputError
+from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
+from crystalgfn.proxies import EnergyAboveHull
+from crystalgfn.proxies.tuning import tune
+from crystalgfn.structures.references import References
+from crystalgfn.structures.run import Workers, results
+from crystalgfn.tables import atomic_path, read_table, write_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL = "model.ckpt"
+COMPACT = "discovered.ckpt"
+SAMPLES = "samples.csv"
+CHOSEN = "chosen.csv"
+RANDOM = "random"
+PROMISING = "promising"
+
+SOURCE = "model"
+"""Source of crystals that a round has sampled."""
+
+BATCH = 2048
+"""Crystals predicted at once, to bound memory."""
+
+
+class Stages:
+    """The stages of one run, and what they share; a context, because files are open in it.
+
+    Args:
+        settings: of the run.
+        log: takes each line of progress.
+
+    Raises:
+        InputError: if the database, the table or the proxy cannot be used.
+    """
+
+    def __init__(self, settings: Run, log: Callable[[str], None]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
+
+        self._settings, self._log, self._out = settings, log, settings.out
+        label = settings.label
+        self._workers = Workers(label.jobs, label.backend, label.scheduler, label.timeout)
+        self._workers.check()
+        self._database = LabelDatabase(settings.database or settings.out / "labels.db")
+        self._references = References.load()
+        given = dict(proxy_with_weights(settings.fit["model"]).get("init_args") or {})
+        self._start = EnergyAboveHull(**given)
+        self._hull = self._start.hull
+        self._known = KnownCrystals.read(settings.known) if settings.known is not None else None
+        self._board = SummaryWriter(str(self._out / "tensorboard"))
+        planned = sum(vars(settings.start).values()) + settings.rounds * settings.evaluations + settings.final
+        self._bar: Any = tqdm(total=planned, unit="crystal", smoothing=0.05, dynamic_ncols=True)
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._board.close()
+
+    # The stages
+
+    def start(self) -> None:
+        """Evaluate the crystals to start with, and teach the proxy."""
+        self._folder("round-0").mkdir(exist_ok=True)
+        chosen = self._folder("round-0") / CHOSEN
+        if not chosen.is_file():
+            self._write_candidates(chosen, self._first_candidates())
+        self.evaluate("round-0")
+        self.teach("round-0", 0)
+
+    def train(self, name: str, steps: int) -> None:
+        """Train the GFlowNet with the newest proxy, from the networks of the round before."""
+        folder = self._folder(name)
+        if (folder / MODEL).is_file():
+            return
+        folder.mkdir(exist_ok=True)
+        config = self._fit_settings(name, steps)
+        path = folder / "fit.yaml"
+        with atomic_path(path) as temporary:
+            temporary.write_text(yaml.safe_dump(config, sort_keys=False))
+        from crystalgfn.checkpoint_files import newest_checkpoint
+        from crystalgfn.commands import lightning
+
+        self._say(f"{name}: train")
+        bar = _bar_callback(self._bar, f"{name}: train")
+        lightning.main(["fit", "--config", str(path), "--ckpt_path", "last"], callbacks=[bar])
+        newest = newest_checkpoint(folder / "train")
+        assert newest is not None
+        with atomic_path(folder / MODEL) as temporary:
+            temporary.unlink(missing_ok=True)
+            os.link(newest, temporary)
+
+    def choose(self, name: str, number: int) -> None:
+        """Sample, and choose what is evaluated; all of the first samples for the final ones."""
+        folder = self._folder(name)
+        if (folder / CHOSEN).is_file():
+            return
+        settings = self._settings
+        is_final = name == FINAL
+        if not (folder / SAMPLES).is_file():
+            self._sample(name, number, settings.screen.pool)
+        table = read_table(folder / SAMPLES)
+        frame = table.frame.reset_index(drop=True)
+        proxy = self._start.name
+        predicted = column(frame, proxy)
+        uncertainty = column(frame, f"{proxy}_uncertainty")
+        if is_final:
+            rows = np.arange(min(settings.final, len(frame)))
+            drawn = np.ones(len(rows), dtype=np.bool_)
+        else:
+            counts, groups = table.crystals.counts.numpy(), table.crystals.space_group.numpy()
+            in_groups = formula_in_group_keys(counts, groups)
+            rows, drawn = screen(
+                formula_keys(counts), in_groups, groups, predicted, uncertainty, settings.evaluations, settings.screen,
+                self._left_out(), np.random.default_rng([settings.seed, number]),
+            )  # fmt: skip
+        numbers = {
+            "predicted": predicted[rows],
+            "predicted_uncertainty": uncertainty[rows],
+            "drawn": drawn.astype(float),
+        }
+        for extra in ("log_reward", "log_pf"):
+            numbers[extra] = column(frame, extra)[rows]
+        chosen = candidates(table.crystals[torch.from_numpy(rows)], FINAL if is_final else SOURCE, number, numbers)
+        self._write_candidates(folder / CHOSEN, chosen)
+
+    def evaluate(self, name: str, most: int | None = None, seconds: float | None = None) -> None:
+        """Evaluate what was chosen, as far as the budget allows, and store it.
+
+        Args:
+            name: of the round.
+            most: evaluations that are left; None for no limit.
+            seconds: time that is left; None for no limit.
+        """
+        if (self._folder(name) / PROXY).is_file():
+            return
+        chosen = {candidate.key: candidate for candidate in self._read_candidates(self._folder(name) / CHOSEN)}
+        there = self._database.keys()
+        waiting = [candidate for key, candidate in chosen.items() if key not in there][:most]
+        self._say(f"{name}: evaluate")
+        self._bar.n = self.evaluated()
+        self._bar.refresh()
+        label = self._settings.label
+        tasks = [candidate.task(label.tries, self._settings.seed) for candidate in waiting]
+        end = None if seconds is None else time.monotonic() + seconds
+        if not tasks:
+            return
+        for result in results(tasks, self._workers):
+            self._database.add(chosen[result["id"]], result)
+            self._bar.update()
+            if end is not None and time.monotonic() > end:
+                self._log(f"{name}: the time is spent, {len(tasks)} crystals were to be evaluated")
+                break
+
+    def teach(self, name: str, number: int) -> None:
+        """Measure the proxy on the new labels, then train it on all."""
+        path = self._folder(name) / PROXY
+        frame = self.labels()
+        frame = frame[(frame["source"] != FINAL) & (frame["round"] <= number)]
+        if path.is_file() or not len(frame):
+            return
+        self._say(f"{name}: teach")
+        self._report(frame, number)
+        rows = training_rows(frame, self._settings.label.cap).sort_values(["key", "kind"], kind="stable")
+        # Errors of the newest proxy: those of older ones would make it expect to be as wrong as these were.
+        errors = _errors_before(frame[frame["round"] == number], self._settings.label.cap)
+        old, held_out = self._table_rows()
+        known_errors = [
+            errors.get(key, np.nan) if kind == "sampled" else np.nan
+            for key, kind in zip(rows["key"], rows["kind"], strict=True)
+        ]
+        tuned = tune(
+            self._start.formation_energy.network,
+            _crystals(rows),
+            torch.tensor(rows["formation_energy"].to_numpy(dtype=np.float32)),
+            torch.tensor(rows["weight"].to_numpy(dtype=np.float32)),
+            torch.tensor(known_errors, dtype=torch.float32),
+            old,
+            held_out,
+            self._settings.tuning,
+            self._settings.seed,
+            self._log_detail(name),
+        )
+        tuned.save(path)
+
+    def conclude(self, steps: int) -> dict[str, Any]:
+        """Train on with the last proxy, evaluate random samples of the final model, and write what came out.
+
+        Returns:
+            the numbers of ``final/summary.json``.
+        """
+        number = self._last_round() + 1
+        self.train(FINAL, steps)
+        # What is judged is what is passed on: the compact checkpoint.
+        compact = self._folder(FINAL) / COMPACT
+        if not compact.is_file():
+            write_compact(self._folder(FINAL) / MODEL, compact, self._settings.fit["model"]["proxy"])
+        self.choose(FINAL, number)
+        self.evaluate(FINAL)
+        frame = self.labels()
+        keys = [candidate.key for candidate in self._read_candidates(self._folder(FINAL) / CHOSEN)]
+        final = frame[frame["key"].isin(keys)]
+        outcome, errors = Outcome(final, self._known), proxy_errors(final, cap=self._settings.label.cap)
+        summary = {
+            "rows": outcome.rows(),
+            "survivors": outcome.survivors,
+            "evaluated": outcome.evaluated,
+            "elements": outcome.elements,
+            "groups": outcome.groups,
+            "median_energy_above_hull": outcome.median,
+            "proxy_mae": errors.mae,
+            "proxy_bias": errors.bias,
+            "proxy_uncertainty": errors.uncertainty,
+        }
+        with atomic_path(self._folder(FINAL) / "summary.json") as temporary:
+            temporary.write_text(json.dumps(summary, indent=1) + "\n")
+        for title, text in outcome.rows().items():
+            self._log(f"{title}: {text}")
+        return summary
+
+    # What they share
+
+    def evaluated(self) -> int:
+        """Crystals that this run has had evaluated, the final ones left out."""
+        chosen = list(self._out.glob(f"round-*/{CHOSEN}"))
+        keys = {candidate.key for path in chosen for candidate in self._read_candidates(path)}
+        return len(keys & self._database.keys())
+
+    def labels(self) -> pd.DataFrame:
+        """All evaluated crystals with their energies, in an order that does not depend on who was ready first."""
+        frame = self._database.frame()
+        frame = with_energies(frame, self._references, self._hull)
+        return frame.sort_values(["round", "key"], kind="stable").reset_index(drop=True)
+
+    def _folder(self, name: str) -> Path:
+        return self._out / name
+
+    def _last_round(self) -> int:
+        """The last round that has taught the proxy."""
+        return max((int(p.parent.name.partition("-")[2]) for p in self._out.glob(f"round-*/{PROXY}")), default=0)
+
+    def _newest(self, name: str) -> Path | None:
+        """The newest file of that name of the rounds."""
+        found = [self._folder(f"round-{i}") / name for i in range(self._last_round(), -1, -1)]
+        return next((path for path in found if path.is_file()), None)
+
+    def _fit_settings(self, name: str, steps: int) -> dict[str, Any]:
+        """Settings of `crystalgfn fit` for one round."""
+        config: dict[str, Any] = copy.deepcopy(dict(self._settings.fit))
+        model, trainer = config["model"], config.setdefault("trainer", {})
+        before = int(trainer.get("max_steps") or steps)
+        trainer["max_steps"] = steps
+        if model.get("exploration_steps"):
+            model["exploration_steps"] = max(1, round(steps * model["exploration_steps"] / before))
+        proxy, weights = proxy_with_weights(model), self._newest(PROXY)
+        if weights is not None:
+            proxy["init_args"] = {**(proxy.get("init_args") or {}), "weights": str(weights)}
+        start = self._newest(MODEL)
+        if start is not None:
+            model["start_from"] = str(start)
+        number = 0 if name == FINAL else int(name.partition("-")[2])
+        model["seed"] = 1000 * self._settings.seed + number
+        folder = self._folder(name) / "train"
+        trainer["logger"] = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(folder), "name": ""}}
+        trainer |= {"enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+        callbacks = trainer.get("callbacks") or []
+        if not any(c["class_path"].endswith("Checkpoints") for c in callbacks):
+            callbacks = [{"class_path": "crystalgfn.callbacks.Checkpoints"}, *callbacks]
+        trainer["callbacks"] = callbacks
+        return config
+
+    def _sample(self, name: str, number: int, n: int) -> None:
+        from crystalgfn.commands import lightning
+
+        self._say(f"{name}: sample")
+        folder = self._folder(name)
+        checkpoint = folder / (COMPACT if name == FINAL else MODEL)
+        lightning.main(
+            ["predict", "--ckpt_path", str(checkpoint), "--data.num_samples", str(n), "--data.seed",
+             str(1000 * self._settings.seed + number), "--data.out", str(folder / SAMPLES),
+             "--trainer.enable_progress_bar", "false"]
+        )  # fmt: skip
+
+    def _first_candidates(self) -> list[Candidate]:
+        """Random, perturbed and real crystals, with what the proxy says of them before it has seen any label."""
+        from crystalgfn.commands.trained import load_env
+        from crystalgfn.discovery import seeds
+
+        start, seed = self._settings.start, self._settings.seed
+        found: list[Candidate] = []
+        env = load_env(self._settings.fit["model"]["env"])
+        if not isinstance(env, Crystal):
+            raise InputError(f"fit.model.env: {type(env).__name__} is not allowed; discover needs Crystal")
+        if start.random:
+            found += seeds.random_crystals(env, start.random, seed)
+        if self._settings.known is not None:
+            if start.perturbed:
+                found += seeds.perturbed_crystals(self._settings.known, env, start.perturbed, seed)
+            if start.real:
+                found += seeds.real_crystals(self._settings.known, env, start.real, seed)
+        return with_predictions(found, self._start)
+
+    def _left_out(self) -> set[int]:
+        """Keys of formula and group that were evaluated, and of those that the table has if these are skipped."""
+        frame = self._database.frame()
+        keys: set[int] = set()
+        if len(frame):
+            counts, groups = counts_of(frame["formula"].tolist()), frame["space_group"].to_numpy(dtype=np.int64)
+            keys |= set(formula_in_group_keys(counts, groups).tolist())
+        if self._settings.screen.skip_known and self._known is not None:
+            keys |= set(self._known.in_groups.tolist())
+        return keys
+
+    def _table_rows(self) -> tuple[tuple[Crystals, torch.Tensor] | None, tuple[Crystals, torch.Tensor] | None]:
+        """Rows of the reference table to train on again, and rows that nothing was trained on."""
+        if self._settings.known is None:
+            return None, None
+        from crystalgfn.proxies.splits import DataConfig, split_table
+
+        split = split_table(DataConfig(self._settings.known, "formation_energy", bad_rows="skip"), 0)
+        assert split.table.labels is not None
+        crystals, labels = split.table.crystals, split.table.labels.float()
+        train, val = split.rows["train"], split.rows["val"]
+        return (crystals[train], labels[train]), (crystals[val], labels[val])
+
+    def _report(self, frame: pd.DataFrame, number: int) -> None:
+        """Curves and figures of a round, and ``rounds.csv`` of all so far."""
+        from crystalgfn.discovery.figures import rounds_figure
+
+        rounds = rounds_table(frame, self._known)
+        write_frame(rounds, self._out / "rounds.csv")
+        last = rounds[rounds["round"] == number]
+        if not len(last):
+            return
+        row = last.iloc[0].to_dict()
+        drawn = frame[(frame["round"] == number) & (column(frame, "drawn") == 1)]
+        if len(drawn):
+            row["rate_of_random_samples"] = Outcome(drawn).rate
+        for key, value in row.items():
+            if key != "round" and value is not None and np.isfinite(value):
+                self._board.add_scalar(f"discover/{key}", float(value), number)
+        self._board.add_figure("discover/rounds", rounds_figure(rounds), number)
+        self._board.flush()
+        rate = f"{row['survivors']} of {row['evaluated']} survive"
+        self._log(
+            f"round {number}: {rate}; proxy's error before training on them {row['mae_before']:.3f} eV/atom "
+            f"(it expected {row['uncertainty_before']:.3f})"
+        )
+
+    def _say(self, what: str) -> None:
+        self._bar.set_description(what)
+
+    def _log_detail(self, name: str) -> Callable[[str], None]:
+        """Lines of a stage go to a file of its own: there is one display of progress."""
+        path = self._folder(name) / "teach.log"
+
+        def log(line: str) -> None:
+            with path.open("a") as file:
+                file.write(line + "\n")
+
+        return log
+
+    @staticmethod
+    def _write_candidates(path: Path, chosen: list[Candidate]) -> None:
+        import pandas as pd
+
+        rows = [
+            {
+                "formula": " ".join(f"{s}{n}" for s, n in c.counts.items()),
+                "space_group": c.space_group,
+                **dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), c.lattice, strict=True)),
+                "source": c.source,
+                "round": c.round,
+                **c.numbers,
+            }
+            for c in chosen
+        ]
+        names = ["formula", "space_group", "a", "b", "c", "alpha", "beta", "gamma", "source", "round"]
+        write_frame(pd.DataFrame(rows) if rows else pd.DataFrame(columns=names), path)
+
+    @staticmethod
+    def _read_candidates(path: Path) -> list[Candidate]:
+        table = read_table(path)
+        frame = table.frame.reset_index(drop=True)
+        if not len(frame):
+            return []
+        names = list(frame.columns)
+        extra = names[names.index("round") + 1 :]
+        found = []
+        for row, candidate in enumerate(candidates(table.crystals, "")):
+            record = frame.iloc[row]
+            numbers = {name: float(record[name]) for name in extra if record[name] == record[name]}
+            found.append(
+                Candidate(
+                    candidate.space_group, candidate.counts, candidate.lattice, str(record["source"]),
+                    int(record["round"]), numbers,
+                )
+            )  # fmt: skip
+        return found
+
+
+def with_predictions(found: list[Candidate], proxy: EnergyAboveHull) -> list[Candidate]:
+    """The same candidates with what the proxy says of them."""
+    if not found:
+        return found
+    crystals = crystals_of(found)
+    parts = [proxy.predict(crystals[slice(i, i + BATCH)]) for i in range(0, len(found), BATCH)]
+    values = torch.cat([part.value for part in parts]).tolist()
+    doubts = torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]).tolist()
+    return [
+        replace(candidate, numbers={**candidate.numbers, "predicted": value, "predicted_uncertainty": doubt})
+        for candidate, value, doubt in zip(found, values, doubts, strict=True)
+    ]
+
+
+def crystals_of(found: list[Candidate]) -> Crystals:
+    """The crystals of candidates as a batch."""
+    numbers = atomic_numbers()
+    counts = torch.zeros(len(found), N_ELEMENTS, dtype=torch.int64)
+    for row, candidate in enumerate(found):
+        for symbol, count in candidate.counts.items():
+            counts[row, numbers[symbol] - 1] = count
+    groups = torch.tensor([candidate.space_group for candidate in found], dtype=torch.int64)
+    lattice = torch.tensor([candidate.lattice for candidate in found], dtype=torch.float64).reshape(-1, 6)
+    return Crystals(groups, counts, lattice)
+
+
+def _errors_before(frame: pd.DataFrame, cap: float) -> dict[str, float]:
+    """Key to absolute error [eV/atom] of what the proxy said of a crystal in its sampled cell, where both are known."""
+    predicted, label = column(frame, "predicted"), column(frame, "energy_above_hull_sampled")
+    error = np.abs(np.minimum(predicted, cap) - np.minimum(label, cap))
+    return {key: value for key, value in zip(frame["key"], error.tolist(), strict=True) if math.isfinite(value)}
+
+
+def _bar_callback(bar: Any, title: str) -> Callback:
+    """A callback that shows training steps on the bar of the run."""
+
+    class Steps(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            if trainer.global_step % 10 == 0:
+                bar.set_description(f"{title} {trainer.global_step}/{trainer.max_steps}")
+
+    return Steps()
+
+
+def _crystals(rows: pd.DataFrame) -> Crystals:
+    """The crystals of rows with formula, space group and cell."""
+    groups = torch.tensor(rows["space_group"].to_numpy(dtype=np.int64))
+    lattice = torch.tensor(rows[list(LATTICE_PARAMETERS)].to_numpy(dtype=np.float64))
+    return Crystals(groups, torch.from_numpy(counts_of(rows["formula"].tolist())), lattice)
