@@ -372,6 +372,14 @@ CASES = {
     "structures below a file": ("build {d}/good.csv --out {d}/file/out", "{d}/file/out"),
     "unknown relaxation": (BUILD + "--relax hard", "invalid choice: 'hard' (choose from"),
     "references are no JSON": (BUILD + "--chgnet-references {d}/bad.json", "bad.json"),
+    # label
+    "no such labels": ("label --db absent.db", "absent.db: no such database"),
+    "labels in a text": ("label {d}/good.csv --db {d}/bad.json", "{d}/bad.json: file is not a database"),
+    "labels below a file": ("label {d}/good.csv --db {d}/file/labels.db", "{d}/file/labels.db: cannot be written"),
+    "labels of no table": ("label absent.csv --db labels.db", "absent.csv: no such file"),
+    "labels of no config": ("label --db labels.db --random 3", "--random: needs --config"),
+    "labels of an unknown server": ("label {d}/good.csv --db mysql://host/labels", "no database; allowed: a file"),
+    "random without number": ("label --db labels.db --random some", "invalid int value: 'some'"),
     # the others
     "no references": ("chgnet-references absent.csv absent.csv --out r.json", "absent.csv"),
     "unknown data set": ("import-matbench matbench_mp_energy --out t.csv --file {d}/bad.json", "matbench_mp_energy"),
