@@ -75,7 +75,7 @@ def ablation(
     for name in only or plan["variants"]:
         folder = out / re.sub(r"\W+", "_", name).strip("_")
         folder.mkdir(parents=True, exist_ok=True)
-        train(variant_config(plan, plan["variants"][name] or {}, seed, folder), folder)
+        train(variant_config(plan, plan["variants"][name] or {}, seed, folder, reference), folder)
         samples = folder / f"samples_{n}_{seed}.csv"
         if not samples.is_file():
             run("predict", "--ckpt_path", folder, "--data.num_samples", n, "--data.seed", seed, "--data.out", samples)
@@ -106,7 +106,9 @@ def ablation(
         print(f"| {' | '.join(row)} |")
 
 
-def variant_config(plan: dict[str, Any], variant: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
+def variant_config(
+    plan: dict[str, Any], variant: dict[str, Any], seed: int, folder: Path, reference: Path
+) -> dict[str, Any]:
     """The complete settings of ``crystalgfn fit`` for a variant."""
     unknown = set(variant) - {"factors", "weights", "set"}
     if unknown:
@@ -137,8 +139,15 @@ def variant_config(plan: dict[str, Any], variant: dict[str, Any], seed: int, fol
             if not isinstance(place.get(parent), dict):
                 sys.exit(f"set: {plan['config']} has no {path}")
             place = place[parent]
-        place[last] = value
+        place[last] = with_reference(value, reference)
     return config
+
+
+def with_reference(value: Any, reference: Path) -> Any:
+    """A setting in which ``$REFERENCE`` stands for the table of known crystals."""
+    if isinstance(value, dict):
+        return {key: with_reference(inner, reference) for key, inner in value.items()}
+    return str(reference) if value == "$REFERENCE" else value
 
 
 def train(config: dict[str, Any], folder: Path) -> None:
