@@ -370,7 +370,7 @@ class Stages:
         for key, value in row.items():
             if key != "round" and value is not None and np.isfinite(value):
                 self._board.add_scalar(f"discover/{key}", float(value), number)
-        self._board.add_figure("discover/rounds", rounds_figure(rounds), number)
+        self._board.add_figure("discover/rounds", rounds_figure(rounds, frame), number)
         self._board.flush()
         rate = f"{row['survivors']} of {row['evaluated']} survive"
         self._log(
