@@ -2,12 +2,14 @@
 
     python benchmarks/discovery.py ablation benchmarks/discovery.yaml --out DIR --reference TABLE [--n 40] [--seed 0]
     python benchmarks/discovery.py rate discovered/rounds.csv [--final SURVIVORS EVALUATED]
+    python benchmarks/discovery.py proxy WEIGHTS --reference TABLE
 
 `ablation` trains a model for each variant of the file, draws n random samples, builds and relaxes all of them, and
 prints a table; none is chosen, failures count. Each stage is skipped where its result is there, so a command that was
 stopped goes on, and variants can be added. DIR holds a folder for each variant and labels.db for all; a crystal that
 two variants sample is evaluated once. `rate` fits the rate of survival of random samples over the number of labels that
-the proxy had been trained on, and extrapolates.
+the proxy had been trained on, and extrapolates. `proxy` gives the errors of a taught proxy on test rows of the table
+with exact labels, beside those of the usual one.
 """
 
 from __future__ import annotations
@@ -46,8 +48,11 @@ def main() -> None:
         "--final", type=int, nargs=2, metavar=("SURVIVORS", "EVALUATED"), help="of the final model, with all labels"
     )
     rate_.add_argument("--seed", type=int, default=0, help="of the intervals (default 0)")
+    proxy_ = commands.add_parser("proxy", help="what a taught proxy knows of the table")
+    proxy_.add_argument("weights", help="file, or taught")
+    proxy_.add_argument("--reference", type=Path, required=True, help="table of known crystals")
     options = vars(parser.parse_args())
-    {"ablation": ablation, "rate": rate}[options.pop("command")](**options)
+    {"ablation": ablation, "rate": rate, "proxy": proxy}[options.pop("command")](**options)
 
 
 def ablation(
@@ -265,6 +270,32 @@ def labels_for(share: float, coefficients: np.ndarray) -> np.ndarray:
 
 def _number(value: float) -> str:
     return "never" if np.isinf(value) else f"{value:,.0f}" if value < 1e6 else "more than a million"
+
+
+def proxy(weights: str, reference: Path) -> None:
+    """Print the errors of two proxies on the test rows with exact labels, by source."""
+    import torch
+
+    from crystalgfn.proxies import FormationEnergy
+    from crystalgfn.tables import read_table
+
+    table = read_table(reference, label="formation_energy", strict=False)
+    frame = table.frame.iloc[table.rows.tolist()]
+    test = ((frame["split"] == "test") & (frame["formation_energy_kind"] == "exact")).to_numpy()
+    chosen = torch.from_numpy(np.flatnonzero(test))
+    crystals, label = table.crystals[chosen], table.labels[chosen].numpy()
+    is_wbm = (frame["source"] == "wbm").to_numpy()[test]
+    print("| weights | rows | n | mean absolute error | mean error | mean uncertainty |\n|---|---|--:|--:|--:|--:|")
+    for name, file in (("usual", None), (weights, weights)):
+        model = FormationEnergy(file)
+        said = [model.predict(crystals[slice(i, i + 2048)]) for i in range(0, len(crystals), 2048)]
+        error = torch.cat([p.value for p in said]).numpy() - label
+        doubt = torch.cat([p.uncertainty for p in said]).numpy()
+        for rows, mask in (("Materials Project", ~is_wbm), ("WBM", is_wbm)):
+            print(
+                f"| {name} | {rows} | {mask.sum()} | {np.abs(error[mask]).mean():.4f} | {error[mask].mean():+.4f} "
+                f"| {doubt[mask].mean():.4f} |"
+            )
 
 
 if __name__ == "__main__":
