@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import torch
 
 from crystalgfn.errors import InputError
-from crystalgfn.tables import atomic_path
+from crystalgfn.tables import atomic_path, write_through
 
 
 def write_plain(path: Path, file_format: str, content: dict[str, Any]) -> None:
-    """Write a file that names its format; it appears complete or not at all."""
+    """Write a file that names its format; it appears complete or not at all. Equal content makes equal files."""
+    # Given a file, torch would write its name, here a random one, into it.
+    buffer = io.BytesIO()
+    torch.save({"format": file_format, **content}, buffer)
     with atomic_path(path) as temporary:
-        torch.save({"format": file_format, **content}, temporary)
+        write_through(temporary, buffer.getbuffer())
 
 
 def read_plain(path: Path, file_format: str, missing: str, kind: str, remedy: str) -> dict[str, Any]:
