@@ -240,7 +240,7 @@ def summary(frame: pd.DataFrame, name: str, asked: int, new: int) -> list[str]:
             (part["status"] == "relaxed").sum(),
             ((part["status"] == "failed") & ~given_up).sum(),
             given_up.sum(),
-            (above <= SURVIVES).sum(),
+            (above < SURVIVES).sum(),
         )
         medians = (part["energy_above_hull_sampled"].median(), above.median())
         texts = [str(count) for count in counts] + ["-" if math.isnan(m) else f"{m:.3f}" for m in medians]

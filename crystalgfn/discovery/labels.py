@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from crystalgfn.structures.references import References
 
 SURVIVES = 0.1
-"""A crystal survives if it is at most this far above the hull [eV/atom] after relaxation."""
+"""A crystal survives if it is less than this far above the hull [eV/atom] after relaxation."""
 
 CAP = 1.5
 """Energies above the hull [eV/atom] end here in training rows: beyond, all is equally bad."""
