@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 
 IGNORED_WARNINGS = (
     # The data loader hands out tickets; workers would only cost.
@@ -26,12 +29,30 @@ IGNORED_WARNINGS = (
 """Regular expressions, each with its reason."""
 
 
+_LOGGERS = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")
+
+
 def quieten() -> None:
     """Ignore the warnings above, and Lightning's advertising."""
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+    for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_news)
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Run a command as a part of another one, which shows progress itself: without its lines, warnings excepted."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 from crystalgfn.envs.base import Environment
@@ -36,6 +38,42 @@ def load_model(path: str) -> GFlowNet:
             f"ckpt_path: the weights in {path}, written by version {version}, do not fit its settings: {error}"
         ) from None
     return module.eval()
+
+
+def check_fit(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse settings that `crystalgfn fit` could not train with; the model is made and forgotten.
+
+    Args:
+        settings: model, and perhaps trainer, data and threads.
+        name: what they are called in messages.
+
+    Raises:
+        InputError: with what is wrong.
+    """
+    from pytorch_lightning import Trainer
+
+    from crystalgfn.commands.lightning import Parser
+    from crystalgfn.commands.quiet import quieten
+    from crystalgfn.data import Samples
+    from crystalgfn.errors import InputError
+    from crystalgfn.plugins import load_everything
+
+    load_everything()
+    quieten()
+    parser = Parser(exit_on_error=False)
+    for part, key in ((GFlowNet, "model"), (Samples, "data"), (Trainer, "trainer")):
+        parser.add_lightning_class_args(part, key)
+    parser.add_argument("--threads", type=int, default=1)
+    # Logs of a run that is not one would be in the way.
+    own = copy.deepcopy(dict(settings))  # the parser puts its own containers into what it reads
+    own["trainer"] = {"accelerator": "cpu", **(own.get("trainer") or {}), "logger": False}
+    InputError.latest = None
+    try:
+        threads = parser.instantiate_classes(parser.parse_object(own)).threads
+    except Exception as error:  # the parser raises many kinds; what a class said of its settings is clearer
+        raise InputError(f"{name}: {InputError.latest or ' '.join(str(error).split())}") from None
+    if threads < 1:
+        raise InputError(f"{name}.threads: {threads} is not allowed; it must be at least 1")
 
 
 def load_env(settings: dict[str, Any]) -> Environment:

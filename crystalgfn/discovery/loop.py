@@ -64,7 +64,7 @@ class Run:
         for name in ("evaluations", "first_steps", "steps", "final_steps"):
             at_least(name, getattr(self, name), 1)
         at_least("final", self.final, 0)
-        for part in (self.start, self.screen, self.label, self.budget):
+        for part in (self.start, self.screen, self.label, self.tuning, self.budget):
             part.check()
         needs_table = [name for name in ("perturbed", "real") if getattr(self.start, name)]
         if self.known is None and needs_table:
@@ -101,8 +101,7 @@ def proxy_with_weights(model: Mapping[str, Any]) -> dict[str, Any]:
         InputError: if none of the proxies is `EnergyAboveHull`.
     """
     several = model.get("proxy")
-    several = several if isinstance(several, list) else [several]
-    for proxy in several:
+    for proxy in several if isinstance(several, list) else [several]:
         if isinstance(proxy, dict) and str(proxy.get("class_path", "")).rpartition(".")[2] == "EnergyAboveHull":
             return proxy
     raise InputError("fit.model.proxy: needs EnergyAboveHull, the proxy that is taught; name it, alone or in a list")
@@ -124,11 +123,20 @@ def run(settings: Run, log: Callable[[str], None] = print) -> dict[str, Any]:
     from crystalgfn.discovery.stages import Stages
 
     settings.check()
-    _prepare(settings)
-    with _clock(settings.out) as clock, Stages(settings, log) as stages:
+    _check_folder(settings)
+    # Whatever may be wrong with settings and files is found before anything is written.
+    ready = Stages(settings, log)
+    _begin(settings)
+    with _clock(settings.out) as clock, ready as stages:
         stages.start()
         for number in range(1, settings.rounds + 1):
-            if _is_spent(settings, stages, clock()):
+            # What was begun is ended, so that a run which was stopped does what it would have done.
+            if stages.has_begun(f"round-{number}"):
+                pass
+            elif stages.has_begun(FINAL):
+                log(f"the final model was trained before round {number}: to its samples; more rounds need a new folder")
+                break
+            elif _is_spent(settings, stages, clock()):
                 log(f"the budget is spent before round {number}: to the final samples")
                 break
             stages.train(f"round-{number}", settings.first_steps if number == 1 else settings.steps)
@@ -139,8 +147,8 @@ def run(settings: Run, log: Callable[[str], None] = print) -> dict[str, Any]:
         return stages.conclude(settings.final_steps)
 
 
-def _prepare(settings: Run) -> None:
-    """Make the folder, or check that it was begun with the same settings."""
+def _check_folder(settings: Run) -> None:
+    """Refuse a folder that cannot be used, or was begun with other settings."""
     out, fixed = settings.out, settings.fixed()
     path = out / SETTINGS
     try:
@@ -152,16 +160,24 @@ def _prepare(settings: Run) -> None:
             if changed:
                 what = "; ".join(_difference(key, before.get(key), fixed.get(key)) for key in changed)
                 raise InputError(f"out: {out} was begun with other settings ({what}); use them, or another folder")
-            return
-        if out.is_dir() and any(out.iterdir()):
+        elif out.is_dir() and any(out.iterdir()):
             raise InputError(f"out: {out} is not empty and holds no discovery run; give another folder")
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(fixed, indent=1) + "\n")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"out: {out} cannot be used: {error}") from None
+
+
+def _begin(settings: Run) -> None:
+    """Make the folder, with the settings that it is for."""
+    path = settings.out / SETTINGS
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(settings.fixed(), indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"out: {settings.out} cannot be used: {error}") from None
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

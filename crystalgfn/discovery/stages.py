@@ -17,6 +17,7 @@ import torch
 import yaml
 from pytorch_lightning import Callback, Trainer
 
+from crystalgfn.commands.quiet import warnings_only
 from crystalgfn.compact import write_compact
 from crystalgfn.crystallography.elements import N_ELEMENTS, atomic_numbers
 from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
@@ -26,6 +27,7 @@ from crystalgfn.discovery.labels import training_rows, with_energies
 from crystalgfn.discovery.loop import FINAL, PROXY, Run, proxy_with_weights
 from crystalgfn.discovery.outcome import KnownCrystals, Outcome, column, counts_of, proxy_errors, rounds_table
 from crystalgfn.discovery.screen import screen
+from crystalgfn.discovery.selection import of_samples
 from crystalgfn.envs.crystal import Crystal
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
@@ -33,12 +35,13 @@ from crystalgfn.proxies import EnergyAboveHull
 from crystalgfn.proxies.tuning import tune
 from crystalgfn.structures.references import References
 from crystalgfn.structures.run import Workers, results
-from crystalgfn.tables import atomic_path, read_table, write_frame
+from crystalgfn.tables import atomic_path, read_table, write_frame, write_through
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MODEL = "model.ckpt"
+FIT = "fit.yaml"
 COMPACT = "discovered.ckpt"
 SAMPLES = "samples.csv"
 CHOSEN = "chosen.csv"
@@ -53,7 +56,9 @@ BATCH = 2048
 
 
 class Stages:
-    """The stages of one run, and what they share; a context, because files are open in it.
+    """The stages of one run, and what they share; a context, in which the files of its folder are open.
+
+    Making one checks all that the settings name, and writes nothing but a database of one's own, last.
 
     Args:
         settings: of the run.
@@ -64,24 +69,35 @@ class Stages:
     """
 
     def __init__(self, settings: Run, log: Callable[[str], None]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-        from tqdm import tqdm
+        from crystalgfn.commands.trained import check_fit
 
         self._settings, self._log, self._out = settings, log, settings.out
         label = settings.label
         self._workers = Workers(label.jobs, label.backend, label.scheduler, label.timeout)
-        self._workers.check()
-        self._database = LabelDatabase(settings.database or settings.out / "labels.db")
+        try:
+            self._workers.check()
+        except InputError as error:
+            raise InputError(str(error).replace("--", "label.", 1)) from None
+        check_fit(settings.fit, "fit")
         self._references = References.load()
         given = dict(proxy_with_weights(settings.fit["model"]).get("init_args") or {})
         self._start = EnergyAboveHull(**given)
         self._hull = self._start.hull
         self._known = KnownCrystals.read(settings.known) if settings.known is not None else None
+        self._old, self._held_out = self._table_rows()
+        has_started = (self._folder("round-0") / CHOSEN).is_file()
+        self._first = None if has_started else self._first_candidates()
+        self._given_database = LabelDatabase(settings.database) if settings.database is not None else None
+
+    def __enter__(self) -> Stages:
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
+
+        settings = self._settings
+        self._database = self._given_database or LabelDatabase(self._out / "labels.db")
         self._board = SummaryWriter(str(self._out / "tensorboard"))
         planned = sum(vars(settings.start).values()) + settings.rounds * settings.evaluations + settings.final
         self._bar: Any = tqdm(total=planned, unit="crystal", smoothing=0.05, dynamic_ncols=True)
-
-    def __enter__(self) -> Stages:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,9 +109,8 @@ class Stages:
     def start(self) -> None:
         """Evaluate the crystals to start with, and teach the proxy."""
         self._folder("round-0").mkdir(exist_ok=True)
-        chosen = self._folder("round-0") / CHOSEN
-        if not chosen.is_file():
-            self._write_candidates(chosen, self._first_candidates())
+        if self._first is not None:
+            self._write_candidates(self._folder("round-0") / CHOSEN, self._first)
         self.evaluate("round-0")
         self.teach("round-0", 0)
 
@@ -106,7 +121,7 @@ class Stages:
             return
         folder.mkdir(exist_ok=True)
         config = self._fit_settings(name, steps)
-        path = folder / "fit.yaml"
+        path = folder / FIT
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False))
         from crystalgfn.checkpoint_files import newest_checkpoint
@@ -114,12 +129,16 @@ class Stages:
 
         self._say(f"{name}: train")
         bar = _bar_callback(self._bar, f"{name}: train")
-        lightning.main(["fit", "--config", str(path), "--ckpt_path", "last"], callbacks=[bar])
+        with warnings_only():
+            lightning.main(["fit", "--config", str(path), "--ckpt_path", "last"], callbacks=[bar])
         newest = newest_checkpoint(folder / "train")
         assert newest is not None
         with atomic_path(folder / MODEL) as temporary:
             temporary.unlink(missing_ok=True)
-            os.link(newest, temporary)
+            try:
+                os.link(newest, temporary)
+            except OSError:  # a file system without links
+                write_through(temporary, newest.read_bytes())
 
     def choose(self, name: str, number: int) -> None:
         """Sample, and choose what is evaluated; all of the first samples for the final ones."""
@@ -169,7 +188,7 @@ class Stages:
         there = self._database.keys()
         waiting = [candidate for key, candidate in chosen.items() if key not in there][:most]
         self._say(f"{name}: evaluate")
-        self._bar.n = self.evaluated()
+        self._bar.n = self.evaluated() + (len(chosen.keys() & there) if name == FINAL else 0)
         self._bar.refresh()
         label = self._settings.label
         tasks = [candidate.task(label.tries, self._settings.seed) for candidate in waiting]
@@ -186,16 +205,20 @@ class Stages:
     def teach(self, name: str, number: int) -> None:
         """Measure the proxy on the new labels, then train it on all."""
         path = self._folder(name) / PROXY
-        frame = self.labels()
-        frame = frame[(frame["source"] != FINAL) & (frame["round"] <= number)]
-        if path.is_file() or not len(frame):
+        if path.is_file():
             return
+        frame = self.labels()
+        own = self._own(frame)
+        frame = frame[frame["source"] != FINAL]
         self._say(f"{name}: teach")
-        self._report(frame, number)
-        rows = training_rows(frame, self._settings.label.cap).sort_values(["key", "kind"], kind="stable")
+        rows = training_rows(frame, self._settings.label.cap) if len(frame) else frame
+        if not len(rows):  # no crystal yet, or none with a label: the proxy stays as it was given
+            self._report(own, number)
+            self._start.formation_energy.network.save(path)
+            return
+        rows = rows.sort_values(["key", "kind"], kind="stable")
         # Errors of the newest proxy: those of older ones would make it expect to be as wrong as these were.
-        errors = _errors_before(frame[frame["round"] == number], self._settings.label.cap)
-        old, held_out = self._table_rows()
+        errors = _errors_before(own[own["round"] == number], self._settings.label.cap)
         known_errors = [
             errors.get(key, np.nan) if kind == "sampled" else np.nan
             for key, kind in zip(rows["key"], rows["kind"], strict=True)
@@ -206,12 +229,13 @@ class Stages:
             torch.tensor(rows["formation_energy"].to_numpy(dtype=np.float32)),
             torch.tensor(rows["weight"].to_numpy(dtype=np.float32)),
             torch.tensor(known_errors, dtype=torch.float32),
-            old,
-            held_out,
+            self._old,
+            self._held_out,
             self._settings.tuning,
             self._settings.seed,
             self._log_detail(name),
         )
+        self._report(own, number)
         tuned.save(path)
 
     def conclude(self, steps: int) -> dict[str, Any]:
@@ -228,9 +252,10 @@ class Stages:
             write_compact(self._folder(FINAL) / MODEL, compact, self._settings.fit["model"]["proxy"])
         self.choose(FINAL, number)
         self.evaluate(FINAL)
+        chosen = self._read_candidates(self._folder(FINAL) / CHOSEN)
         frame = self.labels()
-        keys = [candidate.key for candidate in self._read_candidates(self._folder(FINAL) / CHOSEN)]
-        final = frame[frame["key"].isin(keys)]
+        # Each sample counts, also where two are the same crystal.
+        final = of_samples(frame, self._folder(FINAL) / CHOSEN, str(self._database)) if chosen else frame[:0]
         outcome, errors = Outcome(final, self._known), proxy_errors(final, cap=self._settings.label.cap)
         summary = {
             "rows": outcome.rows(),
@@ -246,10 +271,14 @@ class Stages:
         with atomic_path(self._folder(FINAL) / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
         for title, text in outcome.rows().items():
-            self._log(f"{title}: {text}")
+            self._log(f"{title}: {text.replace('**', '')}")
         return summary
 
     # What they share
+
+    def has_begun(self, name: str) -> bool:
+        """Whether the GFlowNet of a round was trained, or began to be."""
+        return (self._folder(name) / FIT).is_file()
 
     def evaluated(self) -> int:
         """Crystals that this run has had evaluated, the final ones left out."""
@@ -262,6 +291,16 @@ class Stages:
         frame = self._database.frame()
         frame = with_energies(frame, self._references, self._hull)
         return frame.sort_values(["round", "key"], kind="stable").reset_index(drop=True)
+
+    def _own(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The labels that this run's rounds have asked for, with its own predictions, where others use the database."""
+        paths = self._out.glob(f"round-*/{CHOSEN}")
+        asked = {candidate.key: candidate for path in paths for candidate in self._read_candidates(path)}
+        part = frame[frame["key"].isin(asked.keys())]
+        own = [asked[key] for key in part["key"]]
+        names = ("predicted", "predicted_uncertainty", "drawn")
+        numbers: dict[str, Any] = {name: [c.numbers.get(name, np.nan) for c in own] for name in names}
+        return part.assign(round=[candidate.round for candidate in own], **numbers)
 
     def _folder(self, name: str) -> Path:
         return self._out / name
@@ -306,11 +345,12 @@ class Stages:
         self._say(f"{name}: sample")
         folder = self._folder(name)
         checkpoint = folder / (COMPACT if name == FINAL else MODEL)
-        lightning.main(
-            ["predict", "--ckpt_path", str(checkpoint), "--data.num_samples", str(n), "--data.seed",
-             str(1000 * self._settings.seed + number), "--data.out", str(folder / SAMPLES),
-             "--trainer.enable_progress_bar", "false"]
-        )  # fmt: skip
+        with warnings_only():
+            lightning.main(
+                ["predict", "--ckpt_path", str(checkpoint), "--data.num_samples", str(n), "--data.seed",
+                 str(1000 * self._settings.seed + number), "--data.out", str(folder / SAMPLES),
+                 "--trainer.enable_progress_bar", "false"]
+            )  # fmt: skip
 
     def _first_candidates(self) -> list[Candidate]:
         """Random, perturbed and real crystals, with what the proxy says of them before it has seen any label."""
@@ -358,6 +398,8 @@ class Stages:
         """Curves and figures of a round, and ``rounds.csv`` of all so far."""
         from crystalgfn.discovery.figures import rounds_figure
 
+        if not len(frame):
+            return
         rounds = rounds_table(frame, self._known)
         write_frame(rounds, self._out / "rounds.csv")
         last = rounds[rounds["round"] == number]
@@ -372,7 +414,7 @@ class Stages:
                 self._board.add_scalar(f"discover/{key}", float(value), number)
         self._board.add_figure("discover/rounds", rounds_figure(rounds, frame), number)
         self._board.flush()
-        rate = f"{row['survivors']} of {row['evaluated']} survive"
+        rate = f"{row['survivors']:.0f} of {row['evaluated']:.0f} survive"
         self._log(
             f"round {number}: {rate}; proxy's error before training on them {row['mae_before']:.3f} eV/atom "
             f"(it expected {row['uncertainty_before']:.3f})"
@@ -411,10 +453,10 @@ class Stages:
 
     @staticmethod
     def _read_candidates(path: Path) -> list[Candidate]:
+        if len(path.read_text().splitlines()) < 2:  # the header alone
+            return []
         table = read_table(path)
         frame = table.frame.reset_index(drop=True)
-        if not len(frame):
-            return []
         names = list(frame.columns)
         extra = names[names.index("round") + 1 :]
         found = []
