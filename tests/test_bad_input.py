@@ -36,6 +36,18 @@ class Payload:
         return Path.touch, (self.path,)
 
 
+def discover_model() -> dict:
+    """A small model that `crystalgfn discover` can use."""
+    env = {"space_groups": [225], "elements": ["Li", "O", "F"], "max_elements": 2}
+    return {
+        "env": {"class_path": "Crystal", "init_args": env},
+        "proxy": {"class_path": "EnergyAboveHull"},
+        "reward": {"class_path": "Boltzmann", "init_args": {"beta": 4.0}},
+        "policy": {"class_path": "MLP", "init_args": {"hidden": [8]}},
+        "batch_size": 8,
+    }
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, Path]:
     """Good files and bad ones, by the names that the cases below use."""
@@ -123,6 +135,16 @@ def places(tmp_path_factory) -> dict[str, Path]:
     (folder / "empty").mkdir()
     text("file", "a file, where a folder is expected")
     text("bad.json", "{")
+    # No table of known crystals; what a case sets comes later, and counts.
+    text("discover.yaml", yaml.safe_dump({"fit": {"model": discover_model()}, "start": {"random": 2}, "out": "run"}))
+    other = {**discover_model(), "env": {"class_path": "HyperGrid", "init_args": {"dim": 2, "length": 4}}}
+    text("discover_grid.yaml", yaml.safe_dump({"fit": {"model": other}, "start": {"random": 2}, "out": "run"}))
+    other = {**discover_model(), "proxy": {"class_path": "Density"}}
+    text("discover_density.yaml", yaml.safe_dump({"fit": {"model": other}, "out": "run"}))
+    other = {**discover_model(), "loss": {"class_path": "NoLoss"}}
+    text("discover_loss.yaml", yaml.safe_dump({"fit": {"model": other}, "out": "run"}))
+    text("discover_nothing.yaml", yaml.safe_dump({"fit": {"trainer": {}}, "out": "run"}))
+    text("discover_word.yaml", yaml.safe_dump({"fit": {"model": discover_model()}, "out": "run", "round": 3}))
     return {"d": folder, "ckpt": checkpoint, "config": path}
 
 
@@ -133,6 +155,9 @@ TRAIN = "train-proxy --out weights.pt --unit eV "
 HULL = "build-hull {d}/good.csv --out hull.pt "
 BUILD = "build {d}/good.csv --out structures "
 EVALUATE = "evaluate {d}/good.csv "
+DISCOVER = "discover --config {d}/discover.yaml "
+TUNE = "tune-proxy --out tuned.pt "
+PAGE = "discovery-page --out page --reference {d}/good.csv "
 
 CASES = {
     # The command line itself
@@ -380,6 +405,52 @@ CASES = {
     "labels of no config": ("label --db labels.db --random 3", "--random: needs --config"),
     "labels of an unknown server": ("label {d}/good.csv --db mysql://host/labels", "no database; allowed: a file"),
     "random without number": ("label --db labels.db --random some", "invalid int value: 'some'"),
+    # discover
+    "discover nothing": ("discover", "fit"),
+    "discover by a missing config": ("discover --config absent.yaml", "config: there is no file absent.yaml"),
+    "discover with an unknown setting": ("discover --config {d}/discover_word.yaml", "round"),
+    "discover without a model": (
+        "discover --config {d}/discover_nothing.yaml",
+        "fit: needs the settings of 'crystalgfn fit': model",
+    ),
+    "discover with another proxy": (
+        "discover --config {d}/discover_density.yaml",
+        "fit.model.proxy: needs Energy",
+    ),
+    "discover in a grid": ("discover --config {d}/discover_grid.yaml", "fit"),
+    "discover with an unknown loss": ("discover --config {d}/discover_loss.yaml", "fit: ", "NoLoss"),
+    "word for rounds": (DISCOVER + "--rounds many", "rounds", "many"),
+    "negative rounds": (DISCOVER + "--rounds -1", "rounds: -1 is not allowed; it must be at least 0"),
+    "no steps": (DISCOVER + "--steps 0", "steps: 0 is not allowed; it must be at least 1"),
+    "unknown share": (DISCOVER + "--screen.random_share 1.5", "screen.random_share: 1.5 is not allowed"),
+    "no pool": (DISCOVER + "--screen.pool 0", "screen.pool: 0 is not allowed"),
+    "unknown part": (DISCOVER + "--screen.share 0.5", "share"),
+    "no cap": (DISCOVER + "--label.cap 0", "label.cap: 0.0 is not allowed; it must be a positive number"),
+    "no jobs to discover with": (DISCOVER + "--label.jobs 0", "label.jobs: 0 is not allowed; 1 or more"),
+    "no time to label": (DISCOVER + "--label.timeout 0", "label.timeout: 0 is not allowed"),
+    "backend to label": (
+        DISCOVER + "--label.backend slurm",
+        "label.backend: unknown 'slurm'; allowed: loky, dask",
+    ),
+    "no hours": (DISCOVER + "--budget.hours 0", "budget.hours: 0.0 is not allowed"),
+    "no tuning steps": (DISCOVER + "--tuning.steps 0", "tuning.steps: 0 is not allowed"),
+    "real without a table": (DISCOVER + "--start.real 3", "start.real: needs a table of real crystals; set known"),
+    "skip without a table": (DISCOVER + "--screen.skip_known true", "screen.skip_known: needs a table"),
+    "known is not there": (DISCOVER + "--known absent.csv", "known: there is no file absent.csv"),
+    "known without energies": (DISCOVER + "--known {d}/column.csv", "missing column(s) gamma"),
+    "out is a file": (DISCOVER + "--out {d}/file", "out: {d}/file is a file; give a folder"),
+    "out holds something else": (DISCOVER + "--out {d}/run", "{d}/run is not empty and holds no discovery run"),
+    "labels of discover in a text": (DISCOVER + "--database {d}/bad.json", "{d}/bad.json: file is not a database"),
+    # tune-proxy
+    "tune with nothing": ("tune-proxy", "new"),
+    "tune with no table": (TUNE + "--new absent.csv", "absent.csv: no such file"),
+    "tune without labels": (TUNE + "--new {d}/column.csv", "missing column(s) gamma"),
+    "tune other weights": (TUNE + "--new {d}/good.csv --weights {d}/other.pt", "{d}/other.pt: holds 'something else'"),
+    # discovery-page
+    "page of nothing": ("discovery-page", "the following arguments are required: --db"),
+    "page of no database": (PAGE + "--db absent.db", "absent.db: no such database"),
+    "page of a text": (PAGE + "--db {d}/bad.json", "{d}/bad.json: file is not a database"),
+    "page of none": (PAGE + "--db absent.db --top 0", "--top: 0 is not allowed; 1 or more"),
     # the others
     "no references": ("chgnet-references absent.csv absent.csv --out r.json", "absent.csv"),
     "unknown data set": ("import-matbench matbench_mp_energy --out t.csv --file {d}/bad.json", "matbench_mp_energy"),
