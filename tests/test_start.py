@@ -19,6 +19,12 @@ from crystalgfn.compact import write_compact
 from crystalgfn.errors import InputError
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Runs without a logger leave their settings where they are started."""
+    monkeypatch.chdir(tmp_path)
+
+
 class First(Callback):
     """Keeps the weights that training starts with."""
 

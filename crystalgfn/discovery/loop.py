@@ -155,7 +155,7 @@ def _check_folder(settings: Run) -> None:
         if out.exists() and not out.is_dir():
             raise InputError(f"out: {out} is a file; give a folder")
         if path.is_file():
-            before = json.loads(path.read_text())
+            before, fixed = _without_nulls(json.loads(path.read_text())), _without_nulls(fixed)
             changed = [key for key in sorted({*before, *fixed}) if before.get(key) != fixed.get(key)]
             if changed:
                 what = "; ".join(_difference(key, before.get(key), fixed.get(key)) for key in changed)
@@ -178,6 +178,13 @@ def _begin(settings: Run) -> None:
                 temporary.write_text(json.dumps(settings.fixed(), indent=1) + "\n")
     except OSError as error:
         raise InputError(f"out: {settings.out} cannot be used: {error}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Settings without those that are null: to say so and not to say it are the same."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
