@@ -125,7 +125,7 @@ def _calibration(axes: Axes, frame: pd.DataFrame) -> None:
         bins = proxy_errors(predicted[predicted["round"] == number]).bins
         uncertainty, error = np.array([values[1:] for values in bins]).reshape(-1, 2).T
         axes.plot(uncertainty, error, "o-", color=color, ms=4, lw=1.4, label=f"round {number}")
-        highest = max(highest, *uncertainty.tolist(), *error.tolist())
+        highest = max([highest, *uncertainty.tolist(), *error.tolist()])
     axes.plot([0, 1.1 * highest], [0, 1.1 * highest], color="#aaaaaa", lw=1.0, ls="--", label="as it should be")
     axes.set_xlim(0, 1.1 * highest)
     axes.set_ylim(0, 1.1 * highest)
