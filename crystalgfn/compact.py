@@ -11,6 +11,7 @@ import yaml
 
 from crystalgfn.checkpoint_files import CheckpointFiles, read_checkpoint
 from crystalgfn.errors import InputError
+from crystalgfn.start import NETWORKS
 
 COMPACT = "compact"
 """Entry of a checkpoint that says that it is one of these."""
@@ -24,8 +25,8 @@ _KEPT = ("epoch", "global_step", "pytorch-lightning_version", "crystalgfn")
 def write_compact(source: Path, out: Path, proxy: Any) -> None:
     """Write what is needed to sample from a model, in a quarter of the space or less.
 
-    Weights of the networks are rounded to half precision, so samples differ a little from those of the source. A
-    shipped or tuned proxy's networks are in that precision anyway and lose nothing.
+    Weights of the policy's networks are rounded to half precision, so samples differ a little from those of the source.
+    Everything else keeps its values: those of proxies' networks are in that precision anyway.
 
     Args:
         source: checkpoint of a run.
@@ -45,11 +46,16 @@ def write_compact(source: Path, out: Path, proxy: Any) -> None:
     content["crystalgfn"]["config"] = yaml.safe_dump(config, sort_keys=False)
     content[COMPACT] = True
     content["state_dict"] = {
-        name: value.half() if value.dtype == torch.float32 else value
+        name: value.half() if name.startswith(NETWORKS) or _is_half(value) else value
         for name, value in checkpoint["state_dict"].items()
         if not name.startswith("replay.")
     }
     CheckpointFiles().save_checkpoint(content, out)
+
+
+def _is_half(value: torch.Tensor) -> bool:
+    """Whether single-precision values lose nothing in half precision."""
+    return value.dtype == torch.float32 and bool((value.half().float() == value).all())
 
 
 def refuse_compact(path: str) -> None:
