@@ -175,17 +175,13 @@ def run(*words: Any) -> None:
 
 def evaluate(samples: Path, database: Path, source: str, workers: Any, tries: int, seed: int) -> pd.DataFrame:
     """Build and relax the samples that the database does not have; returns all its rows."""
+    from crystalgfn.commands import label
     from crystalgfn.discovery.candidate import candidates
     from crystalgfn.discovery.database import LabelDatabase
-    from crystalgfn.structures.run import results
     from crystalgfn.tables import read_table
 
     labels = LabelDatabase(database)
-    there = labels.keys(workers.timeout)
-    waiting = {c.key: c for c in candidates(read_table(samples).crystals, source) if c.key not in there}
-    tasks = [candidate.task(tries, seed) for candidate in waiting.values()]
-    for result in results(tasks, workers, progress=source) if tasks else []:
-        labels.add(waiting[result["id"]], result)
+    label.evaluate(candidates(read_table(samples).crystals, source), labels, workers, tries, seed)
     return labels.frame()
 
 

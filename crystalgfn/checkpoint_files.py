@@ -64,11 +64,16 @@ class CheckpointFiles(TorchCheckpointIO):
 def _keep(last: Path) -> None:
     """Give the last checkpoint the name of the previous one as well; no moment is without a whole file."""
     with atomic_path(last.with_name(PREVIOUS)) as temporary:
-        try:
-            temporary.unlink()
-            os.link(last, temporary)
-        except OSError:  # a file system without links
-            write_through(temporary, last.read_bytes())
+        link(last, temporary)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, in place of what has it; a copy on a file system without links."""
+    try:
+        target.unlink(missing_ok=True)
+        os.link(source, target)
+    except OSError:
+        write_through(target, source.read_bytes())
 
 
 def read_checkpoint(path: str | Path, setting: str = "ckpt_path") -> dict[str, Any]:

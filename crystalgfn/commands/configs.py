@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 import crystalgfn
 from crystalgfn.errors import InputError
+
+if TYPE_CHECKING:
+    from crystalgfn.envs.base import Environment
 
 
 def shipped_folder() -> Path:
@@ -88,3 +92,32 @@ def with_configs(args: Sequence[str], allowed: Sequence[str] | None = None) -> l
             checked.append(argument)
         is_value = is_option and not equals
     return checked
+
+
+def load_env(settings: Any, name: str) -> Environment:
+    """The environment that a config describes.
+
+    Args:
+        settings: ``class_path`` and ``init_args``, as under ``model.env``.
+        name: what they are called in messages.
+
+    Raises:
+        InputError: if the settings are not those of an environment.
+    """
+    from jsonargparse import ArgumentParser
+
+    from crystalgfn.envs.base import Environment
+    from crystalgfn.plugins import load_everything
+
+    load_everything()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Environment, "env", required=True)
+    # jsonargparse 4.49 gave the method a new name and warns of the old one.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    InputError.latest = None
+    try:
+        # A copy: the parser puts its own containers into what it reads.
+        env: Environment = instantiate(parser.parse_object({"env": copy.deepcopy(settings)})).env
+    except Exception as error:  # the parser raises many kinds; what a class said of its settings is clearer
+        raise InputError(f"{name}: {InputError.latest or ' '.join(str(error).split())}") from None
+    return env

@@ -147,29 +147,16 @@ def environment(config: str, restrict: str | None = None) -> Crystal:
     Raises:
         InputError: if there is none, or it has no crystal environment.
     """
-    from jsonargparse import ArgumentParser
-
-    from crystalgfn.commands.configs import find_config, read_config
-    from crystalgfn.envs.base import Environment
+    from crystalgfn.commands.configs import find_config, load_env, read_config
     from crystalgfn.envs.crystal import Crystal
     from crystalgfn.errors import InputError
-    from crystalgfn.plugins import load_everything
     from crystalgfn.restriction import Restriction, read_restriction
 
-    load_everything()
     path = find_config(config)
     model = read_config(path).get("model")
     if not isinstance(model, dict) or "env" not in model:
         raise InputError(f"config: {path} has no environment (model.env)")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Environment, "env", required=True)
-    # jsonargparse 4.49 gave the method a new name and warns of the old one.
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    InputError.latest = None
-    try:
-        env = instantiate(parser.parse_object({"env": model["env"]})).env
-    except Exception as error:  # the parser raises many kinds; what a class said of its settings is clearer
-        raise InputError(f"config: {path}: {InputError.latest or ' '.join(str(error).split())}") from None
+    env = load_env(model["env"], f"config: {path}")
     if not isinstance(env, Crystal):
         raise InputError(f"config: {path} has the environment {type(env).__name__}; labels are for Crystal")
     return env if restrict is None else env.restricted(Restriction.parse(read_restriction(restrict)))

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from crystalgfn.envs.base import Environment
 from crystalgfn.module import GFlowNet
 
 
@@ -74,29 +73,3 @@ def check_fit(settings: Mapping[str, Any], name: str) -> None:
         raise InputError(f"{name}: {InputError.latest or ' '.join(str(error).split())}") from None
     if threads < 1:
         raise InputError(f"{name}.threads: {threads} is not allowed; it must be at least 1")
-
-
-def load_env(settings: dict[str, Any]) -> Environment:
-    """The environment that a config describes.
-
-    Args:
-        settings: ``class_path`` and ``init_args``, as under ``model.env``.
-
-    Raises:
-        InputError: if the settings are not those of an environment.
-    """
-    from crystalgfn.commands.lightning import Parser
-    from crystalgfn.errors import InputError
-    from crystalgfn.plugins import load_everything
-
-    load_everything()
-    parser = Parser(exit_on_error=False)
-    parser.add_argument("--env", type=Environment)
-    try:
-        env = parser.instantiate_classes(parser.parse_object({"env": settings})).env
-    except Exception as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"model.env: {' '.join(str(error).split())}") from None
-    assert isinstance(env, Environment)
-    return env

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from crystalgfn.crystallography.elements import N_ELEMENTS, atomic_numbers, element_symbols
 from crystalgfn.crystals import LATTICE_PARAMETERS
@@ -61,7 +62,7 @@ def with_energies(frame: pd.DataFrame, references: References, hull: ConvexHull,
         ``energy_above_hull_sampled`` and ``energy_above_hull_relaxed`` [eV/atom]; NaN where there is no energy, an
         element has no reference, or the hull does not know the elements.
     """
-    counts = _counts(frame["formula"].tolist())
+    counts = torch.from_numpy(counts_of(frame["formula"].tolist()))
     shares = counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
     per_element = torch.tensor([references.energies.get(symbol, float("nan")) for symbol in element_symbols()])
     # Elements that are absent count nothing, also where they have no reference.
@@ -151,9 +152,13 @@ def _same_crystal(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.boo
     return lengths & angles & equal.to_numpy()
 
 
-def _counts(formulas: Sequence[str]) -> torch.Tensor:
-    """(n, 94) counts of formulas."""
-    counts = torch.zeros(len(formulas), N_ELEMENTS, dtype=torch.int64)
+def counts_of(formulas: Sequence[str]) -> NDArray[np.int64]:
+    """(n, 94) atoms of each element in formulas such as ``Na4 Cl4``.
+
+    Raises:
+        InputError: if a text is no formula.
+    """
+    counts = np.zeros((len(formulas), N_ELEMENTS), dtype=np.int64)
     numbers = atomic_numbers()
     for row, formula in enumerate(formulas):
         for symbol, count in parse_formula(formula).items():

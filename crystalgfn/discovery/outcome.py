@@ -7,7 +7,6 @@ as no survivor.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalgfn.crystallography import N_ELEMENTS, atomic_numbers, element_symbols
-from crystalgfn.discovery.labels import CAP, SURVIVES
+from crystalgfn.crystallography import element_symbols
+from crystalgfn.discovery.labels import CAP, SURVIVES, counts_of
 from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
-from crystalgfn.tables import parse_formula, read_table
+from crystalgfn.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -326,20 +325,6 @@ def column(frame: pd.DataFrame, name: str) -> Floats:
     if name not in frame.columns:
         return np.full(len(frame), np.nan)
     return np.array(pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def counts_of(formulas: Sequence[str]) -> Ints:
-    """(n, 94) atoms of each element in formulas such as ``Na4 Cl4``.
-
-    Raises:
-        InputError: if a text is no formula.
-    """
-    counts = np.zeros((len(formulas), N_ELEMENTS), dtype=np.int64)
-    numbers = atomic_numbers()
-    for row, formula in enumerate(formulas):
-        for symbol, count in parse_formula(formula).items():
-            counts[row, numbers[symbol] - 1] = count
-    return counts
 
 
 def share(count: int, total: int) -> str:

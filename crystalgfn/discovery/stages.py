@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,9 +22,9 @@ from crystalgfn.crystallography.elements import N_ELEMENTS, atomic_numbers
 from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
-from crystalgfn.discovery.labels import training_rows, with_energies
+from crystalgfn.discovery.labels import counts_of, training_rows, with_energies
 from crystalgfn.discovery.loop import FINAL, PROXY, Run, proxy_with_weights
-from crystalgfn.discovery.outcome import KnownCrystals, Outcome, column, counts_of, proxy_errors, rounds_table
+from crystalgfn.discovery.outcome import KnownCrystals, Outcome, column, proxy_errors, rounds_table
 from crystalgfn.discovery.screen import screen
 from crystalgfn.discovery.selection import of_samples
 from crystalgfn.envs.crystal import Crystal
@@ -35,7 +34,7 @@ from crystalgfn.proxies import EnergyAboveHull
 from crystalgfn.proxies.tuning import tune
 from crystalgfn.structures.references import References
 from crystalgfn.structures.run import Workers, results
-from crystalgfn.tables import atomic_path, read_table, write_frame, write_through
+from crystalgfn.tables import CRYSTAL_COLUMNS, atomic_path, read_table, write_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +44,6 @@ FIT = "fit.yaml"
 COMPACT = "discovered.ckpt"
 SAMPLES = "samples.csv"
 CHOSEN = "chosen.csv"
-RANDOM = "random"
-PROMISING = "promising"
 
 SOURCE = "model"
 """Source of crystals that a round has sampled."""
@@ -124,7 +121,7 @@ class Stages:
         path = folder / FIT
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False))
-        from crystalgfn.checkpoint_files import newest_checkpoint
+        from crystalgfn.checkpoint_files import link, newest_checkpoint
         from crystalgfn.commands import lightning
 
         self._say(f"{name}: train")
@@ -134,11 +131,7 @@ class Stages:
         newest = newest_checkpoint(folder / "train")
         assert newest is not None
         with atomic_path(folder / MODEL) as temporary:
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(newest, temporary)
-            except OSError:  # a file system without links
-                write_through(temporary, newest.read_bytes())
+            link(newest, temporary)
 
     def choose(self, name: str, number: int) -> None:
         """Sample, and choose what is evaluated; all of the first samples for the final ones."""
@@ -354,12 +347,12 @@ class Stages:
 
     def _first_candidates(self) -> list[Candidate]:
         """Random, perturbed and real crystals, with what the proxy says of them before it has seen any label."""
-        from crystalgfn.commands.trained import load_env
+        from crystalgfn.commands.configs import load_env
         from crystalgfn.discovery import seeds
 
         start, seed = self._settings.start, self._settings.seed
         found: list[Candidate] = []
-        env = load_env(self._settings.fit["model"]["env"])
+        env = load_env(self._settings.fit["model"]["env"], "fit.model.env")
         if not isinstance(env, Crystal):
             raise InputError(f"fit.model.env: {type(env).__name__} is not allowed; discover needs Crystal")
         if start.random:
@@ -441,14 +434,14 @@ class Stages:
             {
                 "formula": " ".join(f"{s}{n}" for s, n in c.counts.items()),
                 "space_group": c.space_group,
-                **dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), c.lattice, strict=True)),
+                **dict(zip(LATTICE_PARAMETERS, c.lattice, strict=True)),
                 "source": c.source,
                 "round": c.round,
                 **c.numbers,
             }
             for c in chosen
         ]
-        names = ["formula", "space_group", "a", "b", "c", "alpha", "beta", "gamma", "source", "round"]
+        names = [*CRYSTAL_COLUMNS, "source", "round"]
         write_frame(pd.DataFrame(rows) if rows else pd.DataFrame(columns=names), path)
 
     @staticmethod
