@@ -68,7 +68,7 @@ def ablation(
 ) -> None:
     from crystalgfn.discovery.outcome import KnownCrystals, Outcome, decimal, proxy_errors, share
     from crystalgfn.discovery.selection import of_samples, with_shipped_energies
-    from crystalgfn.structures.run import Workers
+    from crystalgfn.atoms.run import Workers
 
     plan = yaml.safe_load(variants.read_text())
     missing = [name for name in only or [] if name not in plan["variants"]]
@@ -178,7 +178,7 @@ def evaluate(samples: Path, database: Path, source: str, workers: Any, tries: in
     from crystalgfn.commands import label
     from crystalgfn.discovery.candidate import candidates
     from crystalgfn.discovery.database import LabelDatabase
-    from crystalgfn.tables import read_table
+    from crystalgfn.crystal.tables import read_table
 
     labels = LabelDatabase(database)
     label.evaluate(candidates(read_table(samples).crystals, source), labels, workers, tries, seed)
@@ -273,7 +273,7 @@ def proxy(weights: str, reference: Path) -> None:
     import torch
 
     from crystalgfn.proxies import FormationEnergy
-    from crystalgfn.tables import read_table
+    from crystalgfn.crystal.tables import read_table
 
     table = read_table(reference, label="formation_energy", strict=False)
     frame = table.frame.iloc[table.rows.tolist()]

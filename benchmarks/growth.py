@@ -90,15 +90,15 @@ def measure(settings: dict[str, int], rounds: int) -> dict[str, float]:
     """Build, sample and train once in this process."""
     import torch
 
-    from crystalgfn.crystallography import element_symbols
-    from crystalgfn.envs import Crystal
-    from crystalgfn.losses import trajectory_balance
-    from crystalgfn.module import GFlowNet
-    from crystalgfn.policies import MLP
+    from crystalgfn.crystal.crystallography import element_symbols
+    from crystalgfn.crystal.envs import Crystal
+    from crystalgfn.gflownet.losses import trajectory_balance
+    from crystalgfn.gflownet.module import GFlowNet
+    from crystalgfn.gflownet.policies import MLP
     from crystalgfn.proxies.density import Density
     from crystalgfn.random import generator
-    from crystalgfn.rewards import Boltzmann
-    from crystalgfn.rollout import log_forward, sample_forward
+    from crystalgfn.gflownet.rewards import Boltzmann
+    from crystalgfn.gflownet.rollout import log_forward, sample_forward
 
     torch.set_num_threads(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -19,8 +19,8 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Element
 
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-from crystalgfn.stability import Phases, load_hull, read_phases
-from crystalgfn.stability.sampling import fractions, random_compositions
+from crystalgfn.proxies.hull import Phases, load_hull, read_phases
+from crystalgfn.proxies.hull.sampling import fractions, random_compositions
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from crystalgfn.checkpoint_files import newest_checkpoint, read_checkpoint
+from crystalgfn.gflownet.checkpoint_files import newest_checkpoint, read_checkpoint
 
 CALLBACKS = {"LogUniqueness": 10, "LogCoverage": 10, "LogHistograms": 10, "LogTopK": 10, "Checkpoints": 7}
 

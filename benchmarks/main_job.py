@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from crystalgfn.crystallography import space_groups
+from crystalgfn.crystal.crystallography import space_groups
 from crystalgfn.evaluation.checks import (
     assignment_is_right,
     cell_volumes,

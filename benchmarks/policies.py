@@ -26,15 +26,15 @@ from jsonargparse import ArgumentParser
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from crystalgfn.data import Samples
-from crystalgfn.envs import Environment
-from crystalgfn.metrics import LikelihoodAgreement, PartitionEstimate
-from crystalgfn.module import GFlowNet
+from crystalgfn.gflownet.data import Samples
+from crystalgfn.gflownet.envs import Environment
+from crystalgfn.gflownet.metrics import LikelihoodAgreement, PartitionEstimate
+from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.plugins import load_everything
-from crystalgfn.policies import MLP, EmbeddingMLP
-from crystalgfn.proxies import Proxy
+from crystalgfn.gflownet.policies import MLP, EmbeddingMLP
+from crystalgfn.gflownet.proxies import Proxy
 from crystalgfn.random import generator
-from crystalgfn.rewards import Reward
+from crystalgfn.gflownet.rewards import Reward
 
 HIDDEN = (256, 256)
 POLICIES = {

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from crystalgfn.crystallography import atomic_numbers, element_symbols
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.gflownet.proxies import Proxy
 from crystalgfn.proxies import (
     AnionKinds,
     AtomCount,
@@ -27,11 +28,10 @@ from crystalgfn.proxies import (
     ElementCount,
     FormulaRarity,
     PrototypeRarity,
-    Proxy,
     VolumeMismatch,
 )
 from crystalgfn.proxies.priors.tables import anonymous, read_prototypes, write_tables
-from crystalgfn.tables import read_table
+from crystalgfn.crystal.tables import read_table
 
 PRIORS = (
     VolumeMismatch,

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.proxies import BandGap, FormationEnergy, PropertyModel
-from crystalgfn.tables import read_table
+from crystalgfn.crystal.tables import read_table
 
 
 def predictions(proxy: PropertyModel, data: Path, split: str) -> pd.DataFrame:

@@ -23,8 +23,8 @@ import yaml
 from scipy.stats import gaussian_kde
 
 from crystalgfn.cli import main as crystalgfn
-from crystalgfn.envs import Crystal
-from crystalgfn.restriction import Restriction, read_restriction
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.crystal.restriction import Restriction, read_restriction
 
 CASES = {
     "A": ("fe_o", "only Fe and O, ≤ 10 atoms each"),

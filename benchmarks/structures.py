@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from crystalgfn.tables import parse_formula
+from crystalgfn.crystal.tables import parse_formula
 
 MAX_ATOMS = 20
 NEAR = 0.1  # eV/atom above the hull
@@ -62,8 +62,8 @@ def main() -> None:
 def judge_references(data: Path, n: int, seed: int, references: list[Path] | None) -> None:
     """Mean absolute errors on real structures of the test split with exact labels."""
     from crystalgfn.commands.chgnet_references import join, read_structures
-    from crystalgfn.structures.chgnet import energies
-    from crystalgfn.structures.references import SHIPPED, References
+    from crystalgfn.atoms.potentials.chgnet import energies
+    from crystalgfn.atoms.potentials.references import SHIPPED, References
 
     rows = join(data / "crystals.parquet", data / "structures.parquet")
     rows = rows[(rows.split == "test") & (rows.n_atoms <= 60)].sample(n, random_state=seed)
@@ -87,10 +87,10 @@ def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int
     """Build real stable crystals, and relax the real structures for comparison."""
     from crystalgfn.commands.build import build_table
     from crystalgfn.commands.chgnet_references import join, read_structures
-    from crystalgfn.structures import outputs
-    from crystalgfn.structures.hull import Reference
-    from crystalgfn.structures.references import References
-    from crystalgfn.structures.run import Workers, run
+    from crystalgfn.atoms import outputs
+    from crystalgfn.atoms.hull import Reference
+    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.run import Workers, run
 
     rows = join(data / "crystals.parquet", data / "structures.parquet")
     stable = (rows.split == split) & (rows.energy_above_hull == 0) & (rows.n_atoms <= MAX_ATOMS)
@@ -108,7 +108,7 @@ def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int
         for name, structure in zip(built["id"], structures, strict=True)
     ]
     settings = {"seed": seed, "split": split, "n": n}
-    results = run(tasks, settings, out / "real", workers, "crystalgfn.structures.build:relax_given")
+    results = run(tasks, settings, out / "real", workers, "crystalgfn.atoms.build:relax_given")
     inputs = built[["id", "row", "formula", "space_group"]]
     real = outputs.make_table(results, inputs, References.load(), Reference(hull), relaxed=True)
     matches = _matches(out, built["id"], structures)
@@ -157,9 +157,9 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
     from crystalgfn.discovery.database import LabelDatabase
     from crystalgfn.discovery.labels import with_energies
     from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-    from crystalgfn.stability import load_hull
-    from crystalgfn.structures.references import References
-    from crystalgfn.structures.run import Workers, run
+    from crystalgfn.proxies.hull import load_hull
+    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.run import Workers, run
 
     elements = set(environment("eform.yaml").elements)
     rows = join(data / "crystals.parquet", data / "structures.parquet")
@@ -185,7 +185,7 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
         {"id": name, "structure": structure.as_dict(), "seed": seed}
         for name, structure in zip(rows.material_id, structures, strict=True)
     ]
-    real = run(tasks, {"seed": seed}, out / "real", workers, "crystalgfn.structures.build:relax_given")
+    real = run(tasks, {"seed": seed}, out / "real", workers, "crystalgfn.atoms.build:relax_given")
     values = {
         "label, sampled cell": frame.formation_energy_sampled.to_numpy(),
         "label, relaxed": frame.formation_energy_relaxed.to_numpy(),
@@ -215,7 +215,7 @@ def distances(data: Path, n: int, seed: int) -> None:
     """Shares of real structures whose closest atoms are closer than some ratios of the sum of covalent radii, and how
     many neighbours their atoms have."""
     from crystalgfn.commands.chgnet_references import join, read_structures
-    from crystalgfn.structures.candidates import crowding, distance_ratios
+    from crystalgfn.atoms.candidates import crowding, distance_ratios
 
     rows = join(data / "crystals.parquet", data / "structures.parquet", exact=False).sample(n, random_state=seed)
     structures = read_structures(rows)

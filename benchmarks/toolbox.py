@@ -37,18 +37,18 @@ from helpers import make_crystal
 from spaces import BoxSpace, CompositionSpace, FiniteSpace, Space
 
 from crystalgfn import losses as of
-from crystalgfn.data import Samples
-from crystalgfn.data_set import DataSet
-from crystalgfn.envs import Box, HyperGrid, Sequence, Set
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
-from crystalgfn.proxies import BoxCorners, HammingDistance, SetOverlap
+from crystalgfn.gflownet.data import Samples
+from crystalgfn.gflownet.data_set import DataSet
+from crystalgfn.gflownet.envs import Box, HyperGrid, Sequence, Set
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
+from crystalgfn.gflownet.proxies import BoxCorners, HammingDistance, SetOverlap
 from crystalgfn.proxies.density import Density
-from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
-from crystalgfn.replay import ReplayBuffer
-from crystalgfn.rewards import Boltzmann, Identity, Power
-from crystalgfn.rollout import sample_forward
+from crystalgfn.gflownet.replay import ReplayBuffer
+from crystalgfn.gflownet.rewards import Boltzmann, Identity, Power
+from crystalgfn.gflownet.rollout import sample_forward
 from crystalgfn.testing import RandomPolicy
 
 BATCH = 128

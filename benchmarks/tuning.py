@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crystalgfn.crystallography import atomic_numbers
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystallography import atomic_numbers
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS
-from crystalgfn.proxies.property_network import PropertyNetwork
-from crystalgfn.proxies.splits import DataConfig, split_table
-from crystalgfn.proxies.tuning import TuningConfig, tune
+from crystalgfn.proxies.network.property_network import PropertyNetwork
+from crystalgfn.proxies.network.splits import DataConfig, split_table
+from crystalgfn.proxies.network.tuning import TuningConfig, tune
 
 ELEMENTS = tuple("H Li B C N O F Na Mg Al Si P S Cl K V Mn Fe Co Ni Cu Se".split())  # noqa: SIM905 - a list of 22
 CAP = 1.5  # eV/atom

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
-from crystalgfn.checkpoint_files import CheckpointFiles
+from crystalgfn.gflownet.checkpoint_files import CheckpointFiles
 from crystalgfn.errors import InputError, Stopped
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

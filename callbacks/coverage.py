@@ -10,10 +10,11 @@ from torch import Tensor
 
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, crystal_environment, environment
-from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
-from crystalgfn.crystals import Crystals
-from crystalgfn.envs import Crystal
-from crystalgfn.metrics import Coverage, class_coverage, group_classes, merge_classes, seen
+from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.crystal.group_classes import group_classes
+from crystalgfn.gflownet.metrics import Coverage, class_coverage, merge_classes, seen
 
 CLASSES = {
     "crystal_systems": "crystal_system",

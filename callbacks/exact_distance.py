@@ -11,7 +11,8 @@ from torch import Tensor
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, gflownet
 from crystalgfn.errors import InputError
-from crystalgfn.metrics import ExactDistance, hash_rows, state_keys
+from crystalgfn.gflownet.keys import hash_rows, state_keys
+from crystalgfn.gflownet.metrics import ExactDistance
 
 MOST = 1_000_000
 """Largest number of terminal states that are listed."""

@@ -13,17 +13,17 @@ from torch import Tensor
 from crystalgfn.callbacks.coverage import coverage_metrics, update_coverage
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, crystal_environment, environment, proxies_of
-from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.metrics import Values
-from crystalgfn.proxies.base import Proxy
-from crystalgfn.tables import read_table
+from crystalgfn.gflownet.metrics import Values
+from crystalgfn.gflownet.proxies.base import Proxy
+from crystalgfn.crystal.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from crystalgfn.drawing import Reference
+    from crystalgfn.evaluation.drawing import Reference
 
 
 class LogFigures(WindowCallback):
@@ -125,7 +125,7 @@ def read_references(
     Raises:
         InputError: if the table cannot be read, it has no such split, or no row is left.
     """
-    from crystalgfn.drawing import Reference
+    from crystalgfn.evaluation.drawing import Reference
 
     # A table of crystals need not have the property: a generic one serves every proxy.
     table = read_table(path, strict=False)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, proxies_of
-from crystalgfn.metrics import Values
+from crystalgfn.gflownet.metrics import Values
 
 
 class LogHistograms(WindowCallback):

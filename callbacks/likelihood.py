@@ -16,13 +16,13 @@ from torch import Generator, Tensor
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, check_positive, gflownet
 from crystalgfn.errors import InputError
-from crystalgfn.known_states import BATCH, KnownStates, check_tolerance, read_states
-from crystalgfn.likelihood import log_likelihood
-from crystalgfn.metrics import LikelihoodAgreement, PartitionEstimate
+from crystalgfn.gflownet.known_states import BATCH, KnownStates, check_tolerance, read_states
+from crystalgfn.gflownet.likelihood import log_likelihood
+from crystalgfn.gflownet.metrics import LikelihoodAgreement, PartitionEstimate
 from crystalgfn.random import generator
 
 if TYPE_CHECKING:
-    from crystalgfn.module import GFlowNet
+    from crystalgfn.gflownet.module import GFlowNet
 
 
 class LogLikelihood(WindowCallback):

@@ -11,8 +11,8 @@ from torch import Tensor
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, environment, proxies_of
 from crystalgfn.errors import InputError
-from crystalgfn.metrics import Coverage
-from crystalgfn.proxies import Proxy
+from crystalgfn.gflownet.metrics import Coverage
+from crystalgfn.gflownet.proxies import Proxy
 
 
 class LogModes(WindowCallback):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from crystalgfn.callbacks.window import environment, proxies_of
-from crystalgfn.data import Ticket
+from crystalgfn.gflownet.data import Ticket
 from crystalgfn.errors import InputError
-from crystalgfn.tables import atomic_path, check_writable, table_kind
+from crystalgfn.crystal.tables import atomic_path, check_writable, table_kind
 
 if TYPE_CHECKING:
     import pandas as pd

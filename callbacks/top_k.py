@@ -18,9 +18,11 @@ from crystalgfn.callbacks.window import (
     environment,
     proxies_of,
 )
-from crystalgfn.crystallography import space_groups
-from crystalgfn.crystals import Crystals
-from crystalgfn.metrics import TopK, composition_keys, object_keys
+from crystalgfn.crystal.crystallography import space_groups
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.keys import composition_keys
+from crystalgfn.gflownet.keys import object_keys
+from crystalgfn.gflownet.metrics import TopK
 
 
 class LogTopK(WindowCallback):

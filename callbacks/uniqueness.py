@@ -9,7 +9,9 @@ from torch import Tensor
 
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, builds_crystals, environment
-from crystalgfn.metrics import Uniqueness, composition_keys, object_keys
+from crystalgfn.crystal.keys import composition_keys
+from crystalgfn.gflownet.keys import object_keys
+from crystalgfn.gflownet.metrics import Uniqueness
 
 
 class LogUniqueness(WindowCallback):

@@ -11,13 +11,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from crystalgfn.callbacks.sink import Sink
-from crystalgfn.envs import Crystal, Environment
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import Environment
 from crystalgfn.errors import InputError
-from crystalgfn.metrics import SampleMetric
-from crystalgfn.proxies import ProxySet
+from crystalgfn.gflownet.metrics import SampleMetric
+from crystalgfn.gflownet.proxies import ProxySet
 
 if TYPE_CHECKING:
-    from crystalgfn.module import GFlowNet
+    from crystalgfn.gflownet.module import GFlowNet
 
 Metrics = dict[str, SampleMetric]
 

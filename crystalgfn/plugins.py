@@ -18,10 +18,10 @@ def load_everything() -> tuple[Registry[Any], ...]:
         the registries: environments, proxies, rewards, policies, losses.
     """
     import crystalgfn.envs
-    import crystalgfn.losses
-    import crystalgfn.policies
+    import crystalgfn.gflownet.losses
+    import crystalgfn.gflownet.policies
     import crystalgfn.proxies
-    import crystalgfn.rewards  # noqa: F401 - importing registers
+    import crystalgfn.gflownet.rewards  # noqa: F401 - importing registers
 
     here = str(Path.cwd())
     if here not in sys.path:

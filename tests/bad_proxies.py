@@ -2,7 +2,7 @@
 
 import torch
 
-from crystalgfn.proxies import Prediction, Proxy
+from crystalgfn.gflownet.proxies import Prediction, Proxy
 
 
 class FirstLength(Proxy):

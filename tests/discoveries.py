@@ -13,19 +13,19 @@ import torch
 import yaml
 from pymatgen.core import Lattice, Structure
 
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.discovery.labels import hull_energies
 from crystalgfn.discovery.seeds import random_crystals
-from crystalgfn.envs import Crystal
+from crystalgfn.crystal.envs import Crystal
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-from crystalgfn.proxies.error_model import ErrorConfig
-from crystalgfn.proxies.fitting import OptimizerConfig
-from crystalgfn.proxies.networks import NetworkSizes
-from crystalgfn.proxies.splits import DataConfig
-from crystalgfn.proxies.training import train_proxy
-from crystalgfn.stability import ConvexHull, load_hull
-from crystalgfn.structures.references import References
-from crystalgfn.structures.run import Workers
+from crystalgfn.proxies.network.error_model import ErrorConfig
+from crystalgfn.proxies.network.fitting import OptimizerConfig
+from crystalgfn.proxies.network.networks import NetworkSizes
+from crystalgfn.proxies.network.splits import DataConfig
+from crystalgfn.proxies.network.training import train_proxy
+from crystalgfn.proxies.hull import ConvexHull, load_hull
+from crystalgfn.atoms.potentials.references import References
+from crystalgfn.atoms.run import Workers
 
 RESULTS = "crystalgfn.discovery.stages.results"
 """What evaluates crystals in a run; tests put `Evaluation` there."""
@@ -34,7 +34,7 @@ ENV = {"space_groups": [2, 123, "221-225"], "elements": ["Li", "Na", "O", "F"], 
 
 
 class Evaluation:
-    """Makes up results in the form of `crystalgfn.structures.build.build`; one in seven fails, some are given up.
+    """Makes up results in the form of `crystalgfn.atoms.build.build`; one in seven fails, some are given up.
 
     Args:
         order: seeds the order in which results come; None for that of the tasks.

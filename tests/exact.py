@@ -11,10 +11,11 @@ import torch
 from helpers import reachable_compositions
 from torch import Tensor
 
-from crystalgfn.crystallography import element_symbols
-from crystalgfn.crystals import Crystals
-from crystalgfn.envs import Box, Crystal, Environment, LatticeParameters, SpaceGroup
-from crystalgfn.policies import Policy
+from crystalgfn.crystal.crystallography import element_symbols
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.envs import Crystal, LatticeParameters, SpaceGroup
+from crystalgfn.gflownet.envs import Box, Environment
+from crystalgfn.gflownet.policies import Policy
 from crystalgfn.random import generator
 
 SAMPLES = 10_000

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from crystalgfn.proxies import PropertyModel
-from crystalgfn.tables import read_table
+from crystalgfn.crystal.tables import read_table
 
 DATA = Path(os.environ.get("CRYSTALGFN_DATA", Path(__file__).parents[2] / "shared" / "data")) / "crystals.parquet"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from crystalgfn.crystals import Crystals
-from crystalgfn.envs import Crystal
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.envs import Crystal
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Functions for tests of `crystalgfn.structures.isolated`: one is too slow, one raises, one dies."""
+"""Functions for tests of `crystalgfn.atoms.isolated`: one is too slow, one raises, one dies."""
 
 import os
 import time

@@ -9,12 +9,13 @@ import torch
 from exact import CrystalSpace, box_density, sampling_floor, terminating_distribution, total_variation
 from torch import Tensor
 
-from crystalgfn.envs import Box, Crystal, Environment
-from crystalgfn.module import GFlowNet
-from crystalgfn.proxies import BoxCorners, Prediction, Proxy
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import Box, Environment
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.proxies import BoxCorners, Prediction, Proxy
 from crystalgfn.random import generator
-from crystalgfn.rewards import Identity, Reward
-from crystalgfn.rollout import log_forward, sample_backward
+from crystalgfn.gflownet.rewards import Identity, Reward
+from crystalgfn.gflownet.rollout import log_forward, sample_backward
 
 
 class Space(ABC):

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from crystalgfn.envs import Box, HyperGrid, Sequence, Set, Stack
+from crystalgfn.gflownet.envs import Box, HyperGrid, Sequence, Set, Stack
 from crystalgfn.errors import InputError
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
-from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
-from crystalgfn.rewards import Identity
-from crystalgfn.rollout import UniformBackward, sample_backward
+from crystalgfn.gflownet.rewards import Identity
+from crystalgfn.gflownet.rollout import UniformBackward, sample_backward
 
 PATHS = HyperGrid(3, 4, backward="paths")
 

@@ -9,9 +9,9 @@ import torch
 from helpers import make_crystal
 from torch import Tensor
 
-from crystalgfn.balance import Balance, StateFlow
-from crystalgfn.envs import HyperGrid
-from crystalgfn.losses import (
+from crystalgfn.gflownet.balance import Balance, StateFlow
+from crystalgfn.gflownet.envs import HyperGrid
+from crystalgfn.gflownet.losses import (
     DetailedBalance,
     FlowMatching,
     ForwardLookingDetailedBalance,
@@ -20,9 +20,9 @@ from crystalgfn.losses import (
     SubTrajectoryBalance,
     TrajectoryBalance,
 )
-from crystalgfn.policies import MLP, Policy
+from crystalgfn.gflownet.policies import MLP, Policy
 from crystalgfn.random import generator
-from crystalgfn.rollout import Trajectories, log_forward, sample_backward, sample_forward
+from crystalgfn.gflownet.rollout import Trajectories, log_forward, sample_backward, sample_forward
 from crystalgfn.testing import RandomPolicy
 
 LOSSES: dict[str, Callable[[], Loss]] = {

@@ -10,12 +10,12 @@ from held_out import DATA, held_out_errors
 from test_formation_energy import random_crystals
 from torchmetrics.functional.classification import binary_auroc
 
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies import BandGap, FormationEnergy
 from crystalgfn.proxies.band_gap import SHIPPED_WEIGHTS
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS as ENERGY_WEIGHTS
-from crystalgfn.proxies.networks import Sites
+from crystalgfn.proxies.network.networks import Sites
 from crystalgfn.registry import PROXIES
 from crystalgfn.testing import ProxyContract
 

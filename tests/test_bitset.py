@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crystalgfn.envs import bitset
+from crystalgfn.crystal.envs import bitset
 
 _words = st.shared(st.integers(1, 4), key="words")
 _sets = _words.flatmap(lambda words: st.lists(st.sets(st.integers(0, 52 * words - 1)), min_size=1, max_size=6))

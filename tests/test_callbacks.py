@@ -14,15 +14,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from crystalgfn.callbacks import LogCoverage, LogFigures, LogHistograms, LogTopK, LogUniqueness, SampleWriter
 from crystalgfn.callbacks.figures import read_references
-from crystalgfn.data import Samples
-from crystalgfn.envs import Crystal, HyperGrid
+from crystalgfn.gflownet.data import Samples
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.errors import InputError
-from crystalgfn.metrics import crystal_keys, unique_fraction
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
+from crystalgfn.crystal.keys import crystal_keys
+from crystalgfn.gflownet.metrics import unique_fraction
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
 from crystalgfn.proxies.density import Density
-from crystalgfn.proxies.hypergrid import HyperGridModes
-from crystalgfn.rewards import Boltzmann, Identity
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.rewards import Boltzmann, Identity
 
 ELEMENTS = ("Li", "Mg", "O", "F")
 COLUMNS = ["formula", "space_group", "a", "b", "c", "alpha", "beta", "gamma", "oxidation_states", "density"]
@@ -327,7 +329,7 @@ def predict(module: GFlowNet, out: Path, n: int = 60, *callbacks: Callback) -> N
 
 @pytest.fixture
 def small_tickets(monkeypatch):
-    monkeypatch.setattr("crystalgfn.data.TICKET_SIZE", 25)
+    monkeypatch.setattr("crystalgfn.gflownet.data.TICKET_SIZE", 25)
 
 
 def test_csv_and_parquet_hold_every_sample_in_full(tmp_path, small_tickets, capsys):

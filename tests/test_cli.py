@@ -77,7 +77,7 @@ def test_run_leaves_complete_settings_and_a_checkpoint(run):
     asked = small_config(run)
     assert saved["model"]["env"]["init_args"]["space_groups"] == asked["model"]["env"]["init_args"]["space_groups"]
     assert saved["model"]["reward"] == {
-        "class_path": "crystalgfn.rewards.Boltzmann",
+        "class_path": "crystalgfn.gflownet.rewards.Boltzmann",
         "init_args": {"beta": -0.5, "floor": 1e-8, "caution": 0.0, "enough": None},
     }
     assert saved["model"]["batch_size"] == 8

@@ -59,7 +59,7 @@ def test_every_init_arg_is_written(path):
 
 def test_configs_cover_the_paper(tmp_path):
     """Both settings name the paper's 113 space groups and 22 elements."""
-    from crystalgfn.envs import Crystal
+    from crystalgfn.crystal.envs import Crystal
 
     for path in (CONFIGS / "eform.yaml", CONFIGS / "paper" / "eform.yaml"):
         settings = yaml.safe_load(path.read_text())["model"]["env"]["init_args"]

@@ -11,9 +11,10 @@ import torch
 from helpers import make_crystal
 from torch import Tensor
 
-from crystalgfn.distributions import BetaMixture
-from crystalgfn.envs import BetaMixtureHead, Crystal, Environment, HyperGrid
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.gflownet.distributions import BetaMixture
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import BetaMixtureHead, Environment, HyperGrid
+from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.testing import EnvironmentContract, ProxyContract
 
 

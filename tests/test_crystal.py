@@ -21,8 +21,8 @@ from helpers import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crystalgfn.crystallography import element_symbols
-from crystalgfn.envs import Crystal
+from crystalgfn.crystal.crystallography import element_symbols
+from crystalgfn.crystal.envs import Crystal
 from crystalgfn.errors import InputError
 from crystalgfn.random import generator
 from crystalgfn.testing import random_walk

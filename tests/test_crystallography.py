@@ -16,7 +16,7 @@ from helpers import crystal_system, fits_wyckoff, possible_charges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalgfn.crystallography import (
+from crystalgfn.crystal.crystallography import (
     CRYSTAL_LATTICE_SYSTEMS,
     NOWHERE,
     POINT_SYMMETRIES,
@@ -91,7 +91,7 @@ def test_multiplicities_of_rock_salt() -> None:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Path]]:
     """The module, and the path of an empty cache of its own."""
-    module = importlib.import_module("crystalgfn.crystallography.space_groups")
+    module = importlib.import_module("crystalgfn.crystal.crystallography.space_groups")
     known = space_groups()
     monkeypatch.setenv("CRYSTALGFN_CACHE", str(tmp_path))
     # Deriving all takes seconds; `test_cached_is_derived` looks at some.
@@ -103,7 +103,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any
 
 
 def test_cached_is_derived() -> None:
-    module = importlib.import_module("crystalgfn.crystallography.space_groups")
+    module = importlib.import_module("crystalgfn.crystal.crystallography.space_groups")
     halls = module._hall_numbers()
     for number in range(1, 231, 9):
         assert space_groups()[number - 1] == module._derive(number, halls[number - 1])

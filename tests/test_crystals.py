@@ -7,7 +7,7 @@ import torch
 from helpers import PAPER_ELEMENTS, make_crystal
 from pymatgen.core import Composition, Lattice, Structure
 
-from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.random import generator
 from crystalgfn.testing import random_walk
 

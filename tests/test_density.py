@@ -10,7 +10,7 @@ import torch
 from helpers import make_crystal
 from pymatgen.core import Structure
 
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.proxies.density import Density
 from crystalgfn.random import generator
 from crystalgfn.testing import ProxyContract, random_walk

@@ -15,20 +15,21 @@ from two_processes import trainer
 
 from crystalgfn.callbacks import LogCoverage, LogHistograms, LogTopK, LogUniqueness
 from crystalgfn.cli import main
-from crystalgfn.data import Samples, Ticket
-from crystalgfn.envs import Crystal, HyperGrid
+from crystalgfn.gflownet.data import Samples, Ticket
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.errors import InputError
-from crystalgfn.losses import FlowMatching, ForwardLookingDetailedBalance, LogPartitionVariance, SubTrajectoryBalance
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
+from crystalgfn.gflownet.losses import FlowMatching, ForwardLookingDetailedBalance, LogPartitionVariance, SubTrajectoryBalance
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
 from crystalgfn.proxies import BandGap, EnergyAboveHull, FormationEnergy
 from crystalgfn.proxies.density import Density
-from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
-from crystalgfn.replay import ReplayBuffer
-from crystalgfn.restriction import Restriction
-from crystalgfn.rewards import Boltzmann, Identity, Product
-from crystalgfn.rollout import log_forward, sample_forward
+from crystalgfn.gflownet.replay import ReplayBuffer
+from crystalgfn.crystal.restriction import Restriction
+from crystalgfn.gflownet.rewards import Boltzmann, Identity, Product
+from crystalgfn.gflownet.rollout import log_forward, sample_forward
 
 
 @cache
@@ -123,7 +124,7 @@ def test_host_work_is_found() -> None:
 
     class Careless(Density):
         def forward(self, objects: Any) -> torch.Tensor:
-            from crystalgfn.crystals import Crystals
+            from crystalgfn.crystal.crystals import Crystals
 
             # Through the package, whose lines alone are reported.
             Crystals.from_arrays([1], [{"Na": 1}], [[1.0, 1.0, 1.0, 90.0, 90.0, 90.0]])

@@ -19,8 +19,8 @@ from crystalgfn.commands.configs import shipped_folder
 from crystalgfn.discovery import stages
 from crystalgfn.discovery.candidate import candidates
 from crystalgfn.discovery.database import LabelDatabase
-from crystalgfn.module import GFlowNet
-from crystalgfn.tables import read_table
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.crystal.tables import read_table
 
 pytest.importorskip("ase")
 
@@ -167,7 +167,7 @@ def test_a_run_that_is_stopped_is_the_same(discovered, inputs, tmp_path, monkeyp
 
     interrupted(order=1, stop_after=3)
     interrupted("crystalgfn.discovery.stages.tune", stop_at(1, stages.tune), order=2)
-    interrupted("crystalgfn.module.GFlowNet.training_step", stop_at(3, GFlowNet.training_step), order=3)
+    interrupted("crystalgfn.gflownet.module.GFlowNet.training_step", stop_at(3, GFlowNet.training_step), order=3)
     interrupted("crystalgfn.discovery.stages.screen", stop_at(1, stages.screen), order=3)
     interrupted(order=4, stop_after=2)
     # Where and how long is open.

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from crystalgfn.cli import main
-from crystalgfn.compact import MODELS, shipped_model
+from crystalgfn.gflownet.compact import MODELS, shipped_model
 from crystalgfn.discovery import labels as labels_module
 from crystalgfn.proxies import EnergyAboveHull, FormationEnergy
 from crystalgfn.proxies.formation_energy import TAUGHT_WEIGHTS
-from crystalgfn.tables import read_table
+from crystalgfn.crystal.tables import read_table
 
 LABELS = Path(labels_module.__file__).parent / "data" / "labels.parquet"
 QUIET = ["--trainer.enable_progress_bar", "false"]

@@ -21,11 +21,11 @@ from crystalgfn.discovery.labels import with_energies
 from crystalgfn.discovery.outcome import KnownCrystals, Outcome, proxy_errors, round_row, rounds_table, wilson
 from crystalgfn.discovery.page import choose
 from crystalgfn.discovery.selection import of_samples, of_sources
-from crystalgfn.drawing import to_image
+from crystalgfn.evaluation.drawing import to_image
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-from crystalgfn.stability import load_hull
-from crystalgfn.structures.references import References
+from crystalgfn.proxies.hull import load_hull
+from crystalgfn.atoms.potentials.references import References
 
 REFERENCE = """\
 formula,space_group,a,b,c,alpha,beta,gamma

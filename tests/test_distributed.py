@@ -14,23 +14,23 @@ from test_exactness import Result
 from two_processes import Recorder, recorded, trainer
 
 from crystalgfn.callbacks import LogTopK, LogUniqueness, SampleWriter
-from crystalgfn.data import Samples
-from crystalgfn.distributed import n_processes
-from crystalgfn.envs import HyperGrid
-from crystalgfn.losses import (
+from crystalgfn.gflownet.data import Samples
+from crystalgfn.gflownet.distributed import n_processes
+from crystalgfn.gflownet.envs import HyperGrid
+from crystalgfn.gflownet.losses import (
     FlowMatching,
     ForwardLookingDetailedBalance,
     LogPartitionVariance,
     Loss,
     SubTrajectoryBalance,
 )
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
-from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
-from crystalgfn.replay import ReplayBuffer
-from crystalgfn.rewards import Identity
-from crystalgfn.rollout import Trajectories, sample_forward
+from crystalgfn.gflownet.replay import ReplayBuffer
+from crystalgfn.gflownet.rewards import Identity
+from crystalgfn.gflownet.rollout import Trajectories, sample_forward
 
 
 class Holes(HyperGridModes):
@@ -113,7 +113,7 @@ def test_heads_that_no_trajectory_visits() -> None:
     from helpers import make_crystal
 
     from crystalgfn.proxies.density import Density
-    from crystalgfn.rewards import Boltzmann
+    from crystalgfn.gflownet.rewards import Boltzmann
 
     # Two trajectories rarely meet triclinic cells, whose heads for angles stay without gradients in most steps.
     env = make_crystal(space_groups=[1, *range(195, 231)], elements=["Li", "O", "F"], max_elements=2)

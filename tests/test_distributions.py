@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta, Categorical, MixtureSameFamily
 
-from crystalgfn.distributions import BetaMixture, Determined, MaskedCategorical
+from crystalgfn.gflownet.distributions import BetaMixture, Determined, MaskedCategorical
 from crystalgfn.random import generator
 
 # Discrete

@@ -11,19 +11,10 @@ import torch
 from helpers import PAPER_ELEMENTS, PAPER_GROUPS, make_crystal
 from torch import Tensor
 
-from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, oxidation_states
-from crystalgfn.envs import (
-    Box,
-    Composition,
-    Environment,
-    HyperGrid,
-    LatticeParameters,
-    Sequence,
-    Set,
-    SpaceGroup,
-    Stack,
-)
-from crystalgfn.envs.lattice_parameters import ANGLES, LENGTHS
+from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, oxidation_states
+from crystalgfn.crystal.envs import Composition, LatticeParameters, SpaceGroup
+from crystalgfn.gflownet.envs import Box, Environment, HyperGrid, Sequence, Set, Stack
+from crystalgfn.crystal.envs.lattice_parameters import ANGLES, LENGTHS
 from crystalgfn.registry import ENVIRONMENTS
 from crystalgfn.testing import EnvironmentContract
 

@@ -17,17 +17,18 @@ from exact import SAMPLES, CrystalSpace, sampling_floor, terminating_distributio
 from helpers import make_crystal
 from torch import Tensor
 
-from crystalgfn.balance import policy_shapes
-from crystalgfn.crystals import Crystals
-from crystalgfn.envs import Crystal, Environment, HyperGrid
-from crystalgfn.losses import trajectory_balance
-from crystalgfn.policies import MLP, Policy
-from crystalgfn.proxies import Prediction
+from crystalgfn.gflownet.balance import policy_shapes
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import Environment, HyperGrid
+from crystalgfn.gflownet.losses import trajectory_balance
+from crystalgfn.gflownet.policies import MLP, Policy
+from crystalgfn.gflownet.proxies import Prediction
 from crystalgfn.proxies.density import Density
-from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
-from crystalgfn.rewards import Identity, Power
-from crystalgfn.rollout import log_forward, sample_backward, sample_forward
+from crystalgfn.gflownet.rewards import Identity, Power
+from crystalgfn.gflownet.rollout import log_forward, sample_backward, sample_forward
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -12,10 +12,10 @@ from held_out import DATA, held_out_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalgfn.crystallography import N_ELEMENTS
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystallography import N_ELEMENTS
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.proxies.features import CrystalFeatures, ragged_ranges
+from crystalgfn.proxies.network.features import CrystalFeatures, ragged_ranges
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS, FormationEnergy
 from crystalgfn.registry import PROXIES
 from crystalgfn.testing import ProxyContract

@@ -11,12 +11,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crystalgfn.checkpoint_files import read_checkpoint
-from crystalgfn.crystals import LATTICE_PARAMETERS
+from crystalgfn.gflownet.checkpoint_files import read_checkpoint
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.errors import InputError
-from crystalgfn.plain_files import read_plain, write_plain
-from crystalgfn.restriction import Restriction, parse_counts, read_restriction
-from crystalgfn.tables import CRYSTAL_COLUMNS, parse_formula, read_table
+from crystalgfn.files import read_plain, write_plain
+from crystalgfn.crystal.restriction import Restriction, parse_counts, read_restriction
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, parse_formula, read_table
 
 
 def attempt(call, *arguments):

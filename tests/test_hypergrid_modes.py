@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from crystalgfn.envs import HyperGrid
+from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.errors import InputError
-from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
 from crystalgfn.testing import ProxyContract
 
 

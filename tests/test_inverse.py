@@ -10,12 +10,12 @@ import torch
 from held_out import DATA
 from helpers import PAPER_ELEMENTS, PAPER_GROUPS, make_crystal
 
-from crystalgfn.crystals import Crystals
-from crystalgfn.data_set import DataSet
-from crystalgfn.envs import HyperGrid
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.gflownet.data_set import DataSet
+from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.errors import InputError
 from crystalgfn.random import generator
-from crystalgfn.rollout import log_forward, sample_backward, sample_forward
+from crystalgfn.gflownet.rollout import log_forward, sample_backward, sample_forward
 from crystalgfn.testing import RandomPolicy
 
 PAPER = {"space_groups": PAPER_GROUPS, "elements": PAPER_ELEMENTS}

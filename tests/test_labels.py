@@ -16,17 +16,17 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from crystalgfn.commands import label as command
-from crystalgfn.crystallography.space_groups import space_groups
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystallography.space_groups import space_groups
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.discovery import labels, seeds
 from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
-from crystalgfn.envs.crystal import Crystal
+from crystalgfn.crystal.envs.crystal import Crystal
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-from crystalgfn.stability import ConvexHull, load_hull
-from crystalgfn.structures.references import References
-from crystalgfn.tables import read_table
+from crystalgfn.proxies.hull import ConvexHull, load_hull
+from crystalgfn.atoms.potentials.references import References
+from crystalgfn.crystal.tables import read_table
 
 pytest.importorskip("ase")
 
@@ -468,7 +468,7 @@ def pretend(function, task, timeout):
         assert task["tries"] == 3 and timeout == 9
         return json.loads(json.dumps(outcome(salt()) | {"id": task["id"]}))
     if "Mg" in task["counts"]:
-        from crystalgfn.structures.isolated import Failed
+        from crystalgfn.atoms.isolated import Failed
 
         raise Failed("takes longer than 9 s")
     return {"id": task["id"], "reason": "not built: atoms too close"}
@@ -476,7 +476,7 @@ def pretend(function, task, timeout):
 
 def test_the_command(tmp_path, known, monkeypatch, capsys):
     pytest.importorskip("chgnet")
-    monkeypatch.setattr("crystalgfn.structures.isolated.run", pretend)
+    monkeypatch.setattr("crystalgfn.atoms.isolated.run", pretend)
     pretend.done = []
     (tmp_path / "small.yaml").write_text(CONFIG)
     database, out = tmp_path / "labels.db", tmp_path / "labels.parquet"
@@ -549,12 +549,12 @@ def test_rock_salt_with_chgnet(tmp_path, monkeypatch):
     pytest.importorskip("chgnet")
 
     def in_this_process(function, task, timeout):
-        from crystalgfn.structures.build import build
+        from crystalgfn.atoms.build import build
 
         return json.loads(json.dumps(build(task)))
 
-    monkeypatch.setattr("crystalgfn.structures.isolated.run", in_this_process)
-    from crystalgfn.structures.run import Workers
+    monkeypatch.setattr("crystalgfn.atoms.isolated.run", in_this_process)
+    from crystalgfn.atoms.run import Workers
 
     database = LabelDatabase(tmp_path / "labels.db")
     squeezed = salt(5.2)

@@ -15,10 +15,10 @@ from small import checkpoint_of, small_config, write_config
 from torch import Tensor
 
 from crystalgfn.cli import main
-from crystalgfn.envs import HyperGrid
-from crystalgfn.likelihood import log_likelihood
+from crystalgfn.gflownet.envs import HyperGrid
+from crystalgfn.gflownet.likelihood import log_likelihood
 from crystalgfn.random import generator
-from crystalgfn.rollout import sample_forward
+from crystalgfn.gflownet.rollout import sample_forward
 from crystalgfn.testing import RandomPolicy
 
 GRID = HyperGrid(2, 5)

@@ -10,9 +10,9 @@ from helpers import make_crystal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalgfn.crystallography import NOWHERE
-from crystalgfn.envs import bitset
-from crystalgfn.envs.look_ahead import CompositionRules, LookAhead, atom_levels, build_look_ahead
+from crystalgfn.crystal.crystallography import NOWHERE
+from crystalgfn.crystal.envs import bitset
+from crystalgfn.crystal.envs.look_ahead import CompositionRules, LookAhead, atom_levels, build_look_ahead
 
 
 @st.composite

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalgfn.errors import InputError
-from crystalgfn.losses import (
+from crystalgfn.gflownet.losses import (
     DetailedBalance,
     SubTrajectoryBalance,
     detailed_balance,

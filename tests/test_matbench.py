@@ -16,10 +16,10 @@ from pymatgen.core import Lattice, Structure
 
 from crystalgfn import matbench
 from crystalgfn.commands.import_matbench import main
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.matbench import TARGETS, import_matbench, read_rows
-from crystalgfn.tables import read_table
+from crystalgfn.crystal.matbench import TARGETS, import_matbench, read_rows
+from crystalgfn.crystal.tables import read_table
 
 
 def structures() -> list[Structure]:

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, POINT_SYMMETRIES
-from crystalgfn.crystals import Crystals
-from crystalgfn.metrics import (
-    CRYSTAL_SYSTEMS,
-    LATTICE_SYSTEMS,
+from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, POINT_SYMMETRIES
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.group_classes import CRYSTAL_SYSTEMS, LATTICE_SYSTEMS, group_classes
+from crystalgfn.crystal.keys import composition_keys, crystal_keys
+from crystalgfn.gflownet.keys import hash_rows, object_keys, state_keys
+from crystalgfn.gflownet.metrics import (
     Coverage,
     ExactDistance,
     LikelihoodAgreement,
@@ -25,17 +26,11 @@ from crystalgfn.metrics import (
     Uniqueness,
     Values,
     class_coverage,
-    composition_keys,
-    crystal_keys,
-    group_classes,
-    hash_rows,
     jensen_shannon,
     merge_classes,
-    object_keys,
     pearson,
     ranks,
     sampling_floor,
-    state_keys,
     top_k_rows,
     total_variation,
     unique_fraction,

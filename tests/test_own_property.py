@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.testing import ProxyContract
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own_property"

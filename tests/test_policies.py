@@ -10,14 +10,15 @@ import torch
 from helpers import make_crystal
 from torch import Tensor
 
-from crystalgfn.balance import StateFlow, backward_shapes, policy_shapes
-from crystalgfn.envs import Crystal, Environment, HyperGrid
+from crystalgfn.gflownet.balance import StateFlow, backward_shapes, policy_shapes
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import Environment, HyperGrid
 from crystalgfn.errors import InputError
-from crystalgfn.policies import MLP, EmbeddingMLP, Policy, Shape
-from crystalgfn.policies.embedding_mlp import diagonal_blocks
+from crystalgfn.gflownet.policies import MLP, EmbeddingMLP, Policy, Shape
+from crystalgfn.gflownet.policies.embedding_mlp import diagonal_blocks
 from crystalgfn.random import generator
-from crystalgfn.restriction import Restriction
-from crystalgfn.rollout import log_forward, sample_forward
+from crystalgfn.crystal.restriction import Restriction
+from crystalgfn.gflownet.rollout import log_forward, sample_forward
 
 KINDS: dict[str, Callable[..., Policy]] = {
     "MLP": partial(MLP, hidden=(16, 16)),

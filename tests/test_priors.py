@@ -14,10 +14,10 @@ import torch
 from helpers import make_crystal
 from torch import Tensor
 
-from crystalgfn.crystallography import atomic_numbers, element_symbols, oxidation_states
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols, oxidation_states
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.proxies import Proxy
+from crystalgfn.gflownet.proxies import Proxy
 from crystalgfn.proxies.priors import (
     AnionKinds,
     AtomCount,
@@ -258,7 +258,7 @@ def known_crystals() -> Crystals:
     """Validation rows of MP-20."""
     import pandas as pd
 
-    from crystalgfn.tables import parse_formula
+    from crystalgfn.crystal.tables import parse_formula
 
     frame = pd.read_parquet(TABLE)
     frame = frame[(frame["split"] == "val") & (frame["source"] == "mp20")]

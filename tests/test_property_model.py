@@ -12,16 +12,16 @@ from test_train_proxy import make_table
 
 from crystalgfn.commands.score import main as score
 from crystalgfn.commands.train_proxy import main as train
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies import FormationEnergy, PropertyModel
-from crystalgfn.proxies.error_model import ErrorConfig
-from crystalgfn.proxies.fitting import OptimizerConfig
-from crystalgfn.proxies.networks import NetworkSizes
-from crystalgfn.proxies.splits import DataConfig
-from crystalgfn.proxies.training import train_proxy
+from crystalgfn.proxies.network.error_model import ErrorConfig
+from crystalgfn.proxies.network.fitting import OptimizerConfig
+from crystalgfn.proxies.network.networks import NetworkSizes
+from crystalgfn.proxies.network.splits import DataConfig
+from crystalgfn.proxies.network.training import train_proxy
 from crystalgfn.registry import PROXIES
-from crystalgfn.tables import read_table
+from crystalgfn.crystal.tables import read_table
 from crystalgfn.testing import ProxyContract
 
 SMALL = NetworkSizes(members=2, embedding=8, hidden=24, layers=1)

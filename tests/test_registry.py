@@ -63,10 +63,10 @@ def test_a_module_may_be_loaded_again() -> None:
 
 def test_built_in_classes() -> None:
     import crystalgfn.envs
-    import crystalgfn.losses
-    import crystalgfn.policies
+    import crystalgfn.gflownet.losses
+    import crystalgfn.gflownet.policies
     import crystalgfn.proxies
-    import crystalgfn.rewards  # noqa: F401 - importing registers
+    import crystalgfn.gflownet.rewards  # noqa: F401 - importing registers
 
     assert {"Crystal", "HyperGrid"} <= set(ENVIRONMENTS)
     assert {"Density", "HyperGridModes"} <= set(PROXIES)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from crystalgfn.errors import InputError
 from crystalgfn.random import generator
-from crystalgfn.replay import ReplayBuffer
+from crystalgfn.gflownet.replay import ReplayBuffer
 
 if TYPE_CHECKING:
-    from crystalgfn.envs import Environment
+    from crystalgfn.gflownet.envs import Environment
 
 
 def make(capacity: int, size: int = 1, batch_size: int = 3, **settings: Any) -> ReplayBuffer:

@@ -13,7 +13,7 @@ from small import checkpoint_of, small_config, write_config
 
 from crystalgfn.cli import main
 from crystalgfn.commands.trained import load_model
-from crystalgfn.data import TICKET_SIZE, Tickets
+from crystalgfn.gflownet.data import TICKET_SIZE, Tickets
 from crystalgfn.testing.generators import assert_untouched, global_generators
 
 REPLAY = {"class_path": "ReplayBuffer", "init_args": {"capacity": 20, "batch_size": 4, "draw": "loss"}}

@@ -16,15 +16,15 @@ from small import checkpoint_of, small_config, write_config
 
 from crystalgfn.cli import main
 from crystalgfn.commands.lightning import with_restriction
-from crystalgfn.data import Samples
-from crystalgfn.envs import HyperGrid
+from crystalgfn.gflownet.data import Samples
+from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.errors import InputError
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
 from crystalgfn.proxies.density import Density
-from crystalgfn.proxies.hypergrid import HyperGridModes
-from crystalgfn.restriction import Restriction, read_restriction
-from crystalgfn.rewards import Boltzmann, Identity
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
+from crystalgfn.crystal.restriction import Restriction, read_restriction
+from crystalgfn.gflownet.rewards import Boltzmann, Identity
 
 SHIPPED = sorted((Path(__file__).parent.parent / "configs" / "restrictions").glob("*.yaml"))
 

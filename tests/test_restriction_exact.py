@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from crystalgfn.crystals import Crystals
-from crystalgfn.envs import Crystal, HyperGrid
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.errors import InputError
 from crystalgfn.random import generator
-from crystalgfn.restriction import Restriction
-from crystalgfn.rollout import log_forward, sample_forward
+from crystalgfn.crystal.restriction import Restriction
+from crystalgfn.gflownet.rollout import log_forward, sample_forward
 from crystalgfn.testing import EnvironmentContract, RandomPolicy
 from crystalgfn.testing.walk import random_walk
-from crystalgfn.truncated import TruncatedBetaMixture, beta_quantile, log_beta_mass
+from crystalgfn.gflownet.truncated import TruncatedBetaMixture, beta_quantile, log_beta_mass
 
 SMALL: dict[str, Any] = {
     "space_groups": [1, 99, 123, 160, 221, 225],

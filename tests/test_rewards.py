@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from crystalgfn.errors import InputError
-from crystalgfn.proxies import Prediction, Proxy
-from crystalgfn.rewards import (
+from crystalgfn.gflownet.proxies import Prediction, Proxy
+from crystalgfn.gflownet.rewards import (
     Boltzmann,
     Identity,
     Power,

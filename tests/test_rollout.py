@@ -7,13 +7,13 @@ import torch
 from helpers import make_crystal
 
 from crystalgfn import rollout
-from crystalgfn.balance import Balance, policy_shapes
-from crystalgfn.envs import Environment, HyperGrid
-from crystalgfn.losses import TrajectoryBalance
-from crystalgfn.policies import MLP
-from crystalgfn.policies import mlp as mlp_module
+from crystalgfn.gflownet.balance import Balance, policy_shapes
+from crystalgfn.gflownet.envs import Environment, HyperGrid
+from crystalgfn.gflownet.losses import TrajectoryBalance
+from crystalgfn.gflownet.policies import MLP
+from crystalgfn.gflownet.policies import mlp as mlp_module
 from crystalgfn.random import generator
-from crystalgfn.rollout import Trajectories, log_forward, sample_forward, sample_to_learn
+from crystalgfn.gflownet.rollout import Trajectories, log_forward, sample_forward, sample_to_learn
 
 
 @pytest.fixture(scope="module", params=["crystal", "hypergrid"])

@@ -16,19 +16,20 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crystalgfn.callbacks import LogExactDistance, LogLikelihood, LogModes
-from crystalgfn.data import Samples
-from crystalgfn.envs import Box, Crystal, HyperGrid
+from crystalgfn.gflownet.data import Samples
+from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.envs import Box, HyperGrid
 from crystalgfn.errors import InputError
-from crystalgfn.likelihood import log_likelihood
-from crystalgfn.metrics import sampling_floor
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
-from crystalgfn.proxies import BoxCorners, HammingDistance, SetOverlap
+from crystalgfn.gflownet.likelihood import log_likelihood
+from crystalgfn.gflownet.metrics import sampling_floor
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
+from crystalgfn.gflownet.proxies import BoxCorners, HammingDistance, SetOverlap
 from crystalgfn.proxies.density import Density
-from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
-from crystalgfn.restriction import Restriction
-from crystalgfn.rewards import Boltzmann, Identity
+from crystalgfn.crystal.restriction import Restriction
+from crystalgfn.gflownet.rewards import Boltzmann, Identity
 
 TABLE = """\
 formula,space_group,a,b,c,alpha,beta,gamma,split

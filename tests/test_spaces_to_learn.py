@@ -12,9 +12,9 @@ from spaces import BoxSpace, FiniteSpace, Space
 from torch import Tensor
 from trained import train
 
-from crystalgfn.data_set import DataSet
-from crystalgfn.envs import Box, HyperGrid, Parts, Sequence, Set, Stack
-from crystalgfn.losses import (
+from crystalgfn.gflownet.data_set import DataSet
+from crystalgfn.gflownet.envs import Box, HyperGrid, Parts, Sequence, Set, Stack
+from crystalgfn.gflownet.losses import (
     DetailedBalance,
     FlowMatching,
     ForwardLookingDetailedBalance,
@@ -23,9 +23,9 @@ from crystalgfn.losses import (
     SubTrajectoryBalance,
     TrajectoryBalance,
 )
-from crystalgfn.proxies import BoxCorners, HammingDistance, Proxy, SetOverlap
-from crystalgfn.replay import ReplayBuffer
-from crystalgfn.rewards import Boltzmann
+from crystalgfn.gflownet.proxies import BoxCorners, HammingDistance, Proxy, SetOverlap
+from crystalgfn.gflownet.replay import ReplayBuffer
+from crystalgfn.gflownet.rewards import Boltzmann
 from crystalgfn.testing import RandomPolicy
 
 

@@ -20,14 +20,14 @@ from pymatgen.core import Composition, Element
 from scipy.optimize import linprog
 
 from crystalgfn.cli import main
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL, EnergyAboveHull
 from crystalgfn.random import generator
-from crystalgfn.stability import ConvexHull, Phases, build_hull, load_hull, read_phases
-from crystalgfn.stability.facets import enumerate_facets
-from crystalgfn.stability.packing import STEP, pack_facets, unpack_facets
-from crystalgfn.stability.sampling import fractions, random_compositions
+from crystalgfn.proxies.hull import ConvexHull, Phases, build_hull, load_hull, read_phases
+from crystalgfn.proxies.hull.facets import enumerate_facets
+from crystalgfn.proxies.hull.packing import STEP, pack_facets, unpack_facets
+from crystalgfn.proxies.hull.sampling import fractions, random_compositions
 from crystalgfn.testing import ProxyContract, random_walk
 
 DATA = Path(os.environ.get("CRYSTALGFN_DATA", Path(__file__).parents[2] / "shared" / "data")) / "crystals.parquet"

@@ -15,7 +15,7 @@ from small import checkpoint_of, small_config, write_config
 from crystalgfn.cli import main
 from crystalgfn.commands import lightning
 from crystalgfn.commands.trained import load_model
-from crystalgfn.compact import write_compact
+from crystalgfn.gflownet.compact import write_compact
 from crystalgfn.errors import InputError
 
 

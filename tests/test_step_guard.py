@@ -9,13 +9,13 @@ from small import checkpoint_of, small_config, write_config
 from torch import nn
 
 from crystalgfn.cli import main
-from crystalgfn.distributions import BetaMixture, MaskedCategorical
+from crystalgfn.gflownet.distributions import BetaMixture, MaskedCategorical
 from crystalgfn.errors import InputError
-from crystalgfn.losses import TrajectoryBalance
+from crystalgfn.gflownet.losses import TrajectoryBalance
 from crystalgfn.random import generator
-from crystalgfn.replay import ReplayBuffer
-from crystalgfn.step_guard import BAD_IN_A_ROW, FLOOR_IN_A_ROW, SPIKE, WARM_UP, StepGuard
-from crystalgfn.truncated import TruncatedBetaMixture
+from crystalgfn.gflownet.replay import ReplayBuffer
+from crystalgfn.gflownet.step_guard import BAD_IN_A_ROW, FLOOR_IN_A_ROW, SPIKE, WARM_UP, StepGuard
+from crystalgfn.gflownet.truncated import TruncatedBetaMixture
 
 
 def weights(*gradients):

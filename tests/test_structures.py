@@ -10,14 +10,14 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystalgfn.errors import InputError
-from crystalgfn.structures import require_extra
-from crystalgfn.structures.candidates import contacts, crowding, distance_ratios, propose
-from crystalgfn.structures.hull import Reference
-from crystalgfn.structures.isolated import Failed, run
-from crystalgfn.structures.outputs import symmetry
-from crystalgfn.structures.positions import positions, settings, ways
-from crystalgfn.structures.references import References, fit, from_elements
-from crystalgfn.structures.search import are_apart
+from crystalgfn.atoms import require_extra
+from crystalgfn.atoms.candidates import contacts, crowding, distance_ratios, propose
+from crystalgfn.atoms.hull import Reference
+from crystalgfn.atoms.isolated import Failed, run
+from crystalgfn.atoms.outputs import symmetry
+from crystalgfn.crystal.crystallography.positions import positions, settings, ways
+from crystalgfn.atoms.potentials.references import References, fit, from_elements
+from crystalgfn.atoms.search import are_apart
 
 SALT = {"Na": 4, "Cl": 4}
 
@@ -269,7 +269,7 @@ def test_energy_above_the_hull(tmp_path):
 
 
 def test_without_the_extra_one_clear_message(monkeypatch):
-    monkeypatch.setattr("crystalgfn.structures.find_spec", lambda name: None)
+    monkeypatch.setattr("crystalgfn.atoms.find_spec", lambda name: None)
     with pytest.raises(
         InputError, match=r"chgnet, ase, joblib not installed; .* pip install 'crystalgfn\[structures\]'"
     ):

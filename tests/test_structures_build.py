@@ -15,9 +15,9 @@ from pymatgen.core import Composition, Lattice, Structure
 from crystalgfn.commands import build as command
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.chgnet import CHGNetEnergy
-from crystalgfn.structures import outputs
-from crystalgfn.structures.relax import Relaxation
-from crystalgfn.structures.run import BACKENDS, Workers, results, run
+from crystalgfn.atoms import outputs
+from crystalgfn.atoms.relax import Relaxation
+from crystalgfn.atoms.run import BACKENDS, Workers, results, run
 from crystalgfn.testing.proxy import ProxyContract
 
 TABLE = """\
@@ -51,7 +51,7 @@ def built(tmp_path_factory):
     known = folder / "known.csv"
     known.write_text("formula,formation_energy\nNaCl,-2.11\nCsCl,-2.15\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crystalgfn.structures.isolated.run", in_this_process)
+        patch.setattr("crystalgfn.atoms.isolated.run", in_this_process)
         args = [
             folder / "samples.csv",
             "--out",
@@ -68,7 +68,7 @@ def built(tmp_path_factory):
 
 
 def in_this_process(function, task, timeout):
-    from crystalgfn.structures.build import build
+    from crystalgfn.atoms.build import build
 
     return json.loads(json.dumps(build(task)))
 
@@ -132,7 +132,7 @@ def test_files_can_be_read_by_others(built):
 
 
 def test_same_seed_same_structures_whatever_else_is_built(built, tmp_path, monkeypatch):
-    monkeypatch.setattr("crystalgfn.structures.isolated.run", in_this_process)
+    monkeypatch.setattr("crystalgfn.atoms.isolated.run", in_this_process)
     args = [built / "samples.csv", "--out", tmp_path / "out", "--relax", "chgnet", "--tries", 2, "--top", 1]
     command.main([str(arg) for arg in args])
     frame = frame_of(tmp_path)
@@ -155,7 +155,7 @@ def test_a_relaxation_goes_on_where_it_stopped_and_ends_when_it_has_settled():
     assert parts.run(100).steps == parts.steps
     # A shallow valley: the force asked for is never reached, the energy hardly falls.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crystalgfn.structures.relax.MAX_FORCE", 0.0)
+        patch.setattr("crystalgfn.atoms.relax.MAX_FORCE", 0.0)
         settled = Relaxation(stretched, symmetric=True).run(60)
     assert settled.settled and not settled.converged and settled.steps < 60
     assert settled.energy == pytest.approx(whole.energy, abs=1e-3)
@@ -172,7 +172,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(built, mo
     def never(*_):
         raise AssertionError("built again")
 
-    monkeypatch.setattr("crystalgfn.structures.isolated.run", never)
+    monkeypatch.setattr("crystalgfn.atoms.isolated.run", never)
     args = [str(built / "samples.csv"), "--out", str(built / "out"), "--relax", "chgnet", "--tries", "2"]
     before = frame_of(built)
     known = ["--reference", str(built / "known.csv")]
@@ -194,7 +194,7 @@ def test_goes_on_where_it_was_killed(tmp_path):
     """A process that builds is killed while it works on the third crystal; the next call does the rest only."""
     code = (
         "import sys; sys.path.insert(0, {tests!r})\n"
-        "from pathlib import Path\nfrom crystalgfn.structures.run import Workers, run\n"
+        "from pathlib import Path\nfrom crystalgfn.atoms.run import Workers, run\n"
         "tasks = [dict(id=f'row-{{i}}', mark={mark!r}) for i in range(6)]\n"
         "if __name__ == '__main__': run(tasks, {{'seed': 0}}, Path({out!r}), Workers(), 'sleepers:stop_at_three')\n"
     ).format(tests=str(command.Path(__file__).parent), mark=str(tmp_path / "mark"), out=str(tmp_path / "out"))
@@ -291,10 +291,10 @@ def test_a_missing_backend_is_named(monkeypatch, table, tmp_path):
     import importlib.util
 
     real = importlib.util.find_spec
-    monkeypatch.setattr("crystalgfn.structures.find_spec", lambda name: None if name == "ray" else real(name))
+    monkeypatch.setattr("crystalgfn.atoms.find_spec", lambda name: None if name == "ray" else real(name))
     with pytest.raises(InputError, match="--backend ray: the package ray is not installed"):
         command.main([str(table), "--out", str(tmp_path / "out"), "--backend", "ray"])
-    monkeypatch.setattr("crystalgfn.structures.find_spec", lambda name: None)
+    monkeypatch.setattr("crystalgfn.atoms.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'crystalgfn\[structures\]'"):
         command.main([str(table), "--out", str(tmp_path / "out")])
 
@@ -334,13 +334,13 @@ class TestCHGNetEnergy(ProxyContract):
         alone = Structure(Lattice.cubic(30), ["Na"], [[0, 0, 0]])
         with pytest.raises(ValueError, match=r"no formation energy for the structures in rows \[1\]"):
             proxy([SALT, alone])
-        from crystalgfn.crystals import Crystals
+        from crystalgfn.crystal.crystals import Crystals
 
         with pytest.raises(TypeError, match="needs structures with atoms"):
             proxy(Crystals.from_structures([SALT]))
 
     def test_is_silent(self, proxy, capfd):
-        from crystalgfn.structures import chgnet
+        from crystalgfn.atoms import chgnet
 
         chgnet.load.cache_clear()
         proxy([SALT])
@@ -352,8 +352,8 @@ def test_references_from_tables(tmp_path, capsys):
     """The command, on structures whose labels are CHGNet's energies less known references."""
     pytest.importorskip("chgnet")
     from crystalgfn.commands.chgnet_references import main
-    from crystalgfn.structures.chgnet import energies
-    from crystalgfn.structures.references import References
+    from crystalgfn.atoms.potentials.chgnet import energies
+    from crystalgfn.atoms.potentials.references import References
 
     cells = [
         SALT.copy(),

@@ -12,7 +12,7 @@ from forked import Command, assert_same_state, scalars
 from small import checkpoint_of, small_config, write_config
 
 from crystalgfn import checkpoint_files
-from crystalgfn.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
+from crystalgfn.gflownet.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
 from crystalgfn.cli import main
 from crystalgfn.errors import InputError
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.tables import atomic_path, check_writable, parse_formula, read_frame, read_table, write_frame
+from crystalgfn.crystal.tables import atomic_path, check_writable, parse_formula, read_frame, read_table, write_frame
 
 ROWS = {
     "name": ["salt", "iron", "quartz"],

@@ -20,13 +20,13 @@ from small import checkpoint_of, write_config
 from trained import train
 
 from crystalgfn.cli import main
-from crystalgfn.envs import Sequence, Set, Stack
+from crystalgfn.gflownet.envs import Sequence, Set, Stack
 from crystalgfn.errors import InputError
-from crystalgfn.losses import TrajectoryBalance
-from crystalgfn.proxies import HammingDistance, OfStage, Prediction
+from crystalgfn.gflownet.losses import TrajectoryBalance
+from crystalgfn.gflownet.proxies import HammingDistance, OfStage, Prediction
 from crystalgfn.random import generator
-from crystalgfn.rewards import Power
-from crystalgfn.rollout import sample_forward
+from crystalgfn.gflownet.rewards import Power
+from crystalgfn.gflownet.rollout import sample_forward
 from crystalgfn.testing import EnvironmentContract, ProxyContract, RandomPolicy
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "three_stages"

@@ -12,13 +12,13 @@ from small import checkpoint_of, small_config, write_config
 from spaces import CompositionSpace, FiniteSpace
 from trained import train
 
-from crystalgfn.balance import Balance
+from crystalgfn.gflownet.balance import Balance
 from crystalgfn.cli import main
-from crystalgfn.data_set import DataSet
-from crystalgfn.envs import HyperGrid
+from crystalgfn.gflownet.data_set import DataSet
+from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.errors import InputError
-from crystalgfn.exploration import Exploration
-from crystalgfn.losses import (
+from crystalgfn.gflownet.exploration import Exploration
+from crystalgfn.gflownet.losses import (
     DetailedBalance,
     FlowMatching,
     ForwardLookingDetailedBalance,
@@ -27,14 +27,14 @@ from crystalgfn.losses import (
     SubTrajectoryBalance,
     TrajectoryBalance,
 )
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
 from crystalgfn.proxies.density import Density
-from crystalgfn.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
 from crystalgfn.random import generator
-from crystalgfn.replay import ReplayBuffer
-from crystalgfn.rewards import Identity, Power
-from crystalgfn.rollout import sample_forward
+from crystalgfn.gflownet.replay import ReplayBuffer
+from crystalgfn.gflownet.rewards import Identity, Power
+from crystalgfn.gflownet.rollout import sample_forward
 from crystalgfn.testing import RandomPolicy
 
 HEIGHT = 6

@@ -14,15 +14,15 @@ import yaml
 
 from crystalgfn.commands.train_proxy import main
 from crystalgfn.errors import InputError
-from crystalgfn.proxies.error_model import ErrorConfig
-from crystalgfn.proxies.fitting import OptimizerConfig
+from crystalgfn.proxies.network.error_model import ErrorConfig
+from crystalgfn.proxies.network.fitting import OptimizerConfig
 from crystalgfn.proxies.formation_energy import FormationEnergy
-from crystalgfn.proxies.metrics import ReferenceConfig, ReportConfig
-from crystalgfn.proxies.networks import NetworkSizes
-from crystalgfn.proxies.property_network import PropertyNetwork
-from crystalgfn.proxies.splits import DataConfig, split_by_formula
-from crystalgfn.proxies.training import train_proxy
-from crystalgfn.tables import read_table
+from crystalgfn.proxies.network.metrics import ReferenceConfig, ReportConfig
+from crystalgfn.proxies.network.networks import NetworkSizes
+from crystalgfn.proxies.network.property_network import PropertyNetwork
+from crystalgfn.proxies.network.splits import DataConfig, split_by_formula
+from crystalgfn.proxies.network.training import train_proxy
+from crystalgfn.crystal.tables import read_table
 
 CONFIGS = [
     Path(__file__).parents[1] / "configs" / "proxies" / f"{name}.yaml" for name in ("formation_energy", "band_gap")

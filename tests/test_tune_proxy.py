@@ -15,19 +15,19 @@ import yaml
 from torch import Tensor
 
 from crystalgfn.commands.tune_proxy import main
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.proxies.error_model import ErrorConfig
-from crystalgfn.proxies.fitting import OptimizerConfig
+from crystalgfn.proxies.network.error_model import ErrorConfig
+from crystalgfn.proxies.network.fitting import OptimizerConfig
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS, FormationEnergy
-from crystalgfn.proxies.metrics import ReferenceConfig, ReportConfig
-from crystalgfn.proxies.networks import NetworkSizes
-from crystalgfn.proxies.property_network import PropertyNetwork
-from crystalgfn.proxies.rehearsal import made_up_crystals
-from crystalgfn.proxies.splits import DataConfig
-from crystalgfn.proxies.training import train_proxy
-from crystalgfn.proxies.tuning import TuningConfig, tune
-from crystalgfn.proxies.tuning_run import OldTable, tune_proxy
+from crystalgfn.proxies.network.metrics import ReferenceConfig, ReportConfig
+from crystalgfn.proxies.network.networks import NetworkSizes
+from crystalgfn.proxies.network.property_network import PropertyNetwork
+from crystalgfn.proxies.network.rehearsal import made_up_crystals
+from crystalgfn.proxies.network.splits import DataConfig
+from crystalgfn.proxies.network.training import train_proxy
+from crystalgfn.proxies.network.tuning import TuningConfig, tune
+from crystalgfn.proxies.network.tuning_run import OldTable, tune_proxy
 
 CONFIG = Path(__file__).parents[1] / "configs" / "proxies" / "tuning.yaml"
 

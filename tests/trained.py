@@ -9,10 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from crystalgfn.data import Samples
-from crystalgfn.losses import Loss
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
+from crystalgfn.gflownet.data import Samples
+from crystalgfn.gflownet.losses import Loss
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
-from crystalgfn.module import GFlowNet
+from crystalgfn.gflownet.module import GFlowNet
 
 
 class Recorder(Callback):

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from crystalgfn.balance import Balance
-from crystalgfn.envs import HyperGrid
-from crystalgfn.module import GFlowNet
-from crystalgfn.policies import MLP
-from crystalgfn.proxies import HyperGridModes
+from crystalgfn.gflownet.balance import Balance
+from crystalgfn.gflownet.envs import HyperGrid
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP
+from crystalgfn.gflownet.proxies import HyperGridModes
 from crystalgfn.random import generator
-from crystalgfn.rewards import Identity
-from crystalgfn.rollout import sample_to_learn
+from crystalgfn.gflownet.rewards import Identity
+from crystalgfn.gflownet.rollout import sample_to_learn
 
 
 class Ours:

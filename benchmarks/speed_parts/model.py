@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from crystalgfn.envs.base import Environment
-from crystalgfn.losses import TrajectoryBalance
-from crystalgfn.module import GFlowNet
+from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.gflownet.losses import TrajectoryBalance
+from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.plugins import load_everything
-from crystalgfn.policies import MLP
+from crystalgfn.gflownet.policies import MLP
 from crystalgfn.random import generator
 
 clock = time.process_time if int(os.environ.get("OMP_NUM_THREADS", "1")) == 1 else time.perf_counter
@@ -119,7 +119,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 def floor_inputs(model: GFlowNet, batch: int, stream: torch.Generator) -> dict[str, torch.Tensor]:
     """What the network sees in one batch of trajectories, by decision."""
-    from crystalgfn.rollout import sample_forward
+    from crystalgfn.gflownet.rollout import sample_forward
 
     trajectories, _ = sample_forward(model.env, model.policy, batch, stream)
     found: dict[str, list[torch.Tensor]] = {}

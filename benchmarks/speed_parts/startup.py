@@ -14,7 +14,7 @@ SAMPLES = 10_000
 
 _FIRST_STEP = """
 import os, sys, time
-import crystalgfn.module as module
+import crystalgfn.gflownet.module as module
 step = module.GFlowNet.training_step
 def first(*args):
     step(*args)

@@ -12,10 +12,10 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from crystalgfn.commands.quiet import quieten
-from crystalgfn.data import Samples
-from crystalgfn.module import GFlowNet
+from crystalgfn.gflownet.data import Samples
+from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.random import generator
-from crystalgfn.rollout import sample_forward
+from crystalgfn.gflownet.rollout import sample_forward
 from speed_parts.model import Parts, build, clock, floor_inputs, seconds
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from crystalgfn.structures.run import Workers
+    from crystalgfn.atoms.run import Workers
 
 PROXY_COLUMN = "formation_energy"
 """Column of the samples that is passed on where there is no other wish."""
@@ -30,10 +30,10 @@ def main(args: list[str]) -> int:
         SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
     """
     options = _parser().parse_args(args)
-    from crystalgfn.structures import require_extra
+    from crystalgfn.atoms import require_extra
 
     require_extra()
-    from crystalgfn.structures.run import Workers
+    from crystalgfn.atoms.run import Workers
 
     workers = Workers(options.jobs, options.backend, options.scheduler, options.timeout)
     frame = build_table(
@@ -109,10 +109,10 @@ def build_table(
         InputError: if something cannot be read, written or used.
     """
     from crystalgfn.errors import InputError
-    from crystalgfn.structures import outputs
-    from crystalgfn.structures.hull import Reference
-    from crystalgfn.structures.references import SHIPPED, References
-    from crystalgfn.structures.run import file_hash, run
+    from crystalgfn.atoms import outputs
+    from crystalgfn.atoms.hull import Reference
+    from crystalgfn.atoms.potentials.references import SHIPPED, References
+    from crystalgfn.atoms.run import file_hash, run
 
     for name, value in (("--top", top), ("--tries", tries)):
         if value is not None and value < 1:
@@ -142,9 +142,9 @@ def read_tasks(
     import numpy as np
     import pandas as pd
 
-    from crystalgfn.crystallography.elements import element_symbols
+    from crystalgfn.crystal.crystallography.elements import element_symbols
     from crystalgfn.errors import InputError
-    from crystalgfn.tables import read_table
+    from crystalgfn.crystal.tables import read_table
 
     data = read_table(table, strict=False)
     frame = data.frame.reset_index(drop=True)
@@ -208,7 +208,7 @@ def _first_of_each(order: Any, counts: Any, place: dict[int, int]) -> Any:
 
 def summary(frame: pd.DataFrame, out: Path) -> list[str]:
     """What to tell about a table of results."""
-    from crystalgfn.structures.outputs import TABLE
+    from crystalgfn.atoms.outputs import TABLE
 
     built = frame["energy_built"].notna()
     lines = [f"{out / TABLE}: {int(built.sum())} of {len(frame)} crystals built"]

@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
 
     # Imported here: importing torch takes seconds.
-    from crystalgfn.stability.build import build_hull
+    from crystalgfn.proxies.hull.build import build_hull
 
     # The card is meant to be passed on: it names files without the folders of this machine.
     shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in args)

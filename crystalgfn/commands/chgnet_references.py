@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
-    from crystalgfn.structures.references import References
+    from crystalgfn.atoms.potentials.references import References
 
 MAX_SITES = 24
 """Largest primitive cell that is used: small ones are cheap, and there are enough of them."""
@@ -64,7 +64,7 @@ def make(table: Path, structures: Path, out: Path, split: str, per_element: int,
         out: JSON file.
         split: which rows; the method ``elements`` takes all.
         per_element: crystals for each element, as far as there are.
-        method: a key of `crystalgfn.structures.references.METHODS`.
+        method: a key of `crystalgfn.atoms.potentials.references.METHODS`.
         seed: of the choice.
 
     Returns:
@@ -76,10 +76,10 @@ def make(table: Path, structures: Path, out: Path, split: str, per_element: int,
     import numpy as np
 
     from crystalgfn.errors import InputError
-    from crystalgfn.structures import require_extra
-    from crystalgfn.structures.chgnet import MODEL, energies
-    from crystalgfn.structures.references import METHODS, References
-    from crystalgfn.tables import check_writable
+    from crystalgfn.atoms import require_extra
+    from crystalgfn.atoms.potentials.chgnet import MODEL, energies
+    from crystalgfn.atoms.potentials.references import METHODS, References
+    from crystalgfn.crystal.tables import check_writable
 
     require_extra()
     check_writable(out)
@@ -126,7 +126,7 @@ def join(table: Path, structures: Path, exact: bool = True) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from crystalgfn.tables import read_frame
+    from crystalgfn.crystal.tables import read_frame
 
     labels = read_frame(table, ["material_id", "formula", "formation_energy"])
     cells = read_frame(structures, ["material_id", "cif"])
@@ -148,8 +148,8 @@ def choose(rows: pd.DataFrame, per_element: int, seed: int, elemental: bool = Fa
     """
     import numpy as np
 
-    from crystalgfn.structures.chgnet import FORBIDDEN
-    from crystalgfn.tables import parse_formula
+    from crystalgfn.atoms.potentials.chgnet import FORBIDDEN
+    from crystalgfn.crystal.tables import parse_formula
 
     sets = [frozenset(parse_formula(formula)) for formula in rows["formula"]]
     sizes = rows["cif"].str.count(r"\n\s+[A-Z][a-z]?[0-9+-]*\s+[A-Z][a-z]?\d+\s").to_numpy()
@@ -177,7 +177,7 @@ def read_structures(rows: pd.DataFrame) -> list[Structure]:
     """Structures of the column cif."""
     from pymatgen.core import Structure
 
-    from crystalgfn.structures.chgnet import silence
+    from crystalgfn.atoms.potentials.chgnet import silence
 
     with silence():
         return [Structure.from_str(text, fmt="cif") for text in rows["cif"]]

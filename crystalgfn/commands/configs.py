@@ -13,7 +13,7 @@ import crystalgfn
 from crystalgfn.errors import InputError
 
 if TYPE_CHECKING:
-    from crystalgfn.envs.base import Environment
+    from crystalgfn.gflownet.envs.base import Environment
 
 
 def shipped_folder() -> Path:
@@ -106,7 +106,7 @@ def load_env(settings: Any, name: str) -> Environment:
     """
     from jsonargparse import ArgumentParser
 
-    from crystalgfn.envs.base import Environment
+    from crystalgfn.gflownet.envs.base import Environment
     from crystalgfn.plugins import load_everything
 
     load_everything()

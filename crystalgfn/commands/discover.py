@@ -7,7 +7,7 @@ from typing import Any
 
 from crystalgfn.discovery.loop import Run
 from crystalgfn.discovery.settings import BudgetConfig, LabelConfig, ScreenConfig, StartConfig
-from crystalgfn.proxies.tuning import TuningConfig
+from crystalgfn.proxies.network.tuning import TuningConfig
 
 
 def main(args: list[str]) -> int:
@@ -24,7 +24,7 @@ def main(args: list[str]) -> int:
         SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
     """
     from crystalgfn.commands.configs import with_configs
-    from crystalgfn.structures import require_extra
+    from crystalgfn.atoms import require_extra
 
     parser = _parser()
     options = parser.parse_args(with_configs(args))

@@ -45,7 +45,7 @@ def main(args: list[str]) -> int:
     from crystalgfn.discovery.outcome import KnownCrystals, Outcome
     from crystalgfn.discovery.page import PAGE, check_folder, write_page
     from crystalgfn.errors import InputError
-    from crystalgfn.structures import require_extra
+    from crystalgfn.atoms import require_extra
 
     if options.top < 1:
         raise InputError(f"--top: {options.top} is not allowed; 1 or more")

@@ -30,7 +30,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes that search for symmetry (1)")
     options = parser.parse_args(args)
     # Imported here: importing torch takes seconds, and other commands do without.
-    from crystalgfn.matbench import import_matbench
+    from crystalgfn.crystal.matbench import import_matbench
 
     result = import_matbench(options.name, options.out, options.file, options.symprec, options.workers, _print)
     kept = result.rows - sum(result.failures.values())

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from crystalgfn.discovery.candidate import Candidate
     from crystalgfn.discovery.database import LabelDatabase
-    from crystalgfn.envs.crystal import Crystal
-    from crystalgfn.structures.run import Workers
+    from crystalgfn.crystal.envs.crystal import Crystal
+    from crystalgfn.atoms.run import Workers
 
 NUMBERS = ("predicted", "predicted_uncertainty", "log_reward")
 """Columns of a table that are kept beside its crystals."""
@@ -33,7 +33,7 @@ def main(args: list[str]) -> int:
         SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
     """
     options = _parser().parse_args(args)
-    from crystalgfn.structures import require_extra
+    from crystalgfn.atoms import require_extra
 
     require_extra()
     from crystalgfn.commands.quiet import quieten
@@ -41,10 +41,10 @@ def main(args: list[str]) -> int:
     from crystalgfn.discovery.database import LabelDatabase
     from crystalgfn.errors import InputError
     from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-    from crystalgfn.stability import load_hull
-    from crystalgfn.structures.references import SHIPPED, References
-    from crystalgfn.structures.run import Workers
-    from crystalgfn.tables import check_writable, table_kind, write_frame
+    from crystalgfn.proxies.hull import load_hull
+    from crystalgfn.atoms.potentials.references import SHIPPED, References
+    from crystalgfn.atoms.run import Workers
+    from crystalgfn.crystal.tables import check_writable, table_kind, write_frame
 
     quieten()
     workers = Workers(options.jobs, options.backend, options.scheduler, options.timeout)
@@ -148,9 +148,9 @@ def environment(config: str, restrict: str | None = None) -> Crystal:
         InputError: if there is none, or it has no crystal environment.
     """
     from crystalgfn.commands.configs import find_config, load_env, read_config
-    from crystalgfn.envs.crystal import Crystal
+    from crystalgfn.crystal.envs.crystal import Crystal
     from crystalgfn.errors import InputError
-    from crystalgfn.restriction import Restriction, read_restriction
+    from crystalgfn.crystal.restriction import Restriction, read_restriction
 
     path = find_config(config)
     model = read_config(path).get("model")
@@ -172,7 +172,7 @@ def table_crystals(path: Path) -> list[Candidate]:
 
     from crystalgfn.discovery.candidate import candidates
     from crystalgfn.errors import InputError
-    from crystalgfn.tables import read_table
+    from crystalgfn.crystal.tables import read_table
 
     data = read_table(path, strict=False)
     bad = [(row, problem) for row, problem in enumerate(data.problems, start=1) if problem is not None]
@@ -198,7 +198,7 @@ def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers
     Returns:
         how many were written.
     """
-    from crystalgfn.structures.run import results
+    from crystalgfn.atoms.run import results
 
     known = database.keys(workers.timeout)
     left = {candidate.key: candidate for candidate in waiting if candidate.key not in known}

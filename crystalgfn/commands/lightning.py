@@ -18,15 +18,15 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from crystalgfn import __version__
 from crystalgfn.callbacks import SampleWriter
-from crystalgfn.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
+from crystalgfn.gflownet.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
 from crystalgfn.commands.configs import find_file, with_configs
 from crystalgfn.commands.quiet import quieten
-from crystalgfn.compact import refuse_compact, shipped_model
-from crystalgfn.data import Samples
+from crystalgfn.gflownet.compact import refuse_compact, shipped_model
+from crystalgfn.gflownet.data import Samples
 from crystalgfn.errors import InputError
-from crystalgfn.module import GFlowNet, check_accelerator
+from crystalgfn.gflownet.module import GFlowNet, check_accelerator
 from crystalgfn.plugins import load_everything
-from crystalgfn.restriction import PREFIX, Restriction, read_restriction
+from crystalgfn.crystal.restriction import PREFIX, Restriction, read_restriction
 
 CONFIG_KEY = "crystalgfn"
 """Where a checkpoint keeps the version and the settings it was made with."""

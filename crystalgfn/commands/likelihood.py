@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from crystalgfn.module import GFlowNet
+    from crystalgfn.gflownet.module import GFlowNet
 
 REASON = "reason"
 """Column that says why a row has no likelihood; empty for the others."""
@@ -53,9 +53,9 @@ def main(args: list[str]) -> int:
     from crystalgfn.commands.quiet import quieten
     from crystalgfn.commands.trained import load_model
     from crystalgfn.errors import InputError
-    from crystalgfn.known_states import check_tolerance
-    from crystalgfn.restriction import read_restriction
-    from crystalgfn.tables import atomic_path, check_writable, table_kind, write_frame
+    from crystalgfn.gflownet.known_states import check_tolerance
+    from crystalgfn.crystal.restriction import read_restriction
+    from crystalgfn.crystal.tables import atomic_path, check_writable, table_kind, write_frame
 
     quieten()
     if options.trajectories < 1:
@@ -71,7 +71,7 @@ def main(args: list[str]) -> int:
     check_writable(metrics_path)
     module = load_model(options.ckpt_path)
     if options.restrict is not None:
-        from crystalgfn.restriction import Restriction
+        from crystalgfn.crystal.restriction import Restriction
 
         module.env = module.env.restricted(Restriction.parse(read_restriction(options.restrict)))
     frame, metrics = score(
@@ -125,9 +125,9 @@ def score(
     import torch
 
     from crystalgfn.errors import InputError
-    from crystalgfn.known_states import BATCH, read_states
-    from crystalgfn.likelihood import log_likelihood
-    from crystalgfn.metrics import LikelihoodAgreement
+    from crystalgfn.gflownet.known_states import BATCH, read_states
+    from crystalgfn.gflownet.likelihood import log_likelihood
+    from crystalgfn.gflownet.metrics import LikelihoodAgreement
     from crystalgfn.random import generator
 
     known = read_states(module.env, table, tolerance, only, "table")

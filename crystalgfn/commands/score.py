@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from crystalgfn.proxies.base import Proxy
+    from crystalgfn.gflownet.proxies.base import Proxy
 
 BATCH = 2048
 """Crystals scored at once, to bound memory."""
@@ -72,8 +72,8 @@ def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tu
     import torch
 
     from crystalgfn.errors import InputError
-    from crystalgfn.proxies.proxy_set import UNCERTAINTY
-    from crystalgfn.tables import check_writable, read_table, table_kind, write_frame
+    from crystalgfn.gflownet.proxies.proxy_set import UNCERTAINTY
+    from crystalgfn.crystal.tables import check_writable, read_table, table_kind, write_frame
 
     table_kind(out)
     check_writable(out)
@@ -118,7 +118,7 @@ def precision(model: Proxy, name: str) -> torch.dtype:
     """
     import torch
 
-    from crystalgfn.crystals import Crystals
+    from crystalgfn.crystal.crystals import Crystals
     from crystalgfn.errors import InputError
 
     salt = Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.69, 5.69, 5.69, 90, 90, 90]])

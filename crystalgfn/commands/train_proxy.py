@@ -11,7 +11,7 @@ def main(args: list[str]) -> int:
 
     Args:
         args: what follows ``train-proxy``: ``--config FILE``, ``--data.path TABLE``, ``--out FILE``, ...; each
-            parameter of `crystalgfn.proxies.training.train_proxy` is an option.
+            parameter of `crystalgfn.proxies.network.training.train_proxy` is an option.
 
     Returns:
         exit status 0.
@@ -21,7 +21,7 @@ def main(args: list[str]) -> int:
         SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
     """
     # Imported here: importing torch takes seconds, and other commands do without.
-    from crystalgfn.proxies.training import train_proxy
+    from crystalgfn.proxies.network.training import train_proxy
 
     return run(train_proxy, "train-proxy", "Train a property network on a table.", args)
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from crystalgfn.module import GFlowNet
+from crystalgfn.gflownet.module import GFlowNet
 
 
 def load_model(path: str) -> GFlowNet:
@@ -15,9 +15,9 @@ def load_model(path: str) -> GFlowNet:
     Raises:
         InputError: if the file is missing, damaged, or no checkpoint of this program.
     """
-    from crystalgfn.checkpoint_files import read_checkpoint
+    from crystalgfn.gflownet.checkpoint_files import read_checkpoint
     from crystalgfn.commands.lightning import Parser, read_settings
-    from crystalgfn.compact import shipped_model
+    from crystalgfn.gflownet.compact import shipped_model
     from crystalgfn.errors import InputError
     from crystalgfn.plugins import load_everything
 
@@ -53,7 +53,7 @@ def check_fit(settings: Mapping[str, Any], name: str) -> None:
 
     from crystalgfn.commands.lightning import Parser
     from crystalgfn.commands.quiet import quieten
-    from crystalgfn.data import Samples
+    from crystalgfn.gflownet.data import Samples
     from crystalgfn.errors import InputError
     from crystalgfn.plugins import load_everything
 

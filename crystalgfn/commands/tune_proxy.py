@@ -8,7 +8,7 @@ def main(args: list[str]) -> int:
 
     Args:
         args: what follows ``tune-proxy``: ``--new TABLE``, ``--weights FILE``, ``--data.path TABLE``, ``--out FILE``,
-            ...; each parameter of `crystalgfn.proxies.tuning_run.tune_proxy` is an option.
+            ...; each parameter of `crystalgfn.proxies.network.tuning_run.tune_proxy` is an option.
 
     Returns:
         exit status 0.
@@ -18,6 +18,6 @@ def main(args: list[str]) -> int:
         SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
     """
     from crystalgfn.commands.train_proxy import run
-    from crystalgfn.proxies.tuning_run import tune_proxy
+    from crystalgfn.proxies.network.tuning_run import tune_proxy
 
     return run(tune_proxy, "tune-proxy", "Go on training a property network with new rows.", args)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from crystalgfn.crystallography.elements import atomic_numbers, element_symbols
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystallography.elements import atomic_numbers, element_symbols
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.structures.build import Task
+from crystalgfn.atoms.build import Task
 
 LENGTH_STEP = 0.01
 """Lengths [Å] are the same crystal's if they round to the same multiple of this."""
@@ -62,7 +62,7 @@ class Candidate:
         return "x" + hashlib.sha256(content.encode()).hexdigest()[:24]
 
     def task(self, tries: int, seed: int) -> dict[str, Any]:
-        """What `crystalgfn.structures.build.build` needs to build and relax it; its id is the key."""
+        """What `crystalgfn.atoms.build.build` needs to build and relax it; its id is the key."""
         task = Task(
             id=self.key,
             space_group=int(self.space_group),

@@ -18,11 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.discovery.candidate import Candidate
 from crystalgfn.errors import InputError
-from crystalgfn.structures import require_extra
-from crystalgfn.structures.chgnet import MODEL
+from crystalgfn.atoms import require_extra
+from crystalgfn.atoms.potentials.chgnet import MODEL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,8 +104,8 @@ class LabelDatabase:
 
         Args:
             candidate: the crystal.
-            result: what `crystalgfn.structures.build.build` returned for its task, or the failure that
-                `crystalgfn.structures.isolated.attempt` made of it.
+            result: what `crystalgfn.atoms.build.build` returned for its task, or the failure that
+                `crystalgfn.atoms.isolated.attempt` made of it.
 
         Returns:
             False, and nothing is changed, if it is there already. One that was given up is replaced by a result, or by
@@ -300,7 +300,7 @@ def _is_value(value: Any) -> bool:
 
 def _standard_cell(structure: Structure) -> dict[str, Any]:
     """Formula, group and cell of the relaxed crystal; empty where its symmetry cannot be told."""
-    from crystalgfn.structures.build import SYMPREC
+    from crystalgfn.atoms.build import SYMPREC
 
     try:
         crystal = Crystals.from_structures([structure], symprec=SYMPREC)
@@ -312,6 +312,6 @@ def _standard_cell(structure: Structure) -> dict[str, Any]:
 
 
 def _symmetry(structure: Structure, candidate: Candidate) -> str:
-    from crystalgfn.structures.outputs import symmetry
+    from crystalgfn.atoms.outputs import symmetry
 
     return symmetry(structure, candidate.space_group, candidate.counts)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crystalgfn.crystallography import element_symbols
+from crystalgfn.crystal.crystallography import element_symbols
 from crystalgfn.discovery.outcome import SURVIVES, Floats, column, proxy_errors, wilson
-from crystalgfn.drawing import OTHER_COLORS, REFERENCE_COLOR, SAMPLE_COLOR
+from crystalgfn.evaluation.drawing import OTHER_COLORS, REFERENCE_COLOR, SAMPLE_COLOR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,8 +189,8 @@ def _cell(structure: Structure) -> Any:
     from ase import Atoms
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 
-    from crystalgfn.structures.build import SYMPREC
-    from crystalgfn.structures.chgnet import silence
+    from crystalgfn.atoms.build import SYMPREC
+    from crystalgfn.atoms.potentials.chgnet import silence
 
     with silence():
         try:

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalgfn.crystallography.elements import N_ELEMENTS, atomic_numbers, element_symbols
-from crystalgfn.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers, element_symbols
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.errors import InputError
-from crystalgfn.tables import CRYSTAL_COLUMNS, parse_formula
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, parse_formula
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-    from crystalgfn.stability import ConvexHull
-    from crystalgfn.structures.references import References
+    from crystalgfn.proxies.hull import ConvexHull
+    from crystalgfn.atoms.potentials.references import References
 
 SURVIVES = 0.1
 """A crystal survives if it is less than this far above the hull [eV/atom] after relaxation."""
@@ -136,7 +136,7 @@ def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
 
 def _judged(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether CHGNet knows all elements: otherwise that a crystal was not built says nothing about it."""
-    from crystalgfn.structures.chgnet import FORBIDDEN
+    from crystalgfn.atoms.potentials.chgnet import FORBIDDEN
 
     return np.array([FORBIDDEN.isdisjoint(parse_formula(formula)) for formula in frame["formula"]], dtype=bool)
 

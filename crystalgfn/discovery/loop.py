@@ -26,8 +26,8 @@ import yaml
 
 from crystalgfn.discovery.settings import BudgetConfig, LabelConfig, ScreenConfig, StartConfig, at_least
 from crystalgfn.errors import InputError
-from crystalgfn.proxies.tuning import TuningConfig
-from crystalgfn.tables import atomic_path
+from crystalgfn.proxies.network.tuning import TuningConfig
+from crystalgfn.crystal.tables import atomic_path
 
 if TYPE_CHECKING:
     from crystalgfn.discovery.stages import Stages

@@ -18,7 +18,7 @@ import numpy as np
 from crystalgfn.discovery.outcome import HOLE, SURVIVES, Outcome, decimal, proxy_errors
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.known import formula_keys
-from crystalgfn.tables import write_frame
+from crystalgfn.crystal.tables import write_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,8 +135,8 @@ def _write_crystals(
 ) -> pd.DataFrame:
     """CIF files of all that is listed, pictures of the best; returns the table."""
     from crystalgfn.discovery.figures import crystal_figure
-    from crystalgfn.structures.candidates import distance_ratios
-    from crystalgfn.structures.outputs import write_cif
+    from crystalgfn.atoms.candidates import distance_ratios
+    from crystalgfn.atoms.outputs import write_cif
 
     for folder in (CIFS, PICTURES):
         (out / folder).mkdir()

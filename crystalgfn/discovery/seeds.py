@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from crystalgfn.crystallography import CRYSTAL_LATTICE_SYSTEMS, space_groups
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, space_groups
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.discovery.candidate import Candidate, candidates
-from crystalgfn.envs.crystal import Crystal
-from crystalgfn.envs.lattice_parameters import LatticeParameters
+from crystalgfn.crystal.envs.crystal import Crystal
+from crystalgfn.crystal.envs.lattice_parameters import LatticeParameters
 from crystalgfn.errors import InputError
-from crystalgfn.known_states import read_states
+from crystalgfn.gflownet.known_states import read_states
 from crystalgfn.random import generator
 
 TOLERANCE = 0.01
@@ -54,8 +54,8 @@ def random_crystals(env: Crystal, n: int, seed: int) -> list[Candidate]:
     Raises:
         InputError: if n is not positive, or the environment has not that many.
     """
-    from crystalgfn.rollout import sample_forward
-    from crystalgfn.testing.random_policy import RandomPolicy
+    from crystalgfn.gflownet.rollout import sample_forward
+    from crystalgfn.gflownet.policies.random_policy import RandomPolicy
 
     policy, stream = RandomPolicy(env, seed, scale=0.0), generator(seed, "random crystals")
 
@@ -135,7 +135,7 @@ _Change = Callable[[Crystal, Crystals, Generator], Crystals]
 
 def _pool(table: Path, env: Crystal) -> Crystals:
     """The crystals of a table that an environment can build, cells made exact."""
-    from crystalgfn.tables import read_frame
+    from crystalgfn.crystal.tables import read_frame
 
     only = {"split": "train"} if "split" in read_frame(table).columns else None
     known = read_states(env, table, TOLERANCE, only, "table")
@@ -218,7 +218,7 @@ def _other_cell(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
 
 def _other_elements(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
     """Each crystal with one element or more replaced by elements that it does not have, counts and cell as they are."""
-    from crystalgfn.crystallography.elements import atomic_numbers
+    from crystalgfn.crystal.crystallography.elements import atomic_numbers
 
     columns = torch.tensor([atomic_numbers()[symbol] - 1 for symbol in env.elements])
     counts = base.counts.clone()

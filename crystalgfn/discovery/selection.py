@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from crystalgfn.discovery.candidate import candidates
 from crystalgfn.discovery.labels import with_energies
 from crystalgfn.errors import InputError
-from crystalgfn.proxies.proxy_set import UNCERTAINTY
-from crystalgfn.tables import read_table
+from crystalgfn.gflownet.proxies.proxy_set import UNCERTAINTY
+from crystalgfn.crystal.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ def with_shipped_energies(
         InputError: if a file cannot be read.
     """
     from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-    from crystalgfn.stability import load_hull
-    from crystalgfn.structures.references import SHIPPED, References
+    from crystalgfn.proxies.hull import load_hull
+    from crystalgfn.atoms.potentials.references import SHIPPED, References
 
     return with_energies(frame, References.load(references or SHIPPED), load_hull(hull or SHIPPED_HULL), offset)

@@ -17,9 +17,9 @@ import yaml
 from pytorch_lightning import Callback, Trainer
 
 from crystalgfn.commands.quiet import warnings_only
-from crystalgfn.compact import write_compact
-from crystalgfn.crystallography.elements import N_ELEMENTS, atomic_numbers
-from crystalgfn.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.gflownet.compact import write_compact
+from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
 from crystalgfn.discovery.labels import counts_of, training_rows, with_energies
@@ -27,14 +27,14 @@ from crystalgfn.discovery.loop import FINAL, PROXY, Run, proxy_with_weights
 from crystalgfn.discovery.outcome import KnownCrystals, Outcome, column, proxy_errors, rounds_table
 from crystalgfn.discovery.screen import screen
 from crystalgfn.discovery.selection import of_samples
-from crystalgfn.envs.crystal import Crystal
+from crystalgfn.crystal.envs.crystal import Crystal
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
 from crystalgfn.proxies import EnergyAboveHull
-from crystalgfn.proxies.tuning import tune
-from crystalgfn.structures.references import References
-from crystalgfn.structures.run import Workers, results
-from crystalgfn.tables import CRYSTAL_COLUMNS, atomic_path, read_table, write_frame
+from crystalgfn.proxies.network.tuning import tune
+from crystalgfn.atoms.potentials.references import References
+from crystalgfn.atoms.run import Workers, results
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, atomic_path, read_table, write_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ class Stages:
         path = folder / FIT
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False))
-        from crystalgfn.checkpoint_files import link, newest_checkpoint
+        from crystalgfn.gflownet.checkpoint_files import link, newest_checkpoint
         from crystalgfn.commands import lightning
 
         self._say(f"{name}: train")
@@ -379,7 +379,7 @@ class Stages:
         """Rows of the reference table to train on again, and rows that nothing was trained on."""
         if self._settings.known is None:
             return None, None
-        from crystalgfn.proxies.splits import DataConfig, split_table
+        from crystalgfn.proxies.network.splits import DataConfig, split_table
 
         split = split_table(DataConfig(self._settings.known, "formation_energy", bad_rows="skip"), 0)
         assert split.table.labels is not None

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalgfn.crystallography.elements import element_symbols
-from crystalgfn.crystallography.oxidation_states import oxidation_states
+from crystalgfn.crystal.crystallography.elements import element_symbols
+from crystalgfn.crystal.crystallography.oxidation_states import oxidation_states
 
 LENGTH_TOLERANCE = 1e-3
 """Lengths that a lattice system makes equal may differ by this share."""
@@ -52,7 +52,7 @@ def is_neutral(
 
     Args:
         composition: symbols and numbers of atoms.
-        states: name of a set of `crystalgfn.crystallography.OXIDATION_STATE_SETS`.
+        states: name of a set of `crystalgfn.crystal.crystallography.OXIDATION_STATE_SETS`.
         mixed_valence: whether the atoms of an element may have two states of one sign; otherwise they share one.
     """
     # Bit i of `reached` stands for the total charge `lowest + i`.

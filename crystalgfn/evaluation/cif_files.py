@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.pools import NOT_PROPERTIES, Pool, numbers, property_columns
-from crystalgfn.metrics import composition_keys, hash_rows
-from crystalgfn.tables import parse_formula, read_frame
+from crystalgfn.crystal.keys import composition_keys
+from crystalgfn.gflownet.keys import hash_rows
+from crystalgfn.crystal.tables import parse_formula, read_frame
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
-from crystalgfn.drawing import (
+from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
+from crystalgfn.evaluation.drawing import (
     Reference,
     elements_figure,
     property_figure,
@@ -31,7 +31,7 @@ PAGE_COLORS = {
     "#bbbbbb": "var(--rule)",
     "#cccccc": "var(--rule)",
 }
-"""Colours of `crystalgfn.drawing` that change with the page between light and dark."""
+"""Colours of `crystalgfn.evaluation.drawing` that change with the page between light and dark."""
 
 
 def to_svg(figure: Figure, name: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crystalgfn.evaluation.measures import tally
 from crystalgfn.evaluation.pools import Ints, Pool
-from crystalgfn.metrics import hash_rows
+from crystalgfn.gflownet.keys import hash_rows
 
 LENGTH_TOLERANCE = 0.1
 """Lengths of two cells that count as equal differ by at most this share of their mean."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS, element_symbols
+from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, element_symbols
 from crystalgfn.evaluation.checks import (
     Mask,
     assignment_is_right,
@@ -21,7 +21,7 @@ from crystalgfn.evaluation.checks import (
     smact_version,
 )
 from crystalgfn.evaluation.pools import Floats, Ints, Pool, derived, impossible_cells
-from crystalgfn.metrics import group_classes
+from crystalgfn.crystal.group_classes import group_classes
 
 HARD_CHECKS = ("charge_neutral", "wyckoff", "lattice_system", "positive_volume")
 """Checks that a crystal must pass to be valid."""

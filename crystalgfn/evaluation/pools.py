@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalgfn.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.checks import cell_volumes
-from crystalgfn.metrics import composition_keys, crystal_keys, hash_rows, top_k_rows
-from crystalgfn.tables import CRYSTAL_COLUMNS, CrystalTable, read_table
+from crystalgfn.crystal.keys import composition_keys, crystal_keys
+from crystalgfn.gflownet.keys import hash_rows
+from crystalgfn.gflownet.metrics import top_k_rows
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, CrystalTable, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from crystalgfn.proxies.base import Proxy
+    from crystalgfn.gflownet.proxies.base import Proxy
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

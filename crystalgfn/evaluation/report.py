@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crystalgfn import __version__
-from crystalgfn.crystallography import oxidation_states, space_groups
-from crystalgfn.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.crystallography import oxidation_states, space_groups
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation import checks as checking
 from crystalgfn.evaluation import known
@@ -40,10 +40,10 @@ from crystalgfn.evaluation.pools import (
     problems_of,
     read_pool,
 )
-from crystalgfn.tables import atomic_path, check_writable
+from crystalgfn.crystal.tables import atomic_path, check_writable
 
 if TYPE_CHECKING:
-    from crystalgfn.proxies.base import Proxy
+    from crystalgfn.gflownet.proxies.base import Proxy
 
 PAGE, METRICS = "index.html", "metrics.json"
 """Files of a report."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from crystalgfn.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.evaluation.markup import NONE, Cell, float_cell, formula_html, int_cell, sortable, words
 from crystalgfn.evaluation.measures import HARD_CHECKS
 from crystalgfn.evaluation.report import Evaluation

@@ -1,14 +1,14 @@
 """Proxies: predict a property of an object."""
 
 from crystalgfn.proxies.band_gap import BandGap
-from crystalgfn.proxies.base import Prediction, Proxy
+from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 from crystalgfn.proxies.chgnet import CHGNetEnergy
 from crystalgfn.proxies.density import Density
 from crystalgfn.proxies.energy_above_hull import EnergyAboveHull
 from crystalgfn.proxies.formation_energy import FormationEnergy
-from crystalgfn.proxies.hypergrid import HyperGridModes
-from crystalgfn.proxies.modes import BoxCorners, HammingDistance, SetOverlap
-from crystalgfn.proxies.of_stage import OfStage
+from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
+from crystalgfn.gflownet.proxies.modes import BoxCorners, HammingDistance, SetOverlap
+from crystalgfn.gflownet.proxies.of_stage import OfStage
 from crystalgfn.proxies.priors import (
     AnionKinds,
     AtomCount,
@@ -19,7 +19,7 @@ from crystalgfn.proxies.priors import (
     VolumeMismatch,
 )
 from crystalgfn.proxies.property_model import PropertyModel
-from crystalgfn.proxies.proxy_set import ProxySet
+from crystalgfn.gflownet.proxies.proxy_set import ProxySet
 
 __all__ = [
     "AnionKinds",

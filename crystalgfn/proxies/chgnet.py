@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crystalgfn.crystals import Crystals
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.registry import PROXIES
-from crystalgfn.structures import require_extra
-from crystalgfn.structures.chgnet import energies
-from crystalgfn.structures.references import SHIPPED, References
+from crystalgfn.atoms import require_extra
+from crystalgfn.atoms.potentials.chgnet import energies
+from crystalgfn.atoms.potentials.references import SHIPPED, References
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crystalgfn.crystallography import element_symbols
-from crystalgfn.crystals import Crystals
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.crystal.crystallography import element_symbols
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.registry import PROXIES
 
 GRAMS_PER_CM3 = 1.66053906660

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crystalgfn.crystals import Crystals
-from crystalgfn.proxies.base import Prediction, Proxy
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 from crystalgfn.proxies.formation_energy import FormationEnergy
 from crystalgfn.registry import PROXIES
-from crystalgfn.stability import load_hull
+from crystalgfn.proxies.hull import load_hull
 
 SHIPPED_HULL = Path(__file__).parent / "weights" / "hull.pt"
 

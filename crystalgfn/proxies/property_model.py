@@ -8,10 +8,10 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from crystalgfn.crystals import Crystals
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.proxies.base import Prediction, Proxy
-from crystalgfn.proxies.property_network import Estimate, PropertyNetwork
+from crystalgfn.gflownet.proxies.base import Prediction, Proxy
+from crystalgfn.proxies.network.property_network import Estimate, PropertyNetwork
 from crystalgfn.registry import PROXIES
 
 SHIPPED = Path(__file__).parent / "weights"

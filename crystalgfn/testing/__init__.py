@@ -16,7 +16,7 @@ This package needs pytest; nothing else in crystalgfn does.
 
 from crystalgfn.testing.environment import EnvironmentContract
 from crystalgfn.testing.proxy import ProxyContract
-from crystalgfn.testing.random_policy import RandomPolicy
+from crystalgfn.gflownet.policies.random_policy import RandomPolicy
 from crystalgfn.testing.walk import Transition, random_walk
 
 __all__ = ["EnvironmentContract", "ProxyContract", "RandomPolicy", "Transition", "random_walk"]

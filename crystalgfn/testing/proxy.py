@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.testing.generators import assert_untouched, global_generators
 
 

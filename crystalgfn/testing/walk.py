@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from crystalgfn.envs.base import CategoricalHead, Environment
+from crystalgfn.gflownet.envs.base import CategoricalHead, Environment
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import torch
 
-from crystalgfn.crystallography import atomic_numbers, element_symbols
-from crystalgfn.proxies import Proxy
+from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols
+from crystalgfn.gflownet.proxies import Proxy
 
 
 class LithiumCapacity(Proxy):

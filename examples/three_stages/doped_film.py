@@ -3,8 +3,8 @@
 import pandas as pd
 import torch
 
-from crystalgfn.envs import BetaMixtureHead, Set, Stack, Stage
-from crystalgfn.proxies import Proxy
+from crystalgfn.gflownet.envs import BetaMixtureHead, Set, Stack, Stage
+from crystalgfn.gflownet.proxies import Proxy
 
 SUBSTRATES = ["glass", "sapphire", "silicon"]
 DOPANTS = ["Al", "Ga", "In", "F", "Sn"]

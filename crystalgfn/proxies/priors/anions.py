@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crystalgfn.crystallography import N_ELEMENTS, element_symbols, oxidation_states
-from crystalgfn.crystals import Crystals
-from crystalgfn.proxies.base import Proxy
-from crystalgfn.proxies.features import ragged_ranges
+from crystalgfn.crystal.crystallography import N_ELEMENTS, element_symbols, oxidation_states
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.gflownet.proxies.base import Proxy
+from crystalgfn.proxies.network.features import ragged_ranges
 from crystalgfn.registry import PROXIES
 
 _MANY = 2**20

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from crystalgfn.crystallography import N_ELEMENTS, N_SPACE_GROUPS
-from crystalgfn.crystals import Crystals
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.proxies.priors.tables import Formula, read_formulas, read_prototypes
 from crystalgfn.registry import PROXIES
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crystalgfn.crystals import Crystals
-from crystalgfn.proxies.base import Proxy
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.registry import PROXIES
 
 

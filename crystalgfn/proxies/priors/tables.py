@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crystalgfn.crystallography import N_ELEMENTS, atomic_numbers, element_symbols
-from crystalgfn.crystals import Crystals
-from crystalgfn.proxies.features import fit_atomic_volumes
+from crystalgfn.crystal.crystallography import N_ELEMENTS, atomic_numbers, element_symbols
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.proxies.network.features import fit_atomic_volumes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

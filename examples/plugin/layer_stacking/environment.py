@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from crystalgfn.envs import CategoricalHead, Environment
+from crystalgfn.gflownet.envs import CategoricalHead, Environment
 from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crystalgfn.proxies import Proxy
+from crystalgfn.gflownet.proxies import Proxy
 from crystalgfn.registry import PROXIES
 
 

@@ -1,0 +1,196 @@
+"""One crystal from a row of a table to a structure: search, relax, judge. Values in and out are plain (JSON)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+SYMPREC = 0.1
+"""Tolerance of the symmetry search [Å], that of the Materials Project."""
+
+RELAX_WINDOW = 0.1
+"""Arrangements within this energy [eV/atom] of the best one are relaxed too, and compared again."""
+
+RACE_STEPS = 15
+"""Steps of relaxation after which the better one goes on alone."""
+
+
+class Task(TypedDict):
+    """What to build.
+
+    Attributes:
+        id: name of the crystal; with the seed it decides all random choices.
+        space_group: 1 to 230.
+        counts: atoms of each element in the conventional cell.
+        lattice: a, b, c [Å], alpha, beta, gamma [degrees] of the conventional standard cell.
+        tries: arrangements that are relaxed in the sampled cell.
+        seed: of the random choices.
+        relax: whether to relax positions and cell of the best.
+    """
+
+    id: str
+    space_group: int
+    counts: dict[str, int]
+    lattice: list[float]
+    tries: int
+    seed: int
+    relax: bool
+
+
+def prepare() -> None:
+    """Load CHGNet, so that no crystal's time is spent on it."""
+    from crystalgfn.atoms import chgnet
+
+    chgnet.load()
+
+
+def build(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Build one crystal.
+
+    Args:
+        task: the keys of `Task`.
+
+    Returns:
+        numbers, names and structures (``as_dict`` of pymatgen), and ``reason``: empty, or why there is no structure or
+        no relaxed one. Energies are CHGNet's total energies [eV/atom].
+    """
+    import numpy as np
+
+    from crystalgfn.atoms.search import NoStructure, generator, record, search
+
+    clock = _Clock()
+    random = generator(task["seed"], task["id"])
+    row: dict[str, Any] = {"id": task["id"], "reason": ""}
+    try:
+        result = search(task["space_group"], task["counts"], np.array(task["lattice"]), task["tries"], random)
+    except NoStructure as error:
+        return row | {"reason": f"not built: {error}"} | clock.read()
+    row |= record(result) | _described("built", result.found[0].structure, result.found[0].energy)
+    if task["relax"]:
+        try:
+            row |= relaxed_columns([(f.structure, f.energy) for f in result.found], random)
+        except RuntimeError as error:
+            row["reason"] = f"not relaxed: {error}"
+    return row | clock.read()
+
+
+def relax_given(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Relax and judge a structure whose atoms are known, as `build` does with one that it made.
+
+    Args:
+        task: ``id``, ``structure`` (``as_dict`` of pymatgen), ``seed``.
+
+    Returns:
+        as `build`.
+    """
+    from pymatgen.core import Structure
+
+    from crystalgfn.atoms.potentials.chgnet import energies
+    from crystalgfn.atoms.search import generator
+
+    clock = _Clock()
+    structure = Structure.from_dict(task["structure"])
+    energy = float(energies([structure])[0])
+    row: dict[str, Any] = {"id": task["id"], "reason": ""}
+    if math.isnan(energy):
+        return row | {"reason": "not built: CHGNet cannot treat it"} | clock.read()
+    row |= _described("built", structure, energy)
+    try:
+        row |= relaxed_columns([(structure, energy)], generator(task["seed"], task["id"]))
+    except RuntimeError as error:
+        row["reason"] = f"not relaxed: {error}"
+    return row | clock.read()
+
+
+def relaxed_columns(found: list[tuple[Structure, float]], random: Any) -> dict[str, Any]:
+    """Relax structures with symmetry and the best one without, and describe it.
+
+    Args:
+        found: structures and their energies [eV/atom], lowest first.
+        random: generator of the displacements.
+
+    Raises:
+        RuntimeError: if none can be relaxed.
+    """
+    from crystalgfn.atoms.relax import FREE_STEPS, MAX_STEPS, Relaxation
+
+    race: list[tuple[Relaxation, Structure]] = []
+    failures = []
+    for structure, energy in found:
+        if energy > found[0][1] + RELAX_WINDOW:
+            break
+        try:
+            race.append((Relaxation(structure, symmetric=True).run(RACE_STEPS), structure))
+        except RuntimeError as error:
+            failures.append(str(error))
+    ends = []
+    steps = sum(relaxation.steps for relaxation, _ in race)
+    for relaxation, structure in sorted(race, key=lambda entry: entry[0].energy):
+        before = relaxation.steps
+        try:
+            ends.append((relaxation.run(MAX_STEPS - before), structure))
+        except RuntimeError as error:
+            failures.append(str(error))
+        steps += relaxation.steps - before
+        if ends:
+            break
+    if not ends:
+        raise RuntimeError(failures[0])
+    symmetric, start = ends[0]
+    final, in_group = symmetric, symmetric.structure()
+    try:
+        free = Relaxation(in_group, symmetric=False, random=random).run(FREE_STEPS)
+        steps += free.steps
+        if free.energy < final.energy:
+            final = free
+    except RuntimeError as error:
+        failures.append(f"without symmetry: {error}")
+    end = final.structure()
+    change = end.volume / len(end) / (start.volume / len(start)) - 1
+    return {
+        "relaxation_failures": len(failures),
+        "steps": steps,
+        "converged": final.converged,
+        "volume_change": change,
+        "settled": final.settled,
+        "space_group_symmetric": space_group(in_group),
+        **_described("relaxed", end, final.energy),
+    }
+
+
+class _Clock:
+    """Wall-clock and processor time since it was made; on a busy machine only the second tells what a crystal costs."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self._wall, "cpu_seconds": time.process_time() - self._cpu}
+
+
+def space_group(structure: Structure) -> int:
+    """Number of the space group that spglib finds with `SYMPREC`; 0 if it finds none."""
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
+
+    try:
+        return int(SpacegroupAnalyzer(structure, symprec=SYMPREC).get_space_group_number())
+    except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing where atoms coincide
+        return 0
+
+
+def _described(stage: str, structure: Structure, energy: float) -> dict[str, Any]:
+    from crystalgfn.atoms.candidates import distance_ratios
+
+    ratio, shortest = distance_ratios([structure])
+    return {
+        f"energy_{stage}": energy,
+        f"space_group_{stage}": space_group(structure),
+        f"min_distance_{stage}": float(shortest[0]),
+        f"min_distance_ratio_{stage}": float(ratio[0]),
+        f"structure_{stage}": structure.as_dict(),
+    }

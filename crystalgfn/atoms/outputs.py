@@ -1,0 +1,191 @@
+"""What a build leaves for people and other programs: CIF files, one extxyz file, one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalgfn.crystal.tables import atomic_path, parse_formula, write_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymatgen.core import Structure
+
+    from crystalgfn.atoms.hull import Reference
+    from crystalgfn.atoms.potentials.references import References
+
+TABLE = "structures.csv"
+EXTXYZ = "structures.extxyz"
+CIFS = "cif"
+
+COLUMNS = (
+    "id", "row", "formula", "space_group", "space_group_built", "space_group_symmetric", "space_group_relaxed",
+    "symmetry", "positions", "energy_built", "energy_relaxed", "chgnet_formation_energy_built",
+    "chgnet_formation_energy", "energy_above_hull", "volume_change", "min_distance_built", "min_distance_ratio_built",
+    "min_distance_relaxed", "min_distance_ratio_relaxed", "tries", "proposed", "too_close", "failed",
+    "relaxation_failures", "steps", "converged", "settled", "seconds", "cpu_seconds", "reason",
+)  # fmt: skip
+"""Columns of the table; those that were not asked for are left out. Energies in eV/atom, distances in Å."""
+
+
+def final_structure(result: Mapping[str, Any]) -> Structure | None:
+    """The relaxed structure of a result, else the built one, else None."""
+    from pymatgen.core import Structure
+
+    content = result.get("structure_relaxed", result.get("structure_built"))
+    return None if content is None else Structure.from_dict(content)
+
+
+def make_table(
+    results: Sequence[Mapping[str, Any]],
+    inputs: pd.DataFrame,
+    references: References,
+    hull: Reference | None,
+    relaxed: bool,
+) -> pd.DataFrame:
+    """One row a crystal.
+
+    Args:
+        results: n results of `crystalgfn.atoms.build.build`.
+        inputs: n rows with id, row, formula, space_group, and columns of the user's table to pass on.
+        references: elemental references.
+        hull: known crystals; without them there is no energy above the hull.
+        relaxed: whether structures were relaxed.
+
+    Returns:
+        the columns of `COLUMNS` that apply, then the ones passed on before ``reason``.
+    """
+    import pandas as pd
+
+    from crystalgfn.atoms.potentials.chgnet import FORBIDDEN
+
+    rows = []
+    for result, given in zip(results, inputs.to_dict("records"), strict=True):
+        row: dict[str, Any] = {str(key): value for key, value in given.items()}
+        row |= {key: value for key, value in result.items() if not key.startswith("structure_")}
+        structure = final_structure(result)
+        if structure is not None:
+            composition = structure.composition
+            for stage, column in (("built", "chgnet_formation_energy_built"), ("relaxed", "chgnet_formation_energy")):
+                if f"energy_{stage}" in result:
+                    row[column] = references.formation_energy(result[f"energy_{stage}"], composition)
+            best = row.get("chgnet_formation_energy", row.get("chgnet_formation_energy_built"))
+            if "energy_relaxed" in result:
+                row["symmetry"] = symmetry(structure, int(given["space_group"]), parse_formula(given["formula"]))
+            missing = [symbol for symbol in references.missing(composition) if symbol not in FORBIDDEN]
+            if missing and not row["reason"]:
+                row["reason"] = f"no formation energy: no reference for {', '.join(missing)}"
+            if hull is not None and best is not None and not missing:
+                row["energy_above_hull"] = hull.above_hull(composition, best)
+        rows.append(row)
+    extra = [column for column in inputs.columns if column not in COLUMNS]
+    dropped = set() if relaxed else {c for c in COLUMNS if c.endswith(("relaxed", "symmetric")) or c in _RELAXED_ONLY}
+    dropped |= {"energy_above_hull"} if hull is None else set()
+    columns = [column for column in COLUMNS[:-1] if column not in dropped] + [*extra, "reason"]
+    frame = pd.DataFrame(rows).reindex(columns=columns)
+    for column in frame.columns:
+        if column.startswith("space_group") or column in _WHOLE:
+            frame[column] = pd.to_numeric(frame[column]).astype("Int64")
+    return frame
+
+
+def symmetry(structure: Structure, number: int, counts: Mapping[str, int]) -> str:
+    """How a structure's symmetry compares with the one that was asked for.
+
+    Args:
+        structure: the structure.
+        number: space group that was asked for.
+        counts: atoms of each element in the conventional cell of that group.
+
+    Returns:
+        ``sampled`` if spglib finds that group; ``higher`` or ``lower`` by the number of symmetry operations for each
+        atom, which grows with the point group and falls with the primitive cell; ``other`` if that is the same.
+    """
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
+
+    from crystalgfn.atoms.build import SYMPREC
+    from crystalgfn.crystal.crystallography.positions import positions
+
+    try:
+        analyzer = SpacegroupAnalyzer(structure, symprec=SYMPREC)
+        found = analyzer.get_space_group_number()
+        primitive = analyzer.find_primitive()
+    except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing where atoms coincide
+        return "other"
+    if found == number:
+        return "sampled"
+    # The multiplicity of the general position counts the operations of the conventional cell.
+    asked = positions(number)[0].multiplicity / sum(counts.values())
+    have = len(positions(found)[0].rotations) / len(primitive if primitive is not None else structure)
+    return "other" if math.isclose(have, asked) else "higher" if have > asked else "lower"
+
+
+_WHOLE = ("row", "tries", "proposed", "too_close", "failed", "relaxation_failures", "steps")
+_RELAXED_ONLY = (
+    "symmetry",
+    "chgnet_formation_energy",
+    "volume_change",
+    "relaxation_failures",
+    "steps",
+    "converged",
+    "settled",
+)
+
+
+def write(out: Path, frame: pd.DataFrame, results: Sequence[Mapping[str, Any]]) -> int:
+    """Write the table, the CIF files and the extxyz file; returns the number of structures."""
+    (out / CIFS).mkdir(exist_ok=True)
+    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    structures = [(row, final_structure(result)) for row, result in zip(rows, results, strict=True)]
+    for row, structure in structures:
+        if structure is not None:
+            write_cif(structure, out / CIFS / f"{row['id']}.cif", row["id"])
+    _write_extxyz(out / EXTXYZ, [(row, structure) for row, structure in structures if structure is not None])
+    write_frame(frame, out / TABLE)
+    return sum(structure is not None for _, structure in structures)
+
+
+def write_cif(structure: Structure, path: Path, name: str) -> None:
+    """Write a structure with its symmetry: the conventional cell in the standard setting, atoms on ideal positions.
+
+    The symmetry is what spglib finds with `SYMPREC`, and the setting its standard one (first Hall number of the group),
+    which the file's first lines name.
+    """
+    from pymatgen.io.cif import CifWriter
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    from crystalgfn.atoms.build import SYMPREC
+    from crystalgfn.atoms.potentials.chgnet import silence
+
+    with silence():
+        try:
+            analyzer = SpacegroupAnalyzer(structure, symprec=SYMPREC)
+            cell = analyzer.get_refined_structure()
+            data = analyzer.get_symmetry_dataset()
+            setting = (
+                f"# space group {data.number} ({data.international}), standard setting: "
+                f"Hall number {data.hall_number}, {data.hall}"
+            )
+            text = str(CifWriter(cell, symprec=1e-3, refine_struct=False))
+        except (TypeError, ValueError):  # spglib finds no symmetry where atoms nearly coincide
+            setting, text = "# no symmetry found: all atoms are listed", str(CifWriter(structure))
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"# {name}\n{setting}\n{text}")
+
+
+def _write_extxyz(path: Path, structures: Sequence[tuple[dict[str, Any], Structure]]) -> None:
+    """All primitive cells in one file; the numbers of the table go along."""
+    from ase.io import write as ase_write
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    frames = []
+    for row, structure in structures:
+        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        keys = ("id", "formula", "space_group", "space_group_relaxed", "chgnet_formation_energy", "energy_above_hull")
+        atoms.info = {key: row[key] for key in keys if key in row and row[key] == row[key]}  # without NaN
+        frames.append(atoms)
+    with atomic_path(path) as temporary:
+        if frames:
+            ase_write(str(temporary), frames, format="extxyz")

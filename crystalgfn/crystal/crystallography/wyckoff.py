@@ -1,0 +1,94 @@
+"""Which numbers of atoms the Wyckoff positions of a space group can hold, jointly over the elements.
+
+A position without a free coordinate can be occupied once, by one element. Whether one more element fits therefore
+depends on which fixed positions the earlier ones took, and they often had a choice. `WyckoffAutomaton` keeps all
+choices open: its nodes are sets of usages (how many fixed positions of each multiplicity are taken), and reading
+one element's count leads from node to node. A composition fits the group exactly if no step leads nowhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import product
+
+from crystalgfn.crystal.crystallography.space_groups import SpaceGroupInfo
+
+Usage = tuple[int, ...]
+"""How many fixed positions of each multiplicity are taken."""
+
+NOWHERE = -1
+"""The target of a step that the group cannot hold."""
+
+
+class WyckoffAutomaton:
+    """Nodes and transitions for some space groups; groups with the same multiplicities share their nodes.
+
+    Args:
+        groups: the space groups.
+        max_count: largest number of atoms of one element.
+        max_elements: largest number of elements, the length of the longest walk.
+
+    Attributes:
+        roots: node of each group, by number, at which no position is taken yet.
+        transitions: for each node, the next node for counts 0 to ``max_count``; `NOWHERE` where the count does not
+            fit. Count 0 stays.
+    """
+
+    def __init__(self, groups: Iterable[SpaceGroupInfo], max_count: int, max_elements: int) -> None:
+        self.roots: dict[int, int] = {}
+        self.transitions: list[list[int]] = []
+        known: dict[tuple[tuple[tuple[int, int], ...], tuple[int, ...]], int] = {}
+        for group in groups:
+            fixed = Counter(m for m in group.fixed_multiplicities if m <= max_count)
+            free = tuple(m for m in group.free_multiplicities if m <= max_count)
+            key = (tuple(sorted(fixed.items())), free)
+            if key not in known:
+                known[key] = self._add(dict(key[0]), free, max_count, max_elements)
+            self.roots[group.number] = known[key]
+
+    def _add(self, fixed: dict[int, int], free: tuple[int, ...], max_count: int, max_elements: int) -> int:
+        """Append the nodes of one class of groups and return its root."""
+        ways = _usages_by_count(fixed, free, max_count)
+        capacity = tuple(fixed.values())
+        start = frozenset([(0,) * len(capacity)])
+        nodes = {start: len(self.transitions)}
+        queue = [(start, 0)]
+        self.transitions.append([])
+        for taken, depth in queue:  # the queue grows while it is walked
+            row = [nodes[taken]]
+            for count in range(1, max_count + 1):
+                after: frozenset[Usage] = frozenset()
+                if depth < max_elements:
+                    sums = (tuple(map(sum, zip(u, w, strict=True))) for u in taken for w in ways[count])
+                    after = _least(s for s in sums if all(x <= c for x, c in zip(s, capacity, strict=True)))
+                if after and after not in nodes:
+                    nodes[after] = len(self.transitions)
+                    self.transitions.append([])
+                    queue.append((after, depth + 1))
+                row.append(nodes[after] if after else NOWHERE)
+            self.transitions[nodes[taken]] = row
+        return nodes[start]
+
+
+def _usages_by_count(fixed: dict[int, int], free: tuple[int, ...], max_count: int) -> list[frozenset[Usage]]:
+    """Least usages of fixed positions with which one element can have 0, 1, ... ``max_count`` atoms."""
+    by_free = {0}
+    for count in range(1, max_count + 1):
+        if any(count - m in by_free for m in free):
+            by_free.add(count)
+    usages: list[set[Usage]] = [set() for _ in range(max_count + 1)]
+    for usage in product(*(range(min(n, max_count // m) + 1) for m, n in fixed.items())):
+        on_fixed = sum(n * m for n, m in zip(usage, fixed, strict=True))
+        for rest in by_free:
+            if on_fixed + rest <= max_count:
+                usages[on_fixed + rest].add(usage)
+    return [_least(u) for u in usages]
+
+
+def _least(usages: Iterable[Usage]) -> frozenset[Usage]:
+    """The usages that no other one undercuts: whoever can go on from more taken positions can from fewer."""
+    unique = set(usages)
+    return frozenset(
+        u for u in unique if not any(v != u and all(x <= y for x, y in zip(v, u, strict=True)) for v in unique)
+    )

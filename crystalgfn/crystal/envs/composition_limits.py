@@ -1,0 +1,87 @@
+"""What a restriction leaves of the compositions, as an automaton that reads element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from crystalgfn.crystal.crystallography import NOWHERE
+from crystalgfn.errors import InputError
+
+MAX_STATES = 1000
+"""Largest number of states of the memory."""
+
+Memory = tuple[int, frozenset[int]]
+"""How many reduced formulas were read (0: not known yet), and the elements that may no longer come."""
+
+
+@dataclass(frozen=True)
+class CompositionLimits:
+    """What a composition may be; elements are named by their position in the order in which they are decided.
+
+    Attributes:
+        counts: allowed counts of each element, empty for one that is left out.
+        n_elements: least and largest number of different elements.
+        required: elements that have to come.
+        forbidden_pairs: pairs of elements, the earlier one first, that may not come together.
+        ratio: counts of each element in a reduced formula; empty for none.
+    """
+
+    counts: Sequence[Set[int]]
+    n_elements: tuple[int, int]
+    required: frozenset[int] = frozenset()
+    forbidden_pairs: frozenset[tuple[int, int]] = frozenset()
+    ratio: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def max_count(self) -> int:
+        """Largest allowed count of any element, at least 1."""
+        return max((max(counts) for counts in self.counts if counts), default=1)
+
+    def memory(self) -> list[list[list[int]]] | None:
+        """The automaton of `CompositionRules.memory`; None if nothing has to be remembered.
+
+        Only what can still matter is remembered: of the forbidden partners, those that come later.
+        """
+        start: Memory = (0, frozenset())
+        numbers = {start: 0}
+        depths = {start: 0}
+        steps: dict[tuple[Memory, int, int], Memory] = {}
+        for element, counts in enumerate(self.counts):
+            for memory in list(numbers):
+                for count in counts if depths[memory] < self.n_elements[1] else ():
+                    after = self._read(memory, element, count)
+                    if len(numbers) > MAX_STATES:
+                        raise InputError(
+                            f"restrict.forbidden_pairs: these {len(self.forbidden_pairs)} pairs need more than "
+                            f"{MAX_STATES} states of look-ahead; forbid fewer pairs, or allow fewer elements"
+                        )
+                    if after is not None:
+                        depth = depths[memory] + 1
+                        numbers.setdefault(after, len(numbers))
+                        depths[after] = min(depths.get(after, depth), depth)
+                        steps[memory, element, count] = after
+        if not self.forbidden_pairs and not self.ratio:
+            return None
+        table = [[[NOWHERE] * (self.max_count + 1) for _ in self.counts] for _ in numbers]
+        for memory, number in numbers.items():
+            for element in range(len(self.counts)):
+                table[number][element][0] = number
+                for count in self.counts[element]:
+                    target = steps.get((memory, element, count))
+                    if target is not None:
+                        table[number][element][count] = numbers[target]
+        return table
+
+    def _read(self, memory: Memory, element: int, count: int) -> Memory | None:
+        """The memory after one more element; None if it may not come."""
+        multiple, excluded = memory
+        if element in excluded:
+            return None
+        if self.ratio:
+            own, rest = divmod(count, self.ratio.get(element, 1))
+            if rest or multiple not in (0, own):
+                return None
+            multiple = own
+        partners = {later for first, later in self.forbidden_pairs if first == element}
+        return multiple, frozenset(e for e in excluded | partners if e > element and self.counts[e])

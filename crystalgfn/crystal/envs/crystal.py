@@ -1,0 +1,437 @@
+"""The crystal environment: space group, then composition, then lattice parameters."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from crystalgfn.crystal.crystallography import (
+    CRYSTAL_LATTICE_SYSTEMS,
+    N_SPACE_GROUPS,
+    atomic_numbers,
+    electronegativity_order,
+    element_symbols,
+    oxidation_states,
+    space_groups,
+)
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.gflownet.envs.base import ObjectTable
+from crystalgfn.crystal.envs.composition import Composition
+from crystalgfn.crystal.envs.crystal_limits import (
+    CrystalLimits,
+    CrystalSettings,
+    NothingLeftError,
+    as_ranges,
+    check_against,
+    culprits,
+    limits_of,
+    nothing_left,
+)
+from crystalgfn.crystal.envs.lattice_parameters import ANGLES, LEAST_MARGIN, MARGIN, LatticeParameters
+from crystalgfn.crystal.envs.space_group import SpaceGroup
+from crystalgfn.gflownet.envs.stack import Stack
+from crystalgfn.errors import InputError
+from crystalgfn.registry import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from crystalgfn.crystal.restriction import Restriction
+
+
+@ENVIRONMENTS.register
+class Crystal(Stack):
+    """Crystals built as space group, composition and lattice parameters, under hard physical constraints.
+
+    Every crystal it builds is charge neutral, fits the Wyckoff positions of its space group and has a cell of its
+    lattice system with positive volume; no choice leads to a dead end. All counts refer to the conventional cell.
+
+    Densities are relative to the uniform distribution on the ranges of the free lattice parameters, so p(x) is
+    proportional to R(x) with every parameter measured in units of its range.
+
+    Args:
+        space_groups: numbers or ranges such as ``[1, 2, "16-20"]``; None means all 230.
+        elements: symbols; None means the elements 1 to 94.
+        min_elements: least number of different elements.
+        max_elements: largest number of different elements.
+        min_atoms: least number of atoms in the conventional cell.
+        max_atoms: largest number of atoms in the conventional cell.
+        min_atoms_per_element: least number of atoms of an element that is present.
+        max_atoms_per_element: largest number of atoms of one element.
+        charge_neutral: whether each element must have an oxidation state such that the charges sum to zero.
+        mixed_valence: whether one element may have two oxidation states of one sign, as iron has in Fe3O4.
+        oxidation_states: name of the set of oxidation states: ``pymatgen_common`` or ``pymatgen_icsd``.
+        lengths: lowest and highest a, b, c [Å].
+        angles: lowest and highest alpha, beta, gamma [degrees].
+        volume_per_atom: lowest and highest cell volume per atom [Å³], or None for no bound. Numbers of atoms with
+            which only some shapes of a cell could meet it are left out.
+        angle_margin: how far from a flat cell triclinic angles stay [degrees]: half the sum of the angles, and its
+            difference to each of them, keep half of this margin from 0 and 180 degrees.
+        components: number of Betas in the mixture of each lattice parameter.
+        log_lengths: whether the mixtures for lengths live on a logarithmic scale. It changes how the policy is
+            parametrised, not what it should learn.
+
+    Raises:
+        InputError: if a setting is not usable, or if no crystal satisfies them all.
+    """
+
+    def __init__(
+        self,
+        space_groups: Sequence[int | str] | None = None,
+        elements: Sequence[str] | None = None,
+        min_elements: int = 1,
+        max_elements: int = 5,
+        min_atoms: int = 1,
+        max_atoms: int = 80,
+        min_atoms_per_element: int = 1,
+        max_atoms_per_element: int = 16,
+        charge_neutral: bool = True,
+        mixed_valence: bool = False,
+        oxidation_states: str = "pymatgen_common",
+        lengths: tuple[float, float] = (0.9, 100.0),
+        angles: tuple[float, float] = (50.0, 150.0),
+        volume_per_atom: tuple[float, float] | None = None,
+        angle_margin: float = 1.0,
+        components: int = 5,
+        log_lengths: bool = True,
+    ) -> None:
+        numbers = _parse_space_groups(space_groups)
+        symbols = _parse_elements(elements)
+        _check_bounds("elements", min_elements, max_elements, len(symbols))
+        _check_bounds("atoms_per_element", min_atoms_per_element, max_atoms_per_element)
+        _check_bounds("atoms", min_atoms, max_atoms)
+        _check_range("lengths", lengths, 0.0, float("inf"))
+        _check_range("angles", angles, 0.0, 180.0)
+        if volume_per_atom is not None:
+            _check_range("volume_per_atom", volume_per_atom, 0.0, float("inf"))
+        if not 0 < angle_margin <= 60:
+            raise InputError(f"angle_margin: {angle_margin} is not allowed; it must be above 0 and at most 60 degrees")
+        if components < 1:
+            raise InputError(f"components: {components} is not allowed; it must be at least 1")
+        states = _states_of(symbols, oxidation_states, charge_neutral)
+
+        ranges = {name: angles if name in ANGLES else lengths for name in LATTICE_PARAMETERS}
+        settings = CrystalSettings(
+            groups=tuple(numbers),
+            elements=tuple(symbols),
+            n_elements=(min_elements, min(max_elements, len(symbols))),
+            atoms=(min_atoms, max_atoms),
+            count=(min_atoms_per_element, min(max_atoms_per_element, max_atoms)),
+            charge_neutral=charge_neutral,
+            mixed_valence=mixed_valence,
+            states=states,
+            ranges=ranges,
+            volume_per_atom=None if volume_per_atom is None else (volume_per_atom[0], volume_per_atom[1]),
+            angle_margin=angle_margin,
+            components=components,
+            log_lengths=log_lengths,
+        )
+        lattice = _lattice(settings)
+        atoms_by_group = _atoms_by_group(numbers, lattice, volume_per_atom, (min_atoms, max_atoms))
+        if not atoms_by_group:
+            raise InputError(
+                "no crystal satisfies the constraints: the ranges of lengths and angles, with the bounds on atoms "
+                f"({min_atoms}-{max_atoms}) and on the volume per atom ({volume_per_atom}), leave no cell for any of "
+                "the space groups; systems with fixed angles need 90 degrees (and 120 degrees on hexagonal axes) in "
+                "range"
+            )
+        composition = _composition(settings, atoms_by_group)
+        feasible = composition.feasible_groups()
+        if not feasible:
+            raise InputError(
+                f"no crystal satisfies the constraints: with {min_elements}-{max_elements} of the elements "
+                f"{' '.join(symbols)}, {min_atoms}-{max_atoms} atoms and {min_atoms_per_element}-"
+                f"{max_atoms_per_element} of each, no {'charge-neutral ' if charge_neutral else ''}composition fits "
+                f"the Wyckoff positions of any of the {len(atoms_by_group)} space groups; widen one of these settings"
+            )
+        if len(feasible) < len(numbers):
+            missing = sorted(set(numbers) - set(feasible))
+            warnings.warn(
+                f"no composition fits {len(missing)} of the {len(numbers)} space groups, which are left out: {missing}",
+                stacklevel=2,
+            )
+        # Groups without a composition are unknown to the policy, and to a restriction.
+        known = replace(settings, groups=tuple(feasible))
+        bounds = {number: atoms_by_group[number] for number in feasible}
+        self._assemble(known, bounds, SpaceGroup(feasible), composition, lattice, settings.volume_per_atom)
+
+    def _assemble(
+        self,
+        settings: CrystalSettings,
+        atoms_by_group: Mapping[int, tuple[int, int]],
+        space_group: SpaceGroup,
+        composition: Composition,
+        lattice: LatticeParameters,
+        volume_per_atom: tuple[float, float] | None,
+    ) -> None:
+        """Become the environment of these stages; the settings and bounds are those without a restriction."""
+        super().__init__({"space_group": space_group, "composition": composition, "lattice_parameters": lattice})
+        self._settings = settings
+        self._atoms_by_group = dict(atoms_by_group)
+        self.elements = settings.elements
+        self.space_groups = tuple(space_group.decode(space_group.enumerate()).tolist())
+        self.charge_neutral = settings.charge_neutral
+        self.volume_per_atom = volume_per_atom
+        ends = (0.0, math.inf) if volume_per_atom is None else volume_per_atom
+        self._log_volumes: Tensor
+        self.register_buffer("_log_volumes", torch.tensor(ends, dtype=torch.float64).log(), persistent=False)
+
+    def restricted(self, restriction: Restriction) -> Crystal:
+        check_against(restriction, self._settings)
+
+        def is_empty(part: Restriction) -> bool:
+            try:
+                self._restricted(limits_of(part, self._settings))
+            except NothingLeftError:
+                return True
+            return False
+
+        try:
+            env = self._restricted(limits_of(restriction, self._settings))
+        except NothingLeftError:
+            raise nothing_left(culprits(restriction, is_empty)) from None
+        env._warn_of_left_out(limits_of(restriction, self._settings))
+        return env
+
+    def _restricted(self, limits: CrystalLimits) -> Crystal:
+        settings = self._settings
+        lattice = _lattice(settings, limits)
+        of_cells = _atoms_by_group(limits.groups, lattice, limits.volume_per_atom, limits.atoms, LEAST_MARGIN)
+        bounds = {}
+        for number, (low, high) in of_cells.items():
+            own_low, own_high = self._atoms_by_group[number]
+            if max(low, own_low) <= min(high, own_high):
+                bounds[number] = (max(low, own_low), min(high, own_high))
+        if not bounds:
+            raise NothingLeftError("no cell")
+        composition = _composition(settings, bounds, limits)
+        feasible = composition.feasible_groups()
+        if not feasible:
+            raise NothingLeftError("no composition")
+        env = type(self).__new__(type(self))
+        space_group = SpaceGroup(settings.groups, feasible)
+        env._assemble(settings, self._atoms_by_group, space_group, composition, lattice, limits.volume_per_atom)
+        return env.to(self.device)
+
+    def _warn_of_left_out(self, limits: CrystalLimits) -> None:
+        """Say which numbers of atoms are left out because only some shapes of a cell would do."""
+        lattice = self.stage("lattice_parameters")
+        assert isinstance(lattice, LatticeParameters)
+        most = limits.composition.n_elements[1] * limits.composition.max_count
+        texts = {}
+        for number in limits.groups:
+            system = space_groups()[number - 1].crystal_lattice_system
+            every = lattice.atom_bounds(system, limits.volume_per_atom, LEAST_MARGIN)
+            some = lattice.atom_bounds(system, limits.volume_per_atom, LEAST_MARGIN, any_shape=False)
+            if system in texts or every is None or some is None:
+                continue
+            own = self._atoms_by_group[number]
+            low, high = max(limits.atoms[0], own[0]), min(limits.atoms[1], own[1], most)
+            wanted = [n for n in range(low, int(high) + 1) if some[0] <= n <= some[1]]
+            missing = [n for n in wanted if not every[0] <= n <= every[1]]
+            texts[system] = f"{system} with {as_ranges(missing)} atoms" if missing else ""
+        if any(texts.values()):
+            warnings.warn(
+                "restrict: some cells are left out although the restriction allows them, because with so few or so "
+                "many atoms only some angles would bring the volume per atom into its range: "
+                + "; ".join(filter(None, texts.values())),
+                stacklevel=3,
+            )
+
+    @property
+    def composition(self) -> Composition:
+        """The stage that chooses the composition."""
+        stage = self.stage("composition")
+        assert isinstance(stage, Composition)
+        return stage
+
+    def condition(self, name: str, states: Tensor) -> Tensor:
+        if name == "space_group":
+            return states[:, :0]
+        group = self.part("space_group", states)
+        if name == "composition":
+            stage = self.stage("space_group")
+            assert isinstance(stage, SpaceGroup)
+            return stage.decode(group).unsqueeze(1).to(torch.float64)
+        system = group[:, :1] - 1
+        if self.volume_per_atom is None:
+            return torch.cat([system, self._log_volumes.expand(len(states), -1)], 1)
+        log_atoms = self.composition.n_atoms(self.part("composition", states)).clamp_min(1).log().unsqueeze(1)
+        return torch.cat([system, log_atoms + self._log_volumes], 1)
+
+    def decode(self, states: Tensor) -> Crystals:
+        group, composition, lattice = (self.stage(name).decode(self.part(name, states)) for name in self.stages)
+        return Crystals(group, composition, lattice)
+
+    def kinds(self, states: Tensor) -> Tensor:
+        """(n, elements) the composition: crystals of one formula are alike."""
+        return self.composition.decode(self.part("composition", states))
+
+    def encode_objects(self, objects: Crystals, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        from crystalgfn.crystal.envs.inverse import encode_crystals
+
+        return encode_crystals(self, objects, tolerance)
+
+    def read_table(self, path: Path) -> ObjectTable:
+        from crystalgfn.crystal.tables import read_table
+
+        table = read_table(path, strict=False)
+        problems = {row: f"bad {problem.column}" for row, problem in enumerate(table.problems) if problem is not None}
+        return ObjectTable(table.frame, table.rows, table.crystals, problems)
+
+    def to_frame(self, states: Tensor) -> pd.DataFrame:
+        """One row a crystal: formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees], oxidation_states."""
+        crystals = self.decode(states)
+        frame = crystals.to_frame()
+        frame["oxidation_states"] = self.oxidation_states(crystals)
+        return frame
+
+    def describe(self, states: Tensor) -> list[str]:
+        crystals = self.decode(states)
+        return [
+            f"{formula.replace(' ', '')} ({number})"
+            for formula, number in zip(crystals.formulas(), crystals.space_group.tolist(), strict=True)
+        ]
+
+    def oxidation_states(self, crystals: Crystals) -> list[str]:
+        """A neutral assignment of oxidation states for each crystal, such as ``Na+:4 Cl-:4``.
+
+        Species are written as pymatgen writes them, with their counts, in the order of the formula. The string is
+        empty if the environment does not ask for neutrality.
+        """
+        if not self.charge_neutral:
+            return [""] * len(crystals)
+        symbols, order = element_symbols(), electronegativity_order()
+        texts = []
+        for row in crystals.counts.tolist():
+            species = self.composition.assignment({symbols[z - 1]: row[z - 1] for z in order if row[z - 1]})
+            texts.append(" ".join(f"{symbol}{_charge(state)}:{n}" for symbol, state, n in species or []))
+        return texts
+
+
+def _lattice(settings: CrystalSettings, limits: CrystalLimits | None = None) -> LatticeParameters:
+    """The stage of lattice parameters, within limits."""
+    common = (settings.ranges, settings.angle_margin, settings.components, settings.log_lengths)
+    if limits is None:
+        return LatticeParameters(*common)
+    own, asked = settings.volume_per_atom, limits.volume_per_atom
+    if own == asked or asked is None:
+        offsets = (0.0, 0.0)
+    elif own is None:
+        offsets = (float("-inf"), float("inf"))
+    else:
+        offsets = (math.log(own[0] / asked[0]), math.log(own[1] / asked[1]))
+    return LatticeParameters(*common, limits=limits.ranges, volume_offsets=offsets)
+
+
+def _composition(
+    settings: CrystalSettings, atoms_by_group: Mapping[int, tuple[int, int]], limits: CrystalLimits | None = None
+) -> Composition:
+    """The stage of the composition, within limits."""
+    return Composition(
+        elements=settings.elements,
+        atoms_by_group=atoms_by_group,
+        n_elements=settings.n_elements,
+        count=settings.count,
+        charge_neutral=settings.charge_neutral,
+        mixed_valence=settings.mixed_valence,
+        states=settings.states,
+        limits=None if limits is None else limits.composition,
+    )
+
+
+def _charge(state: int) -> str:
+    """An oxidation state as pymatgen's `Species` writes it: ``+``, ``2+``, ``-``, ``2-``."""
+    return f"{abs(state) if abs(state) != 1 else ''}{'+' if state > 0 else '-'}"
+
+
+def _parse_space_groups(entries: Sequence[int | str] | None) -> list[int]:
+    """Sorted numbers from numbers and ranges; None means all."""
+    if entries is None:
+        return list(range(1, N_SPACE_GROUPS + 1))
+    numbers: set[int] = set()
+    for entry in entries:
+        first, dash, last = str(entry).partition("-")
+        try:
+            low, high = int(first), int(last) if dash else int(first)
+        except ValueError:
+            raise InputError(f"space_groups: {entry!r} is neither a number nor a range such as '16-20'") from None
+        if not 1 <= low <= high <= N_SPACE_GROUPS:
+            raise InputError(f"space_groups: {entry!r} is not allowed; groups are numbered 1 to {N_SPACE_GROUPS}")
+        numbers.update(range(low, high + 1))
+    if not numbers:
+        raise InputError("space_groups: the list is empty; name at least one group, or leave the field out for all")
+    return sorted(numbers)
+
+
+def _parse_elements(entries: Sequence[str] | None) -> list[str]:
+    """Symbols in the order in which they are decided: by falling electronegativity, anions first."""
+    known = atomic_numbers()
+    # YAML reads an unquoted No as false.
+    for entry in entries or []:
+        if not isinstance(entry, str) or entry not in known:
+            raise InputError(
+                f"elements: {entry!r} is not the symbol of an element from H to {element_symbols()[-1]} "
+                "(quote symbols that YAML reads as something else)"
+            )
+    if entries is not None and not entries:
+        raise InputError("elements: the list is empty; name at least one element, or leave the field out for all")
+    if entries is not None and len(set(entries)) < len(entries):
+        raise InputError(f"elements: {max(entries, key=list(entries).count)!r} is named twice")
+    chosen = set(entries) if entries is not None else set(known)
+    symbols = element_symbols()
+    return [symbols[z - 1] for z in reversed(electronegativity_order()) if symbols[z - 1] in chosen]
+
+
+def _states_of(symbols: Sequence[str], name: str, charge_neutral: bool) -> dict[str, tuple[int, ...]]:
+    states = oxidation_states(name)
+    without = [symbol for symbol in symbols if not states[symbol]]
+    if charge_neutral and without:
+        warnings.warn(
+            f"{', '.join(without)}: no oxidation state other than 0 in the set {name!r}, so charge-neutral crystals "
+            "cannot contain them",
+            stacklevel=3,
+        )
+    return {symbol: states[symbol] for symbol in symbols}
+
+
+def _check_bounds(name: str, low: int, high: int, available: int | None = None) -> None:
+    for field, value in ((f"min_{name}", low), (f"max_{name}", high)):
+        if value < 1:
+            raise InputError(f"{field}: {value} is not allowed; it must be at least 1")
+    if low > high:
+        raise InputError(f"min_{name}: {low} is larger than max_{name}, which is {high}")
+    if available is not None and low > available:
+        raise InputError(f"min_{name}: {low} is more than the {available} elements that are allowed")
+
+
+def _check_range(name: str, ends: Sequence[float], low: float, high: float) -> None:
+    if not low < ends[0] < ends[1] < high:
+        allowed = f"low and high with {low:g} < low < high" + (f" < {high:g}" if high < float("inf") else "")
+        raise InputError(f"{name}: {list(ends)} is not allowed; it must be {allowed}")
+
+
+def _atoms_by_group(
+    numbers: Sequence[int],
+    lattice: LatticeParameters,
+    volume_per_atom: tuple[float, float] | None,
+    atoms: tuple[int, int],
+    margin: float = MARGIN,
+) -> dict[int, tuple[int, int]]:
+    """Bounds on the number of atoms for each group for which a cell exists at all."""
+    by_system = {s: lattice.atom_bounds(s, volume_per_atom, margin) for s in CRYSTAL_LATTICE_SYSTEMS}
+    bounds = {}
+    for number in numbers:
+        of_system = by_system[space_groups()[number - 1].crystal_lattice_system]
+        if of_system is not None:
+            low, high = max(atoms[0], of_system[0]), int(min(atoms[1], of_system[1]))
+            if low <= high:
+                bounds[number] = (low, high)
+    return bounds

@@ -1,0 +1,320 @@
+"""A restriction: which part of a trained model's space is sampled."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, reduce
+from pathlib import Path
+from typing import Any
+
+from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, N_SPACE_GROUPS, atomic_numbers, space_groups
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
+from crystalgfn.errors import InputError
+
+PREFIX = "restrict"
+"""Name of the restriction among the options of the command line, under ``data``."""
+
+MAX_COUNT = 10_000
+"""Largest number that a field of counts takes; more is taken for a typing error."""
+
+_TOKEN = re.compile(r"\s*([A-Z][a-z]?)([0-9]{0,5})")
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """What a trained model may still sample; a field that is left out restricts nothing.
+
+    Counts are those of the conventional cell. Everything asked for holds at once.
+
+    Args:
+        elements: allowed elements.
+        forbidden_elements: elements that are left out; those the model does not know are left out anyway.
+        required_elements: elements of every crystal.
+        forbidden_pairs: pairs of elements that no crystal may hold together, such as ``[[Li, H], [Na, K]]``.
+        chemical_system: exactly these elements, such as ``Li-Mn-O``.
+        formula: exact counts of the conventional cell, such as ``Li4 Mn8 O16``.
+        reduced_formula: exact ratio of the counts, such as ``LiMn2O4``; any multiple is allowed.
+        min_elements: least number of different elements.
+        max_elements: largest number of different elements.
+        min_atoms: least number of atoms.
+        max_atoms: largest number of atoms.
+        min_atoms_per_element: least number of atoms of an element that is present.
+        max_atoms_per_element: largest number of atoms of one element.
+        space_groups: numbers or ranges such as ``[225, "195-206"]``; of a range, the model's groups.
+        crystal_systems: such as ``[cubic, trigonal]``.
+        lattice_systems: such as ``[rhombohedral]``.
+        point_groups: Hermann-Mauguin symbols such as ``[m-3m, 4/mmm]``.
+        lengths: lowest and highest a, b and c [Å].
+        angles: lowest and highest alpha, beta and gamma [degrees], those that the lattice prescribes included.
+        a: lowest and highest a [Å].
+        b: lowest and highest b [Å].
+        c: lowest and highest c [Å].
+        alpha: lowest and highest alpha [degrees].
+        beta: lowest and highest beta [degrees].
+        gamma: lowest and highest gamma [degrees].
+        volume_per_atom: lowest and highest volume of the cell per atom [Å³].
+
+    Raises:
+        InputError: if a value cannot be what its field asks for, whatever the model.
+    """
+
+    elements: Sequence[str] | None = None
+    forbidden_elements: Sequence[str] | None = None
+    required_elements: Sequence[str] | None = None
+    forbidden_pairs: Sequence[Sequence[str]] | None = None
+    chemical_system: str | None = None
+    formula: str | None = None
+    reduced_formula: str | None = None
+    min_elements: int | None = None
+    max_elements: int | None = None
+    min_atoms: int | None = None
+    max_atoms: int | None = None
+    min_atoms_per_element: int | None = None
+    max_atoms_per_element: int | None = None
+    space_groups: Sequence[int | str] | None = None
+    crystal_systems: Sequence[str] | None = None
+    lattice_systems: Sequence[str] | None = None
+    point_groups: Sequence[int | str] | None = None
+    lengths: tuple[float, float] | None = None
+    angles: tuple[float, float] | None = None
+    a: tuple[float, float] | None = None
+    b: tuple[float, float] | None = None
+    c: tuple[float, float] | None = None
+    alpha: tuple[float, float] | None = None
+    beta: tuple[float, float] | None = None
+    gamma: tuple[float, float] | None = None
+    volume_per_atom: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.given().items():
+            object.__setattr__(self, name, _CHECKS[name](name, value))
+        for what in ("elements", "atoms", "atoms_per_element"):
+            low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if low is not None and high is not None and low > high:
+                raise _error(f"min_{what}", low, f"is larger than max_{what}, which is {high}")
+
+    def given(self) -> dict[str, Any]:
+        """The fields that say something."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def parse(cls, values: Any) -> Restriction:
+        """A restriction from settings by name, as YAML gives them; a lone value stands for a list of one.
+
+        Raises:
+            InputError: if a name or a value is not allowed.
+        """
+        if values is None:
+            return cls()
+        if not isinstance(values, Mapping):
+            raise InputError(f"{PREFIX}: {_show(values)} is not allowed; it must hold settings by name, or name a file")
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InputError(f"{PREFIX}.{_show(name)}: there is no such field; allowed: {', '.join(known)}")
+        return cls(**values)
+
+
+def read_restriction(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file, checked.
+
+    Raises:
+        InputError: if the file cannot be read or holds no restriction.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise InputError(f"{PREFIX}: there is no file {path}")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Restriction.parse(values).given()
+    except InputError as error:
+        raise InputError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{PREFIX}: {path} is no YAML file: {' '.join(str(error).split())}") from None
+
+
+def parse_counts(name: str, formula: str) -> dict[str, int]:
+    """Counts of the elements in a formula such as ``Li4 Mn8 O16``; a missing count is 1.
+
+    Raises:
+        InputError: if the text is no formula.
+    """
+    counts: dict[str, int] = {}
+    position, text = 0, formula.strip()
+    while position < len(text):
+        token = _TOKEN.match(text, position)
+        if token is None:
+            raise _error(name, formula, f"is no formula: cannot read {_show(text[position:])}")
+        symbol, count = token[1], int(token[2] or 1)
+        if symbol not in atomic_numbers() or count < 1 or symbol in counts:
+            what = "is named twice" if symbol in counts else "must be an element from H to Pu with a count above 0"
+            raise _error(name, formula, f"is not allowed; {token[0].strip()!r} {what}")
+        counts[symbol] = count
+        position = token.end()
+    if not counts:
+        raise _error(name, formula, "is an empty formula; allowed: elements and counts, such as 'Li4 Mn8 O16'")
+    return counts
+
+
+def _show(value: Any) -> str:
+    """A value as it is shown in messages, cut where it is long."""
+    try:
+        text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
+    except (ValueError, RecursionError):  # such as integers with thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _error(name: str, value: Any, problem: str) -> InputError:
+    return InputError(f"{PREFIX}.{name}: {_show(value)} {problem}")
+
+
+def _list(name: str, value: Any, what: str) -> list[Any]:
+    """The entries of a list; a lone text or number is a list of one."""
+    entries = [value] if isinstance(value, str | int | float) else value
+    if not isinstance(entries, list | tuple) or not entries:
+        raise _error(name, value, f"is not allowed; it must be a list of {what}")
+    return list(entries)
+
+
+def _element(name: str, value: Any) -> str:
+    # YAML reads an unquoted No as false.
+    if not isinstance(value, str) or value not in atomic_numbers():
+        raise _error(
+            name,
+            value,
+            "is not the symbol of an element from H to Pu (quote symbols that YAML reads as something else)",
+        )
+    return value
+
+
+def _elements(name: str, value: Any) -> tuple[str, ...]:
+    return _unique(name, [_element(name, entry) for entry in _list(name, value, "elements, such as [Fe, O]")])
+
+
+def _unique(name: str, entries: list[str]) -> tuple[str, ...]:
+    for entry in entries:
+        if entries.count(entry) > 1:
+            raise _error(name, entry, "is named twice")
+    return tuple(entries)
+
+
+def _pairs(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    entries = _list(name, value, "pairs of elements, such as [[Li, H], [Na, K]]")
+    pairs = []
+    for entry in entries:
+        pair = entry.split("-") if isinstance(entry, str) else entry
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise _error(name, entry, "is not allowed; a pair is two elements, such as [Li, H]")
+        first, second = (_element(name, symbol) for symbol in pair)
+        if first == second:
+            raise _error(name, entry, "is not allowed; the elements of a pair differ")
+        pairs.append((first, second))
+    return tuple(pairs)
+
+
+def _system(name: str, value: Any) -> str:
+    entries = value.split("-") if isinstance(value, str) else value
+    if not isinstance(entries, list | tuple) or not entries:
+        raise _error(name, value, "is not allowed; it must be elements joined by dashes, such as Li-Mn-O")
+    return "-".join(_unique(name, [_element(name, entry) for entry in entries]))
+
+
+def _formula(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _error(name, value, "is not allowed; it must be a formula, such as 'Li4 Mn8 O16'")
+    counts = parse_counts(name, value)
+    divisor = reduce(math.gcd, counts.values())
+    if name == "reduced_formula" and divisor > 1:
+        smaller = "".join(f"{symbol}{n // divisor if n > divisor else ''}" for symbol, n in counts.items())
+        raise _error(name, value, f"is not reduced; write {smaller}")
+    return value
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
+        raise _error(name, value, f"is not allowed; it must be a whole number from 1 to {MAX_COUNT}")
+    return value
+
+
+def parse_groups(name: str, entries: Sequence[Any]) -> list[range]:
+    """The ranges of space groups that entries such as 225 or ``195-206`` name."""
+    ranges = []
+    for entry in entries:
+        text = re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", str(entry)) if _is_text_or_int(entry) else None
+        low, high = (int(text[1]), int(text[2] or text[1])) if text else (0, 0)
+        if not 1 <= low <= high <= N_SPACE_GROUPS:
+            allowed = f"a number from 1 to {N_SPACE_GROUPS} or a rising range such as '195-206'"
+            raise _error(name, entry, f"is not allowed; allowed: {allowed}")
+        ranges.append(range(low, high + 1))
+    return ranges
+
+
+def _is_text_or_int(value: Any) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 10**6
+    return isinstance(value, str)
+
+
+def _groups(name: str, value: Any) -> tuple[int | str, ...]:
+    entries = _list(name, value, "numbers and ranges, such as [225, '195-206']")
+    parse_groups(name, entries)
+    return tuple(entries)
+
+
+@cache
+def _class_names(name: str) -> tuple[str, ...]:
+    systems = [s.partition("-")[0] for s in CRYSTAL_LATTICE_SYSTEMS]
+    if name == "crystal_systems":
+        return tuple(dict.fromkeys(systems))
+    attribute = {"lattice_systems": "lattice_system", "point_groups": "point_group"}[name]
+    return tuple(dict.fromkeys(getattr(group, attribute) for group in space_groups()))
+
+
+def _classes(name: str, value: Any) -> tuple[str, ...]:
+    # YAML reads point groups such as 222 and -1 as numbers.
+    entries = [str(e) if _is_text_or_int(e) else e for e in _list(name, value, "names")]
+    for entry in entries:
+        if not isinstance(entry, str) or entry not in _class_names(name):
+            raise _error(name, entry, f"is not allowed; allowed: {', '.join(_class_names(name))}")
+    return _unique(name, entries)
+
+
+def _range(name: str, value: Any) -> tuple[float, float]:
+    largest = 180.0 if name in ("angles", "alpha", "beta", "gamma") else math.inf
+    allowed = "low and high with 0 < low < high" + (" < 180 degrees" if largest < math.inf else "")
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise _error(name, value, f"is not allowed; it must be {allowed}")
+    for end in value:
+        if isinstance(end, bool) or not isinstance(end, int | float):
+            raise _error(name, value, f"is not allowed; it must be {allowed}")
+    try:
+        low, high = float(value[0]), float(value[1])
+    except OverflowError:
+        raise _error(name, value, f"is not allowed; it must be {allowed}") from None
+    if not 0 < low < high < largest:
+        raise _error(name, value, f"is not allowed; it must be {allowed}")
+    return low, high
+
+
+_CHECKS: dict[str, Any] = {
+    "elements": _elements,
+    "forbidden_elements": _elements,
+    "required_elements": _elements,
+    "forbidden_pairs": _pairs,
+    "chemical_system": _system,
+    "formula": _formula,
+    "reduced_formula": _formula,
+    **{f"{end}_{what}": _count for end in ("min", "max") for what in ("elements", "atoms", "atoms_per_element")},
+    "space_groups": _groups,
+    "crystal_systems": _classes,
+    "lattice_systems": _classes,
+    "point_groups": _classes,
+    **dict.fromkeys(("lengths", "angles", *LATTICE_PARAMETERS, "volume_per_atom"), _range),
+}

@@ -1,0 +1,335 @@
+"""Tables of crystals: CSV and parquet files with one crystal a row.
+
+Columns: ``formula`` (atoms of the conventional cell, ``Na4 Cl4`` or ``Na4Cl4``), ``space_group`` (1 to 230), ``a``,
+``b``, ``c`` [Å], ``alpha``, ``beta``, ``gamma`` [degrees]; any others are kept as they are. Rows are numbered from 1,
+the header not counted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+CRYSTAL_COLUMNS = ("formula", "space_group", *LATTICE_PARAMETERS)
+"""Columns that every table of crystals has."""
+
+MAX_COUNT = 10_000
+"""Largest number of atoms of one element in a formula; more is taken for a typing error."""
+
+_SUFFIXES = {".csv": "CSV", ".parquet": "parquet", ".pq": "parquet"}
+_TOKEN = re.compile(r"\s*([A-Z][a-z]?)(\d+(?:\.\d*)?|\.\d+)?")
+_FORMULA_HELP = "elements and whole counts of the conventional cell, such as 'Na4 Cl4'"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a row cannot be used.
+
+    Attributes:
+        column: name of the column at fault, or several.
+        value: what stands there.
+        what: what is wrong with it, without the value, the same text for all rows with this fault.
+        allowed: what may stand there.
+    """
+
+    column: str
+    value: str
+    what: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"column {self.column}: value {self.value!r} {self.what}; allowed: {self.allowed}"
+
+
+@dataclass(frozen=True)
+class CrystalTable:
+    """A table as read, and the crystals of its usable rows.
+
+    Attributes:
+        path: the file.
+        frame: all rows and columns. Values of a CSV file stay text, so that it can be written again unchanged.
+        rows: (k,) int64, indices of the usable rows, from 0.
+        crystals: the k crystals of the usable rows.
+        labels: (k,) float64, the label column of the usable rows; None if no label was asked for.
+        problems: one entry a row of the frame: None for a usable row.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    rows: torch.Tensor
+    crystals: Crystals
+    labels: torch.Tensor | None
+    problems: list[Problem | None]
+
+
+def parse_formula(formula: str) -> dict[str, int]:
+    """Counts of the elements in a formula such as ``Na4 Cl4`` or ``Na4Cl4``; a missing count is 1.
+
+    Raises:
+        InputError: if the text is no formula, an element is unknown or beyond Pu (Z = 94), or a count is not whole.
+    """
+    counts: dict[str, int] = {}
+    text = formula.strip()
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise InputError(f"is no formula: cannot read {text[position:]!r}")
+        symbol, count = match.group(1), match.group(2) or "1"
+        if symbol not in atomic_numbers():
+            raise InputError(f"has an element {symbol!r} that is unknown or beyond Pu (Z = {N_ELEMENTS})")
+        if not count.isdigit():
+            raise InputError(f"has a count of {symbol} that is not whole")
+        total = counts.get(symbol, 0) + int(count)
+        if int(count) < 1 or total > MAX_COUNT:
+            raise InputError(f"has a count of {symbol} outside of 1 to {MAX_COUNT}")
+        counts[symbol] = total
+        position = match.end()
+    if not counts:
+        raise InputError("is an empty formula")
+    return counts
+
+
+def read_table(path: str | Path, *, label: str | None = None, strict: bool = True) -> CrystalTable:
+    """Read a table of crystals and check every row.
+
+    Args:
+        path: CSV (``.csv``) or parquet (``.parquet``, ``.pq``) file.
+        label: name of a numeric column to read beside the crystals.
+        strict: raise for the first row that cannot be used; otherwise leave such rows out and keep the reasons.
+
+    Returns:
+        the table; without ``strict`` it may have no usable row.
+
+    Raises:
+        InputError: if the file cannot be read or is empty, a column is missing, or (``strict``) a row is bad.
+    """
+    path = Path(path)
+    needed = [*CRYSTAL_COLUMNS, *([label] if label is not None else [])]
+    frame = read_frame(path, needed)
+    problems: list[Problem | None] = [None] * len(frame)
+    numbers = {column: _numbers(frame[column]) for column in needed if column != "formula"}
+    counts = _check_formulas(frame, problems)
+    _check_cells(frame, numbers, problems)
+    if label is not None:
+        import numpy as np
+
+        _mark(problems, frame, label, ~np.isfinite(numbers[label]), "is missing or no number", "a finite number")
+    if strict:
+        for number, problem in enumerate(problems, start=1):
+            if problem is not None:
+                raise InputError(f"{path}: row {number} (counted from 1, without the header), {problem}")
+    return _usable(path, frame, numbers, counts, label, problems)
+
+
+def read_frame(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """The table in a file, its values unchecked; those of a CSV file stay text.
+
+    Args:
+        path: the file.
+        columns: that it must have, beside any others.
+
+    Raises:
+        InputError: if the file is missing, cannot be read, is neither CSV nor parquet, has no rows or lacks a column.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    kind = table_kind(path)
+    if not path.is_file():
+        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    try:
+        if kind == "CSV":
+            # As text: pandas would otherwise take the formula NaN (sodium nitride) for a missing value.
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        else:
+            frame = pd.read_parquet(path)
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{path}: the file is empty") from None
+    except Exception as error:  # pandas and arrow raise many kinds for damaged files
+        raise InputError(f"{path}: cannot be read as {kind}: {type(error).__name__}: {error}") from None
+    if frame.empty:
+        raise InputError(f"{path}: the table has no rows")
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        present = ", ".join(str(column) for column in frame.columns)
+        raise InputError(f"{path}: missing column(s) {', '.join(missing)}; the table has: {present}")
+    return frame
+
+
+def read_numbers(path: str | Path, columns: Sequence[str]) -> tuple[pd.DataFrame, torch.Tensor]:
+    """The table in a file, and the numbers (n, len(columns)) float64 of some columns, NaN where there is none.
+
+    Raises:
+        InputError: if the table cannot be read or lacks a column.
+    """
+    import pandas as pd
+
+    frame = read_frame(path, columns)
+    numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce")
+    return frame, torch.tensor(numbers.to_numpy(dtype="float64", na_value=float("nan")))
+
+
+def table_kind(path: Path) -> str:
+    """``CSV`` or ``parquet``, from the name of a file.
+
+    Raises:
+        InputError: for any other ending.
+    """
+    kind = _SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"{path}: a table ends in {', '.join(_SUFFIXES)}, not in {path.suffix or 'nothing'!r}")
+    return kind
+
+
+def write_frame(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV or parquet, by the ending of the name; the file appears complete or not at all."""
+    with atomic_path(path) as temporary:
+        if table_kind(path) == "CSV":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that a file can be written, before the work whose result it will hold; makes its folder.
+
+    Raises:
+        InputError: if the path is a folder or its folder cannot be made or written to.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error}") from None
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A name to write to; the file moves to ``path`` when the block ends well and vanishes when it does not."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        _to_disk(temporary)
+        temporary.replace(path)
+        _to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_through(path: Path, content: bytes | memoryview) -> None:
+    """Write a file's bytes; raises OSError where the disk is full."""
+    with path.open("wb") as file:
+        file.write(content)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot do that for folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def _numbers(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A column as float64, NaN where there is no number."""
+    import numpy as np
+    import pandas as pd
+
+    return np.array(pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan))
+
+
+def _mark(problems: list[Problem | None], frame: pd.DataFrame, column: str, bad: Any, what: str, allowed: str) -> None:
+    """Note a problem for the rows of a mask (n,) that have none yet."""
+    names = column.split(", ")
+    for row in bad.nonzero()[0].tolist():
+        if problems[row] is None:
+            value = ", ".join(str(frame[name].iloc[row]) for name in names)
+            problems[row] = Problem(column, value, what, allowed)
+
+
+def _check_formulas(frame: pd.DataFrame, problems: list[Problem | None]) -> list[dict[str, int]]:
+    """Counts of each row, empty for a bad formula."""
+    known: dict[object, dict[str, int]] = {}
+    faults: dict[object, str] = {}
+    counts = []
+    for row, formula in enumerate(frame["formula"].tolist()):
+        if formula not in known:
+            known[formula] = {}
+            try:
+                if not isinstance(formula, str):
+                    raise InputError("is missing or no text")
+                known[formula] = parse_formula(formula)
+            except InputError as error:
+                faults[formula] = str(error)
+        if formula in faults:
+            problems[row] = Problem("formula", str(formula), faults[formula], _FORMULA_HELP)
+        counts.append(known[formula])
+    return counts
+
+
+def _check_cells(frame: pd.DataFrame, numbers: dict[str, Any], problems: list[Problem | None]) -> None:
+    """Note rows with an impossible space group or cell."""
+    import numpy as np
+
+    group = numbers["space_group"]
+    with np.errstate(invalid="ignore"):
+        bad = ~((group >= 1) & (group <= 230) & (group == np.floor(group)))
+    _mark(problems, frame, "space_group", bad, "is no space group", "a whole number from 1 to 230")
+    for name in LATTICE_PARAMETERS[:3]:
+        bad = ~(np.isfinite(numbers[name]) & (numbers[name] > 0))
+        _mark(problems, frame, name, bad, "is no length", "a positive, finite length in Å")
+    for name in LATTICE_PARAMETERS[3:]:
+        bad = ~((numbers[name] > 0) & (numbers[name] < 180))
+        _mark(problems, frame, name, bad, "is no angle of a cell", "an angle between 0 and 180 degrees, both excluded")
+    with np.errstate(invalid="ignore"):
+        cosines = np.cos(np.deg2rad(np.stack([numbers[name] for name in LATTICE_PARAMETERS[3:]], axis=1)))
+    square = 1 - (cosines**2).sum(1) + 2 * cosines.prod(1)
+    names = ", ".join(LATTICE_PARAMETERS[3:])
+    _mark(problems, frame, names, ~(square > 1e-9), "are angles of no cell", "three angles that enclose a volume")
+
+
+def _usable(
+    path: Path,
+    frame: pd.DataFrame,
+    numbers: dict[str, Any],
+    counts: list[dict[str, int]],
+    label: str | None,
+    problems: list[Problem | None],
+) -> CrystalTable:
+    """The table with the tensors of the rows that have no problem."""
+    rows = torch.tensor([row for row, problem in enumerate(problems) if problem is None], dtype=torch.int64)
+    lattice = torch.stack([torch.from_numpy(numbers[name]) for name in LATTICE_PARAMETERS], dim=1)
+    group = torch.from_numpy(numbers["space_group"])[rows].long()
+    crystals = Crystals.from_arrays(group.tolist(), [counts[row] for row in rows.tolist()], lattice[rows].tolist())
+    labels = torch.from_numpy(numbers[label])[rows] if label is not None else None
+    return CrystalTable(path, frame, rows, crystals, labels, problems)

@@ -1,0 +1,148 @@
+"""What the Trainer iterates over: a GFlowNet makes its own data, so batches are only tickets to sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from crystalgfn.errors import InputError
+from crystalgfn.crystal.restriction import Restriction
+
+TICKET_SIZE = 1000
+"""Objects drawn from one random stream. It is fixed, so that samples depend on the seed alone."""
+
+
+@dataclass
+class Ticket:
+    """Leave to sample ``n`` objects.
+
+    Attributes:
+        stream: names the random stream they are drawn from.
+        n: objects wanted.
+        size: objects drawn, at least n.
+    """
+
+    stream: tuple[int | str, ...]
+    n: int
+    size: int
+
+
+class Ticks(IterableDataset[int]):
+    """Counts up for ever: one tick a training step."""
+
+    def __iter__(self) -> Iterator[int]:
+        return count()
+
+
+class Tickets(Dataset[Ticket]):
+    """Tickets for ``n_samples`` objects, which processes take in turn.
+
+    Every process gets as many tickets as the others, so that all end together and none has to be repeated: the last
+    ones can be for no object.
+
+    Args:
+        n_samples: objects in all.
+        stream: names the family of random streams; each ticket has its own.
+        processes: number of processes.
+    """
+
+    def __init__(self, n_samples: int, *stream: int | str, processes: int = 1) -> None:
+        self._n_samples, self._stream, self._processes = n_samples, stream, processes
+
+    def __len__(self) -> int:
+        return math.ceil(self._n_samples / (TICKET_SIZE * self._processes)) * self._processes
+
+    def __getitem__(self, index: int) -> Ticket:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        n = min(TICKET_SIZE, max(0, self._n_samples - index * TICKET_SIZE))
+        return Ticket((*self._stream, index), n, TICKET_SIZE)
+
+
+class Samples(LightningDataModule):
+    """How many objects are sampled, from which seed, and where predictions go.
+
+    Args:
+        num_samples: objects that ``predict`` and ``test`` sample.
+        num_val_samples: objects that each validation samples.
+        seed: of the random streams of sampling; the same seed gives the same samples, and fewer samples are the
+            first of more.
+        out: table that ``predict`` writes.
+        restrict: what may be sampled, as settings by name or as a file that holds them (docs/restriction.md); not for
+            training. None for everything that the model knows.
+        finetune_steps: training steps in the restricted space before sampling; the checkpoint stays as it is.
+        finetune_lr: learning rate of these steps at the start.
+
+    Raises:
+        InputError: if a number is not allowed.
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 10_000,
+        num_val_samples: int = 1_000,
+        seed: int = 0,
+        out: Path = Path("samples.csv"),
+        restrict: Restriction | None = None,
+        finetune_steps: int = 0,
+        finetune_lr: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if finetune_steps < 0:
+            raise InputError(f"finetune_steps: {finetune_steps} is not allowed; it must be 0 or more")
+        if not 0 < finetune_lr < math.inf:
+            raise InputError(f"finetune_lr: {finetune_lr} is not allowed; it must be a number above 0")
+        if finetune_steps and restrict is None:
+            raise InputError(
+                f"finetune_steps: {finetune_steps} is not allowed without a restriction; set data.restrict, or train "
+                "on with 'crystalgfn fit --ckpt_path'"
+            )
+        self._unrestricted: Any = None
+        self.restrict, self.finetune_steps, self.finetune_lr = restrict, finetune_steps, finetune_lr
+        for name, value in (("num_samples", num_samples), ("num_val_samples", num_val_samples)):
+            if value < 1:
+                raise InputError(f"{name}: {value} is not allowed; it must be at least 1")
+        self.num_samples, self.num_val_samples, self.seed, self.out = num_samples, num_val_samples, seed, Path(out)
+
+    def setup(self, stage: str) -> None:
+        """Restrict the model's environment, before anything is sampled or written."""
+        if self.restrict is None:
+            return
+        if stage == "fit":
+            raise InputError(
+                "restrict: is not allowed in training; it is for predict, test and validate. To train on a smaller "
+                "space, change model.env"
+            )
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        self._unrestricted = module.env
+        module.env = self._unrestricted.restricted(self.restrict)
+
+    def teardown(self, stage: str) -> None:
+        """Give the model its environment back."""
+        if self._unrestricted is not None and self.trainer is not None:
+            self.trainer.lightning_module.env = self._unrestricted
+            self._unrestricted = None
+
+    def train_dataloader(self) -> DataLoader[int]:
+        return DataLoader(Ticks(), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Ticket]:
+        return self._tickets(self.num_val_samples, "validate")
+
+    def test_dataloader(self) -> DataLoader[Ticket]:
+        return self._tickets(self.num_samples, "test")
+
+    def predict_dataloader(self) -> DataLoader[Ticket]:
+        return self._tickets(self.num_samples, "predict")
+
+    def _tickets(self, n_samples: int, purpose: str) -> DataLoader[Ticket]:
+        processes = self.trainer.world_size if self.trainer is not None else 1
+        return DataLoader(Tickets(n_samples, self.seed, purpose, processes=processes), batch_size=None)

@@ -1,0 +1,151 @@
+"""The hypergrid: the standard small environment on which a sampler can be checked exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from crystalgfn.gflownet.distributions import Distribution, MaskedCategorical
+from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable
+from crystalgfn.gflownet.envs.stage import Stage
+from crystalgfn.errors import InputError
+from crystalgfn.registry import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@ENVIRONMENTS.register
+class HyperGrid(Stage):
+    """A walk on a grid: from the origin, one coordinate grows by one at a time, until the walk stops.
+
+    Most cells can be reached in many orders, so the environment is no tree.
+
+    State: the coordinates (``dimensions``), 0 to height - 1, and 1 when stopped.
+
+    Args:
+        dimensions: number of coordinates.
+        height: number of values of each coordinate.
+        backward: the grid's own P_B: ``parents``, uniform over the parents of a cell, or ``paths``, uniform over the
+            trajectories to a cell: coordinates are lowered with probabilities proportional to them.
+
+    Raises:
+        InputError: if the grid has no cell to go to, or there is no such P_B.
+
+    Source: Bengio et al., "Flow Network based Generative Models for Non-Iterative Diverse Candidate Generation",
+    NeurIPS 2021; for ``paths``, the P_B of largest entropy, Mohammadpour et al., "Maximum entropy GFlowNets with soft
+    Q-learning", AISTATS 2024.
+    """
+
+    is_tree = False
+    is_enumerable = True
+    has_partial_objects = True
+
+    def __init__(self, dimensions: int = 2, height: int = 8, backward: Literal["parents", "paths"] = "parents") -> None:
+        super().__init__()
+        if dimensions < 1:
+            raise InputError(f"dimensions: {dimensions} is not allowed; it must be at least 1")
+        if height < 2:
+            raise InputError(f"height: {height} is not allowed; it must be at least 2")
+        if backward not in ("parents", "paths"):
+            raise InputError(f"backward: {backward!r} is not allowed; allowed: parents, paths")
+        self.dimensions, self.height, self.backward = dimensions, height, backward
+        self.state_size = dimensions + 1
+        self.encoding_size = dimensions * height
+        self.heads = {"move": CategoricalHead(dimensions * height, dimensions + 1)}
+        self.schedule = ("move",) * (dimensions * (height - 1) + 1)
+        self.register_buffer("_origin", torch.zeros(dimensions + 1, dtype=torch.float64), persistent=False)
+        self.register_buffer("_is_stop", torch.arange(dimensions + 1) == dimensions, persistent=False)
+        self._origin: Tensor
+        self.register_buffer("_values", torch.arange(height, dtype=torch.float64), persistent=False)
+        self._is_stop: Tensor
+        self._values: Tensor
+
+    def start(self, condition: Tensor) -> Tensor:
+        return self._origin.repeat(len(condition), 1)
+
+    def next_head(self, states: Tensor) -> Tensor:
+        return torch.where(states[:, -1] > 0, -1, 0)
+
+    def due(self, head: str, states: Tensor) -> Tensor:
+        return torch.nonzero(states[:, -1] == 0).squeeze(1)
+
+    def previous_head(self, states: Tensor) -> Tensor:
+        return torch.where((states > 0).any(1), 0, -1)
+
+    def encode(self, head: str, states: Tensor) -> Tensor:
+        return self.encode_terminal(states)
+
+    def encode_terminal(self, states: Tensor) -> Tensor:
+        """(n, encoding_size) float32 one-hot coordinates."""
+        return (states[:, :-1].unsqueeze(2) == self._values).flatten(1).float()
+
+    def support(self, head: str, states: Tensor) -> Tensor:
+        # The last column is 0 where the walk goes on, and stopping is always legal.
+        return states < self.height - 1
+
+    def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        # Option d raises coordinate d; the last one is the column that says stopped.
+        return states.scatter_add(1, actions.long(), torch.ones_like(actions))
+
+    def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return states.scatter_add_(1, actions.long(), torch.ones_like(actions))
+
+    def parent_actions(self, head: str, states: Tensor) -> Tensor:
+        raised = states > 0
+        # A stopped walk stopped last.
+        return raised & ((states[:, -1:] == 0) | self._is_stop)
+
+    @property
+    def has_own_backward(self) -> bool:
+        return self.backward == "paths"
+
+    def backward_distribution(self, head: str, states: Tensor) -> Distribution:
+        if not self.has_own_backward:
+            return self.uniform_backward(head, states)
+        parents = self.parent_actions(head, states)
+        # Of (x_1 + ... + x_d)! / (x_1! ... x_d!) paths to a cell a share of x_i / (x_1 + ... + x_d) ends along axis i.
+        return MaskedCategorical(states.clamp_min(1.0).log(), parents)
+
+    def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return states.scatter_add(1, actions.long(), -torch.ones_like(actions))
+
+    def decode(self, states: Tensor) -> Tensor:
+        """(n, dimensions) int64 coordinates."""
+        return states[:, :-1].long()
+
+    def decode_partial(self, states: Tensor) -> Tensor:
+        """(n, dimensions) int64 coordinates of the cells on the way."""
+        return self.decode(states)
+
+    def encode_backward(self, head: str, states: Tensor) -> Tensor:
+        return self.encode(head, states)
+
+    def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        outside = ((objects < 0) | (objects >= self.height)).any(1)
+        cells = objects.to(self.device, torch.float64)
+        return torch.cat([cells, torch.ones_like(cells[:, :1])], 1), [
+            "cell outside of the grid" if bad else "" for bad in outside.tolist()
+        ]
+
+    def read_table(self, path: Path) -> ObjectTable:
+        from crystalgfn.crystal.tables import read_numbers
+
+        frame, cells = read_numbers(path, [f"x{i}" for i in range(self.dimensions)])
+        whole = (cells == cells.floor()).all(1)
+        problems = dict.fromkeys((~whole).nonzero().squeeze(1).tolist(), "coordinate is no whole number")
+        return ObjectTable(frame, whole.nonzero().squeeze(1), cells[whole].long(), problems)
+
+    def to_frame(self, states: Tensor) -> pd.DataFrame:
+        """One row a cell: its coordinates x0, x1, ..."""
+        import pandas as pd
+
+        return pd.DataFrame(self.decode(states).tolist(), columns=[f"x{i}" for i in range(self.dimensions)])
+
+    def enumerate(self) -> Tensor:
+        axes = [torch.arange(self.height, dtype=torch.float64)] * self.dimensions
+        cells = torch.cartesian_prod(*axes).reshape(-1, self.dimensions).to(self.device)
+        return torch.cat([cells, torch.ones_like(cells[:, :1])], 1)

@@ -1,0 +1,262 @@
+"""Stages one after the other as one environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from crystalgfn.gflownet.distributions import Distribution
+from crystalgfn.gflownet.envs.base import CategoricalHead, Environment, Head, ObjectTable
+from crystalgfn.gflownet.envs.listing import terminal_states
+from crystalgfn.gflownet.envs.stage import PlainStage, Stage
+from crystalgfn.errors import InputError
+from crystalgfn.registry import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A batch of objects in parts: what each stage of a stack built.
+
+    ``objects["name"]`` is the part of one stage, as its ``decode`` returns it; indexed with a slice or a tensor of
+    rows, objects give a batch again.
+
+    Attributes:
+        of_stage: each stage's part, by the stage's name.
+    """
+
+    of_stage: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.of_stage.values())))
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self.of_stage[key]
+        return Parts({name: part[key] for name, part in self.of_stage.items()})
+
+
+@ENVIRONMENTS.register
+class Stack(Environment):
+    """Environments one after the other: each starts when the one before is done.
+
+    How a stage starts may depend on all that was built before: a subclass says how in `condition`. Stages may be trees
+    or not, discrete or continuous. A state is the stages' states side by side; a stage that has not started is a row
+    of zeros. A stage's policy input is what the earlier stages built, followed by its own encoding. Heads keep the
+    names they have in their stage; where two stages share a name, the stage's goes before it, as in ``first_item``.
+
+    Attributes:
+        stages: names of the stages, in order.
+
+    Args:
+        stages: the stages by name, in order. An environment that is no `Stage` becomes a `PlainStage`.
+
+    Raises:
+        InputError: if there is no stage.
+    """
+
+    def __init__(self, stages: Mapping[str, Environment]) -> None:
+        super().__init__()
+        if not stages:
+            raise InputError("stages: {} is not allowed; a stack has at least one stage")
+        chain = {name: stage if isinstance(stage, Stage) else PlainStage(stage) for name, stage in stages.items()}
+        # No ModuleDict: it has no room for names such as "items".
+        self._stages = torch.nn.ModuleList(chain.values())
+        self.stages = tuple(chain)
+        self._places = {name: place for place, name in enumerate(chain)}
+        self._slices: dict[str, slice] = {}
+        # For each head its stage, and what it is called there.
+        self._owner: dict[str, tuple[str, str]] = {}
+        known = [head for stage in chain.values() for head in stage.heads]
+        heads: dict[str, Head] = {}
+        schedule: list[str] = []
+        offset, encoded = 0, 0
+        for name, stage in chain.items():
+            self._slices[name] = slice(offset, offset + stage.state_size)
+            offset += stage.state_size
+            full = {head: head if known.count(head) == 1 else f"{name}_{head}" for head in stage.heads}
+            for head, spec in stage.heads.items():
+                if full[head] in heads:
+                    raise InputError(
+                        f"stages: {name!r} is not allowed; its head {full[head]!r} is one of another stage"
+                    )
+                heads[full[head]] = replace(spec, input_size=spec.input_size + encoded)
+                self._owner[full[head]] = (name, head)
+            schedule += [full[head] for head in stage.schedule]
+            encoded += stage.encoding_size
+        self.heads = heads
+        self.schedule = tuple(schedule)
+        self.state_size = offset
+        self.is_tree = all(stage.is_tree for stage in chain.values())
+        self.is_enumerable = all(isinstance(head, CategoricalHead) for head in heads.values())
+        # Position in `heads` of each stage's first head.
+        sizes = [len(stage.heads) for stage in chain.values()]
+        self._first_head = dict(zip(chain, [sum(sizes[:i]) for i in range(len(sizes))], strict=True))
+
+    def stage(self, name: str) -> Stage:
+        """The stage of this name."""
+        stage = self._stages[self._places[name]]
+        assert isinstance(stage, Stage)
+        return stage
+
+    def part(self, name: str, states: Tensor) -> Tensor:
+        """The columns (n, stage.state_size) of one stage."""
+        return states[:, self._slices[name]]
+
+    def condition(self, name: str, states: Tensor) -> Tensor:
+        """(n, condition_size) condition of a stage, from states in which all stages before it are done.
+
+        As it is, every stage starts under its own default condition.
+        """
+        return self.stage(name).default_condition().expand(len(states), -1)
+
+    def initial_states(self, n: int) -> Tensor:
+        states = torch.zeros(n, self.state_size, dtype=torch.float64, device=self.device)
+        first = self.stages[0]
+        states[:, self._slices[first]] = self.stage(first).start(self.condition(first, states))
+        return states
+
+    def next_head(self, states: Tensor) -> Tensor:
+        head = torch.full((len(states),), -1, device=states.device)
+        for name in reversed(self.stages):
+            own = self.stage(name).next_head(self.part(name, states))
+            head = torch.where(own >= 0, own + self._first_head[name], head)
+        return head
+
+    def due(self, head: str, states: Tensor) -> Tensor:
+        # Where the schedule has reached a stage, all rows are done with those before.
+        name, own = self._owner[head]
+        return self.stage(name).due(own, self.part(name, states))
+
+    def previous_head(self, states: Tensor) -> Tensor:
+        head = torch.full((len(states),), -1, device=states.device)
+        for name in self.stages:
+            own = self.stage(name).previous_head(self.part(name, states))
+            head = torch.where(own >= 0, own + self._first_head[name], head)
+        return head
+
+    def encode(self, head: str, states: Tensor) -> Tensor:
+        name, own = self._owner[head]
+        return self._behind_earlier(name, states, self.stage(name).encode(own, self.part(name, states)))
+
+    def _behind_earlier(self, current: str, states: Tensor, own: Tensor) -> Tensor:
+        """What the stages before one have built, followed by its own encoding."""
+        before = self.stages[: self._places[current]]
+        return torch.cat([*(self.stage(name).encode_terminal(self.part(name, states)) for name in before), own], 1)
+
+    def input_features(self, head: str) -> Tensor | None:
+        current, own = self._owner[head]
+        before = [self.stage(name) for name in self.stages[: self._places[current]]]
+        parts = [(stage.encoding_size, stage.terminal_features()) for stage in before]
+        stage = self.stage(current)
+        parts.append((stage.heads[own].input_size, stage.input_features(own)))
+        if all(features is None for _, features in parts):
+            return None
+        return torch.block_diag(*(torch.zeros(n, 0) if part is None else part.cpu() for n, part in parts))
+
+    def option_features(self, head: str) -> Tensor | None:
+        name, own = self._owner[head]
+        return self.stage(name).option_features(own)
+
+    def support(self, head: str, states: Tensor) -> Tensor:
+        name, own = self._owner[head]
+        return self.stage(name).support(own, self.part(name, states))
+
+    def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return self.advance(head, states.clone(), actions)
+
+    def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        name, own = self._owner[head]
+        before = self.part(name, states)
+        after = self.stage(name).advance(own, before, actions)
+        if after is not before:
+            states[:, self._slices[name]] = after
+        position = self._places[name] + 1
+        if position == len(self.stages):
+            return states
+        following = self.stages[position]
+        rows = torch.nonzero(self.stage(name).is_terminal(after)).squeeze(1)
+        if len(rows):
+            started = self.stage(following).start(self.condition(following, states[rows]))
+            states[rows, self._slices[following]] = started
+        return states
+
+    def has_one_parent(self, head: str) -> bool:
+        name, own = self._owner[head]
+        return self.stage(name).has_one_parent(own)
+
+    def parent_actions(self, head: str, states: Tensor) -> Tensor:
+        name, own = self._owner[head]
+        return self.stage(name).parent_actions(own, self.part(name, states))
+
+    def backward_distribution(self, head: str, states: Tensor) -> Distribution:
+        name, own = self._owner[head]
+        return self.stage(name).backward_distribution(own, self.part(name, states))
+
+    def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        name, own = self._owner[head]
+        states = states.clone()
+        states[:, self._slices[name]] = self.stage(name).step_back(own, self.part(name, states), actions)
+        for later in self.stages[self._places[name] + 1 :]:
+            states[:, self._slices[later]] = 0.0
+        return states
+
+    @property
+    def has_own_backward(self) -> bool:
+        return any(self.stage(name).has_own_backward for name in self.stages)
+
+    @property
+    def can_learn_backward(self) -> bool:
+        return all(self.stage(name).is_tree or self.stage(name).can_learn_backward for name in self.stages)
+
+    def encode_backward(self, head: str, states: Tensor) -> Tensor:
+        name, own = self._owner[head]
+        return self._behind_earlier(name, states, self.stage(name).encode_backward(own, self.part(name, states)))
+
+    def decode(self, states: Tensor) -> Any:
+        """What each stage built: `Parts`."""
+        return Parts({name: self.stage(name).decode(self.part(name, states)) for name in self.stages})
+
+    def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        states = torch.zeros(len(objects), self.state_size, dtype=torch.float64, device=self.device)
+        problems = [""] * len(objects)
+        for name in self.stages:
+            condition = self.condition(name, states)
+            own, found = self.stage(name).encode_under(condition, objects[name], tolerance)
+            states[:, self._slices[name]] = own
+            problems = [earlier or problem for earlier, problem in zip(problems, found, strict=True)]
+        return states, problems
+
+    def read_table(self, path: Path) -> ObjectTable:
+        """Each stage reads its own columns, which must have different names."""
+        tables = {name: self.stage(name).read_table(path) for name in self.stages}
+        frame = next(iter(tables.values())).frame
+        good = torch.stack([_is_row(table.rows, len(frame)) for table in tables.values()]).all(0)
+        parts = {name: table.objects[good[table.rows]] for name, table in tables.items()}
+        problems = {row: problem for table in reversed(tables.values()) for row, problem in table.problems.items()}
+        return ObjectTable(frame, good.nonzero().squeeze(1), Parts(parts), problems)
+
+    def to_frame(self, states: Tensor) -> pd.DataFrame:
+        """The stages' tables side by side; columns of one name have the stage's before it, as in ``first_items``."""
+        import pandas as pd
+
+        frames = {name: self.stage(name).to_frame(self.part(name, states)) for name in self.stages}
+        known = [column for frame in frames.values() for column in frame.columns]
+        for name, frame in frames.items():
+            frame.columns = [c if known.count(c) == 1 else f"{name}_{c}" for c in frame.columns]
+        return pd.concat(frames.values(), axis=1)
+
+    def enumerate(self) -> Tensor:
+        return terminal_states(self) if self.is_enumerable else super().enumerate()
+
+
+def _is_row(rows: Tensor, n: int) -> Tensor:
+    """(n,) bool, which numbers from 0 are among some."""
+    return torch.zeros(n, dtype=torch.bool).index_fill(0, rows, True)

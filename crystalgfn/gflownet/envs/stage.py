@@ -1,0 +1,156 @@
+"""A stage of a stack: an environment that can depend on what earlier stages built."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crystalgfn.gflownet.envs.base import Environment, Head, ObjectTable
+
+
+class Stage(Environment):
+    """An environment whose start can depend on a condition, and whose result later stages can see.
+
+    A row of zeros is a stage that has not started: `previous_head` is -1 there. A stage has something to decide under
+    every condition.
+
+    Attributes:
+        condition_size: columns of the condition; 0 if the stage depends on nothing.
+        encoding_size: columns of `encode_terminal`.
+    """
+
+    is_tree = True
+    condition_size: int = 0
+    encoding_size: int
+
+    @abstractmethod
+    def start(self, condition: Tensor) -> Tensor:
+        """(n, state_size) first states of the stage under each condition (n, condition_size)."""
+
+    @abstractmethod
+    def encode_terminal(self, states: Tensor) -> Tensor:
+        """(n, encoding_size) float32, what later stages see of this stage's result."""
+
+    def terminal_features(self) -> Tensor | None:
+        """(encoding_size, k) float32, what the columns of `encode_terminal` stand for, or None (`input_features`)."""
+        return None
+
+    def encode_under(self, condition: Tensor, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        """As `encode_objects`, for stages that started under a condition (n, condition_size) each.
+
+        Raises:
+            TypeError: if the stage cannot do this.
+        """
+        if self.condition_size:
+            raise TypeError(f"{type(self).__name__} cannot turn objects into states under a condition")
+        return self.encode_objects(objects, tolerance)
+
+    def default_condition(self) -> Tensor:
+        """(condition_size,) the condition of `initial_states`, where the stage stands alone."""
+        return torch.zeros(self.condition_size, dtype=torch.float64, device=self.device)
+
+    def initial_states(self, n: int) -> Tensor:
+        return self.start(self.default_condition().expand(n, -1))
+
+    def to_frame(self, states: Tensor) -> Any:
+        import pandas as pd
+
+        return pd.DataFrame({"state": states.tolist()})
+
+
+class PlainStage(Stage):
+    """Any environment as a stage without a condition; later stages see its terminal state as it is.
+
+    State: 1 once started, then the environment's own.
+
+    Args:
+        env: the environment.
+    """
+
+    def __init__(self, env: Environment) -> None:
+        super().__init__()
+        self.env = env
+        self.is_tree, self.is_enumerable = env.is_tree, env.is_enumerable
+        self.heads: dict[str, Head] = dict(env.heads)
+        self.schedule = env.schedule
+        self.state_size = 1 + env.state_size
+        self.encoding_size = env.state_size
+
+    def start(self, condition: Tensor) -> Tensor:
+        inner = self.env.initial_states(len(condition))
+        return torch.cat([torch.ones_like(inner[:, :1]), inner], 1)
+
+    def _inner(self, states: Tensor) -> Tensor:
+        """States of the environment; where it has not started, zeros may be none, so its initial state."""
+        return torch.where(states[:, :1] > 0, states[:, 1:], self.env.initial_states(1))
+
+    def encode_terminal(self, states: Tensor) -> Tensor:
+        return states[:, 1:].float()
+
+    def next_head(self, states: Tensor) -> Tensor:
+        return self.env.next_head(self._inner(states))
+
+    def previous_head(self, states: Tensor) -> Tensor:
+        return self.env.previous_head(self._inner(states))
+
+    def encode(self, head: str, states: Tensor) -> Tensor:
+        return self.env.encode(head, states[:, 1:])
+
+    def input_features(self, head: str) -> Tensor | None:
+        return self.env.input_features(head)
+
+    def option_features(self, head: str) -> Tensor | None:
+        return self.env.option_features(head)
+
+    def support(self, head: str, states: Tensor) -> Tensor:
+        return self.env.support(head, states[:, 1:])
+
+    def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return torch.cat([states[:, :1], self.env.step(head, states[:, 1:], actions)], 1)
+
+    def parent_actions(self, head: str, states: Tensor) -> Tensor:
+        return self.env.parent_actions(head, states[:, 1:])
+
+    def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
+        return torch.cat([states[:, :1], self.env.step_back(head, states[:, 1:], actions)], 1)
+
+    def has_one_parent(self, head: str) -> bool:
+        return self.env.has_one_parent(head)
+
+    def backward_distribution(self, head: str, states: Tensor) -> Any:
+        return self.env.backward_distribution(head, states[:, 1:])
+
+    @property
+    def has_own_backward(self) -> bool:
+        return self.env.has_own_backward
+
+    @property
+    def can_learn_backward(self) -> bool:
+        return self.env.can_learn_backward
+
+    def encode_backward(self, head: str, states: Tensor) -> Tensor:
+        return self.env.encode_backward(head, states[:, 1:])
+
+    def decode(self, states: Tensor) -> Any:
+        return self.env.decode(states[:, 1:])
+
+    def to_frame(self, states: Tensor) -> Any:
+        return self.env.to_frame(states[:, 1:])
+
+    def describe(self, states: Tensor) -> list[str]:
+        return self.env.describe(states[:, 1:])
+
+    def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        inner, problems = self.env.encode_objects(objects, tolerance)
+        return torch.cat([torch.ones_like(inner[:, :1]), inner], 1), problems
+
+    def read_table(self, path: Path) -> ObjectTable:
+        return self.env.read_table(path)
+
+    def enumerate(self) -> Tensor:
+        inner = self.env.enumerate()
+        return torch.cat([torch.ones_like(inner[:, :1]), inner], 1)

@@ -1,0 +1,84 @@
+"""The best objects seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crystalgfn.gflownet.metrics.base import SampleMetric
+from crystalgfn.gflownet.metrics.keys import hash_rows
+
+
+def top_k_rows(log_reward: Tensor, hashes: Tensor, k: int) -> Tensor:
+    """Indices of the k best distinct objects, best first; of equal rewards the earlier row comes first.
+
+    Args:
+        log_reward: (n,) log R.
+        hashes: (n,) int64, equal exactly for the same object.
+        k: largest number of indices.
+    """
+    order = torch.argsort(log_reward, descending=True, stable=True)
+    by_object = torch.argsort(hashes[order], stable=True)
+    ordered = hashes[order][by_object]
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    # Within an object the sort is stable, so the first one is its best row.
+    return order[by_object[is_first].sort().values[:k]]
+
+
+class TopK(SampleMetric):
+    """Keeps the k best distinct objects by log R.
+
+    ``compute`` returns up to k rows, best first: ``states`` (m, state_size), ``properties`` (m, n_properties),
+    ``log_reward`` (m,), all float64.
+
+    Args:
+        k: how many to keep.
+        state_size: columns of a state.
+        n_properties: columns of the properties.
+    """
+
+    def __init__(self, k: int, state_size: int, n_properties: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        self.k = k
+        self.states: list[Tensor]
+        self.properties: list[Tensor]
+        self.log_reward: list[Tensor]
+        self.hashes: list[Tensor]
+        self.add_rows("states", (state_size,))
+        self.add_rows("properties", (n_properties,))
+        self.add_rows("log_reward")
+        self.add_rows("hashes", dtype=torch.int64)
+
+    def candidates(self, log_reward: Tensor) -> Tensor:
+        """(m,) indices of the rows of (n,) log R that can enter; lets a caller make keys for these only."""
+        kept = self.rows("log_reward")
+        if len(kept) < self.k:
+            return torch.arange(len(log_reward), device=log_reward.device)
+        return torch.nonzero(log_reward > kept.min()).squeeze(1)
+
+    def update(self, states: Tensor, properties: Tensor, log_reward: Tensor, keys: Tensor) -> None:
+        """Add n objects.
+
+        Args:
+            states: (n, state_size) terminal states.
+            properties: (n, n_properties) what is kept with each object.
+            log_reward: (n,) log R.
+            keys: (n, k) int64, equal exactly for objects that count as the same; of those the best is kept.
+        """
+        new = {"states": states, "properties": properties, "log_reward": log_reward, "hashes": hash_rows(keys)}
+        merged = {
+            name: torch.cat([self.rows(name), value.detach().to(self._no_rows[name].dtype)])
+            for name, value in new.items()
+        }
+        best = top_k_rows(merged["log_reward"], merged["hashes"], self.k)
+        for name, value in merged.items():
+            setattr(self, name, [value[best]])
+
+    def compute(self) -> dict[str, Tensor]:
+        best = top_k_rows(self.rows("log_reward"), self.rows("hashes"), self.k)
+        return {name: self.rows(name)[best] for name in ("states", "properties", "log_reward")}

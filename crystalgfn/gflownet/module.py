@@ -1,0 +1,494 @@
+"""The GFlowNet as a LightningModule: a thin shell around rollout, proxy, reward and loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Generator, Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, PearsonCorrCoef
+
+from crystalgfn.gflownet.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
+from crystalgfn.gflownet.data import Ticket
+from crystalgfn.gflownet.data_set import DataSet
+from crystalgfn.gflownet.distributed import mean_over_processes, n_processes, sum_over_processes
+from crystalgfn.gflownet.envs.base import CategoricalHead, Environment
+from crystalgfn.errors import InputError
+from crystalgfn.gflownet.exploration import Exploration, Schedule
+from crystalgfn.gflownet.finetune import adapt
+from crystalgfn.gflownet.losses import Loss, TrajectoryBalance, trajectory_balance
+from crystalgfn.gflownet.proxies import Proxy, ProxySet
+from crystalgfn.random import generator
+from crystalgfn.gflownet.replay import ReplayBuffer
+from crystalgfn.gflownet.rewards import Reward
+from crystalgfn.gflownet.rollout import (
+    BackwardPolicy,
+    Trajectories,
+    UniformBackward,
+    sample_backward,
+    sample_forward,
+    sample_to_learn,
+)
+from crystalgfn.gflownet.schedules import cosine_fall
+from crystalgfn.gflownet.start import start_networks
+from crystalgfn.gflownet.step_guard import StepGuard
+
+
+class GFlowNet(LightningModule):
+    """Learns to sample objects with probability proportional to a reward.
+
+    Every step method returns a dictionary with, for the n objects it sampled: ``states`` (n, state_size),
+    ``properties`` (n, columns) with the proxies' predictions and uncertainties, named by ``proxies.columns``,
+    ``log_reward`` (n,) and ``log_pf`` (n,); callbacks read it. Training adds ``loss``.
+
+    Args:
+        env: what is built, and how.
+        proxy: predicts a property of an object; a list of proxies predicts several.
+        reward: turns what is predicted into log R.
+        policy: makes the policy network from the shape of each decision.
+        loss: what is minimised; None for trajectory balance.
+        backward_policy: ``uniform`` over the parents of a state; ``fixed``, the environment's own, which is uniform if
+            it has no other; or ``learned``, a network of the policy's kind, only where states can have several parents.
+        batch_size: trajectories sampled with the policy in each training step.
+        replay: terminal states seen before, to train on again; None for none.
+        data_set: known objects to train on; None for none.
+        lr: learning rate of the networks at the start.
+        lr_log_z: learning rate of log Z at the start.
+        lr_final: both learning rates fall along half a cosine to this share of their start at ``max_steps``.
+        epsilon: probability of a uniformly random decision at the start of training.
+        temperature: of the other decisions at the start of training; above 1 they are more alike.
+        exploration_steps: steps over which epsilon falls to 0 and the temperature goes to 1; 0 keeps both.
+        exploration_schedule: how they do: ``linear`` or along half a ``cosine``.
+        on_bad_value: what to do with an object for which a proxy gives NaN or an infinite value: ``stop`` with an
+            error that names it, or ``skip`` it: it is left out of training and metrics and counted
+            (``train/skipped``, all of a run), and a table of samples keeps it without a reward.
+        start_from: checkpoint of another run whose networks training starts with, instead of random weights: one with
+            the same decisions and policy, such as another reward or proxy. Optimizer, schedules and log Z start anew.
+            None for random weights.
+        seed: of the policy's first weights and of every random stream.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        proxy: Proxy | list[Proxy],
+        reward: Reward,
+        policy: MakePolicy,
+        loss: Loss | None = None,
+        backward_policy: Literal["uniform", "fixed", "learned"] = "fixed",
+        batch_size: int = 256,
+        replay: ReplayBuffer | None = None,
+        data_set: DataSet | None = None,
+        lr: float = 1e-3,
+        lr_log_z: float = 1.0,
+        lr_final: float = 0.01,
+        epsilon: float = 0.0,
+        temperature: float = 1.0,
+        exploration_steps: int = 0,
+        exploration_schedule: Schedule = "linear",
+        on_bad_value: Literal["stop", "skip"] = "stop",
+        start_from: Path | str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if on_bad_value not in ("stop", "skip"):
+            raise InputError(f"on_bad_value: {on_bad_value!r} is not allowed; allowed: stop, skip")
+        _check(batch_size=batch_size, lr=lr, lr_log_z=lr_log_z)
+        if not 0 <= lr_final <= 1:
+            raise InputError(f"lr_final: {lr_final} is not allowed; it must lie between 0 and 1")
+        self.exploration = Exploration(epsilon, temperature, exploration_steps, exploration_schedule)
+        self.loss = loss if loss is not None else TrajectoryBalance()
+        self._keep_states = self.loss.uses_edges or self.loss.forward_looking
+        _check_fit(self.loss, backward_policy, env)
+        if not self.loss.learns_log_z and batch_size < 2:
+            name = type(self.loss).__name__
+            raise InputError(f"batch_size: {batch_size} is not allowed; {name} compares trajectories, use 2 or more")
+        self.env = env
+        self.proxies = ProxySet(proxy).eval().requires_grad_(False)
+        self.reward = reward
+        reward.check(list(self.proxies))
+        self.on_bad_value = on_bad_value
+        self.skipped: Tensor
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+        self.guard = StepGuard()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.policy = policy(policy_shapes(env))
+            self.flow = StateFlow(env, policy) if self.loss.uses_states else None
+            self.backward_policy: BackwardPolicy | None = (
+                policy(backward_shapes(env)) if backward_policy == "learned" else None
+            )
+        if backward_policy == "uniform" and env.has_own_backward:
+            self.backward_policy = UniformBackward()
+        self.log_z = torch.nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=self.loss.learns_log_z)
+        self.replay, self.data_set = replay, data_set
+        if replay is not None:
+            replay.prepare(env)
+        of_others = replay is not None or data_set is not None
+        self._trains_on_samples_alone = not (of_others or self.loss.uses_states or self.loss.uses_edges)
+        self.batch_size = batch_size
+        self.lr, self.lr_log_z, self.lr_final = lr, lr_log_z, lr_final
+        self.seed = seed
+        self.start_from = start_from
+        self._is_resumed = False
+        self._generator: Generator | None = None
+        self._generator_state: Tensor | None = None
+        self._correlation = PearsonCorrCoef()
+        self._means = torch.nn.ModuleDict(
+            {name: MeanMetric() for name in (*self._mean_names(), "log_reward_mean", "loss")}
+        )
+
+    # Sampling
+
+    @torch.no_grad()
+    def evaluate(self, states: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What the proxies and the reward say of n terminal states.
+
+        Returns:
+            properties (n, columns), log R (n,), and its parts by property, each (n,). Where a prediction is not
+            finite and such objects are to be skipped, log R is NaN.
+
+        Raises:
+            InputError: if a proxy returns another shape or type, or a value that is not finite and the run is to stop.
+        """
+        return self._judge(self.env.decode(states), states)
+
+    @torch.no_grad()
+    def _judge(self, objects: Any, states: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        def describe(row: int) -> str:
+            return self.env.describe(states[row : row + 1])[0]
+
+        predictions, good = self.proxies.predict(objects, len(states), states.device, describe)
+        if not good.all() and self.on_bad_value == "stop":
+            row = int((~good).nonzero()[0])
+            raise InputError(
+                f"{self.proxies.complaint(predictions, row, describe(row))}; every value must be finite "
+                "(model.on_bad_value: skip leaves such objects out)"
+            )
+        parts = self.reward.parts(predictions)
+        log_reward = self.reward.total(parts).masked_fill(~good, float("nan"))
+        return self.proxies.matrix(predictions), log_reward, parts
+
+    def sample(self, n: int, generator: Generator) -> dict[str, Tensor]:
+        """Sample n objects with the policy as it is; see the class for what is returned."""
+        trajectories, log_pf = sample_forward(self.env, self.policy, n, generator, backward=self.backward_policy)
+        properties, log_reward, _ = self.evaluate(trajectories.states)
+        return {
+            "states": trajectories.states,
+            "properties": properties,
+            "log_reward": log_reward,
+            "log_pf": log_pf,
+            "log_pb": trajectories.log_pb,
+        }
+
+    def _mean_names(self) -> list[str]:
+        return [f"{column.name}_mean" for column in self.proxies.columns]
+
+    # Training
+
+    def training_step(self, batch: int, batch_idx: int) -> dict[str, Tensor]:
+        stream = self._training_generator()
+        before, skipped = stream.get_state(), self.skipped.clone()
+        try:
+            return self._training_step(stream)
+        except Exception:
+            # A checkpoint saved now repeats this step as it was.
+            stream.set_state(before)
+            self.skipped.copy_(skipped)
+            raise
+
+    def _training_step(self, stream: Generator) -> dict[str, Tensor]:
+        epsilon, temperature = self.exploration.at(self.global_step)
+        sampled = sample_to_learn(
+            self.env,
+            self.policy,
+            self.batch_size,
+            stream,
+            epsilon,
+            temperature,
+            backward=self.backward_policy,
+            keep_states=self._keep_states,
+            keep_gradients=self._trains_on_samples_alone,
+        )
+        properties, log_reward, parts = self.evaluate(sampled.states)
+        good = torch.isfinite(log_reward)
+        if not good.all():
+            sampled, properties, log_reward = sampled.select(good), properties[good], log_reward[good]
+            parts = {name: part[good] for name, part in parts.items()}
+            self.skipped += (~good).sum()
+        batches, rewards, places = [sampled], [log_reward], None
+        if self.replay is not None:
+            places, states, replayed = self.replay.sample(stream)
+            if len(states):
+                batches.append(self._backward_from(states, stream))
+                rewards.append(replayed)
+        if self.data_set is not None:
+            states, known = self.data_set.sample(stream)
+            batches.append(self._backward_from(states, stream))
+            rewards.append(known)
+        count = self._count(sum(map(len, batches)))
+        balance = self._balance(
+            Trajectories.cat(batches) if len(batches) > 1 else sampled,
+            torch.cat(rewards) if len(rewards) > 1 else log_reward,
+        )
+        if self.global_step == 0 or not self.loss.learns_log_z:
+            estimates = balance.log_reward + balance.log_pb.detach() - balance.log_pf.detach()
+            # Start log Z where the first batch has it, instead of crawling there at its learning rate.
+            estimate = mean_over_processes(estimates.unsqueeze(1))[0]
+            self.log_z.data.copy_(torch.where(estimate.isfinite(), estimate, self.log_z.data))
+            if self.global_step == 0 and self.flow is not None:
+                self.flow.start_at(balance)
+                balance = self._balance(balance.trajectories, balance.log_reward)
+        # A process of several may have nothing to train on, but takes part in means over all of them.
+        is_empty = not len(balance.log_reward) and self.loss.learns_log_z
+        losses = balance.log_reward if is_empty else self.loss(balance)
+        loss = losses.mean()
+        if n_processes() > 1:
+            # The mean over the trajectories of all processes; DDP averages the processes' gradients.
+            loss = losses.sum() * (n_processes() / count) + self._nothing()
+        n = len(sampled)
+        if self.replay is not None and places is not None:
+            self.replay.update(places, losses.detach()[n : n + len(places)])
+            self.replay.add(sampled.states, log_reward, losses.detach()[:n])
+        self._log_step(losses, properties, log_reward, parts)
+        return {
+            "loss": loss,
+            "states": sampled.states,
+            "properties": properties,
+            "log_reward": log_reward,
+            "log_pf": balance.log_pf.detach()[:n],
+        }
+
+    def _count(self, own: int) -> Tensor | int:
+        """Number of trajectories of all processes in this step, of which this process has ``own``."""
+        count: Tensor | int = own * n_processes()
+        # Only where objects are skipped do numbers differ.
+        if self.on_bad_value == "skip" and n_processes() > 1:
+            count = sum_over_processes(torch.tensor(own, device=self.device))
+        if not count:
+            raise InputError("on_bad_value: skip leaves nothing to train on; no value of a step is finite")
+        return count
+
+    def _nothing(self) -> Tensor:
+        """Zero, as a function of all parameters: DDP waits for gradients of heads that no trajectory visited too."""
+        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return 0.0 * torch.stack([parameter.view(-1)[0].to(torch.float64) for parameter in learned]).sum()
+
+    def _log_step(self, losses: Tensor, properties: Tensor, log_reward: Tensor, parts: dict[str, Tensor]) -> None:
+        """Log the means of a training step over the trajectories of all processes."""
+        share_at_floor = self.guard.check_rewards(log_reward, math.log(self.reward.floor))
+        columns = {f"{column.name}_mean": column.is_property for column in self.proxies.columns}
+        values = {"log_reward_mean": log_reward, "share_at_floor": share_at_floor.expand(len(log_reward))}
+        if len(parts) > 1:
+            values |= {f"log_reward_of_{name}_mean": part for name, part in parts.items()}
+        means = mean_over_processes(torch.cat([properties, torch.stack(list(values.values()), 1)], 1))
+        self.log("train/loss", mean_over_processes(losses.unsqueeze(1))[0], prog_bar=True)
+        self.log("train/log_z", self.log_z, prog_bar=True)
+        for name, mean in zip([*columns, *values], means, strict=True):
+            self.log(f"train/{name}", mean, prog_bar=columns.get(name, False))
+        if self.replay is not None:
+            size = torch.full((), float(len(self.replay)), device=self.device)
+            self.log("train/replay_size", sum_over_processes(size))
+        if self.on_bad_value == "skip":
+            self.log("train/skipped", sum_over_processes(self.skipped).float())
+
+    def _backward_from(self, states: Tensor, stream: Generator) -> Trajectories:
+        return sample_backward(self.env, states, stream, self.backward_policy, self._keep_states)
+
+    def _balance(self, trajectories: Trajectories, log_reward: Tensor) -> Balance:
+        partial = self._log_partial if self.loss.forward_looking else None
+        return Balance(
+            self.env, self.policy, trajectories, log_reward, self.log_z, self.flow, self.backward_policy, partial
+        )
+
+    def _log_partial(self, states: Tensor) -> Tensor:
+        """(m,) log R of states on the way; 0 where a prediction is not finite, which is as good a start as any."""
+        _, log_reward, _ = self._judge(self.env.decode_partial(states), states)
+        return torch.where(log_reward.isfinite(), log_reward, 0.0)
+
+    def setup(self, stage: str) -> None:
+        check_accelerator(self.trainer.strategy.root_device.type)
+        # DDP would send all buffers in every step: tables, the same everywhere, and each process's own replay.
+        names = [name for name, _ in self.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
+
+    def on_fit_start(self) -> None:
+        if self.start_from is not None and not self._is_resumed:
+            start_networks(self, self.start_from)
+        if self.data_set is not None:
+            self.data_set.load(self.env, lambda states: self.evaluate(states)[1])
+            rank_zero_info(self.data_set.summary())
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        learned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.log("train/gradient_norm", self.guard.check_gradients(learned, self.global_step))
+        self.log_dict({f"train/{name}": count for name, count in self.guard.counts().items()})
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.Adam(list(self._parameter_groups()), lr=self.lr, fused=True)
+        steps = self.trainer.max_steps
+        if steps is None or steps < 1:
+            return optimizer
+        cosine = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: cosine_fall(step, steps, self.lr_final),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+    def _parameter_groups(self) -> Iterator[dict[str, Any]]:
+        networks = {"policy": self.policy, "flow": self.flow, "backward_policy": self.backward_policy}
+        for name, network in networks.items():
+            if network is not None and not isinstance(network, UniformBackward):
+                yield {"params": list(network.parameters()), "lr": self.lr, "name": name}
+        if self.loss.learns_log_z:
+            yield {"params": [self.log_z], "lr": self.lr_log_z, "name": "log_z"}
+
+    # Validation, test and prediction
+
+    def validation_step(self, batch: Ticket, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: Ticket, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluation_step(batch, "test")
+
+    def _evaluation_step(self, ticket: Ticket, stage: str) -> dict[str, Tensor]:
+        samples = self.predict_step(ticket, 0)
+        good = torch.isfinite(samples["log_reward"])
+        if not good.all():
+            samples = {name: value[good] for name, value in samples.items()}
+        # In a tree log_pf - log_pb is log p(x); elsewhere it is an unbiased estimate of p(x) from one trajectory.
+        log_p = samples["log_pf"] - samples["log_pb"]
+        log_reward = samples["log_reward"]
+        if len(log_p):
+            self._correlation.update(log_p.float(), log_reward.float())
+        # Of trajectory balance, whatever is minimised: it is zero for a perfect sampler and compares losses.
+        loss = trajectory_balance(self.log_z, samples["log_pf"], samples["log_pb"], log_reward)
+        values = dict(zip(self._mean_names(), samples["properties"].unbind(1), strict=True))
+        for name, value in (values | {"log_reward_mean": log_reward, "loss": loss}).items():
+            metric = self._means[name]
+            assert isinstance(metric, MeanMetric)
+            if len(value):
+                metric.update(value)
+            self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True)
+        self.log(f"{stage}/log_p_log_reward_correlation", self._correlation, on_step=False, on_epoch=True)
+        return samples
+
+    def predict_step(self, batch: Ticket, batch_idx: int) -> dict[str, Tensor]:
+        """Sample the objects of one ticket: as many as it asks for, from its own random stream."""
+        if not batch.n:
+            states, nothing = self.env.initial_states(0), torch.zeros(0, dtype=torch.float64, device=self.device)
+            values = dict.fromkeys(("log_reward", "log_pf", "log_pb"), nothing)
+            return {"states": states, "properties": nothing.view(0, len(self.proxies.columns)), **values}
+        # A full ticket is drawn whatever is asked for, so that fewer samples are a prefix of more.
+        samples = self.sample(batch.size, generator(*batch.stream, device=self.device))
+        return {name: value[: batch.n] for name, value in samples.items()}
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn != "fit":
+            adapt(self)
+
+    def on_test_start(self) -> None:
+        adapt(self)
+
+    def on_predict_start(self) -> None:
+        adapt(self)
+
+    # Random streams and checkpoints
+
+    def _training_generator(self) -> Generator:
+        if self._generator is None:
+            self._generator = generator(self.seed, "train", self.global_rank, device=self.device)
+        return self._generator
+
+    def on_train_start(self) -> None:
+        # Restored here, not on loading: what happens in between may draw.
+        if self._generator_state is not None:
+            self._training_generator().set_state(self._generator_state)
+            self._generator_state = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        states: list[Any] = [self._training_generator().get_state()]
+        if self.trainer.world_size > 1:
+            states = _gathered(states[0], self.trainer.world_size)
+            # Each process has a buffer of its own, and counts for itself.
+            own = {name: checkpoint["state_dict"][name] for name in self._own_names(checkpoint)}
+            checkpoint["own_states"] = _gathered(own, self.trainer.world_size)
+        checkpoint["generator_states"] = states
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._is_resumed = True
+        state = checkpoint["state_dict"]
+        for name, value in self.guard.state_dict(prefix="guard.").items():
+            state.setdefault(name, value)  # version 0.1.0 counted nothing
+        bad = [name for name in state if name.startswith("policy.") and not state[name].isfinite().all()]
+        if bad:
+            raise InputError(f"ckpt_path: the weights {bad[0]} are not finite, training had failed; take an older one")
+        states = checkpoint.get("generator_states", [])
+        if self.global_rank < len(states):
+            self._generator_state = states[self.global_rank]
+        own = checkpoint.get("own_states", [])
+        if self.global_rank < len(own):
+            checkpoint["state_dict"] |= own[self.global_rank]
+
+    @staticmethod
+    def _own_names(checkpoint: dict[str, Any]) -> list[str]:
+        """Entries of the state that differ between processes."""
+        return [name for name in checkpoint["state_dict"] if name == "skipped" or name.startswith("replay.")]
+
+
+def check_accelerator(name: str) -> None:
+    """Raise InputError for one that lacks the numbers that are needed."""
+    if name == "mps":
+        raise InputError(
+            "trainer.accelerator: mps is not allowed; states and log-probabilities are float64, which it lacks; use "
+            "cpu, or gpu with CUDA"
+        )
+
+
+def _gathered(value: Any, world_size: int) -> list[Any]:
+    """The value of each process, by rank."""
+    values: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _check(**settings: float) -> None:
+    for name, value in settings.items():
+        if not value > 0:
+            raise InputError(f"{name}: {value} is not allowed; it must be above 0")
+
+
+def _check_fit(loss: Loss, backward_policy: str, env: Environment) -> None:
+    """Raise InputError for a loss or backward policy that an environment cannot do with."""
+    name, of_env = type(loss).__name__, type(env).__name__
+    if loss.uses_edges:
+        continuous = [head for head, spec in env.heads.items() if not isinstance(spec, CategoricalHead)]
+        if continuous:
+            raise InputError(
+                f"loss: {name} sums over all actions, but {of_env} has continuous decisions ({', '.join(continuous)}); "
+                "use another loss, such as TrajectoryBalance"
+            )
+    if loss.forward_looking and not env.has_partial_objects:
+        raise InputError(
+            f"loss: {name} needs rewards of unfinished objects, and those of {of_env} have none; use DetailedBalance"
+        )
+    if backward_policy not in ("uniform", "fixed", "learned"):
+        raise InputError(f"backward_policy: {backward_policy!r} is not allowed; allowed: uniform, fixed, learned")
+    if backward_policy == "learned":
+        if env.is_tree:
+            raise InputError(
+                f"backward_policy: 'learned' is not allowed; {of_env} is a tree, where every state has one parent; "
+                "use fixed"
+            )
+        if loss.uses_edges:
+            raise InputError(f"backward_policy: 'learned' is not allowed; {name} has no use for one; use fixed")
+        if not env.can_learn_backward:
+            raise InputError(f"backward_policy: 'learned' is not allowed; {of_env} lacks encode_backward; use fixed")

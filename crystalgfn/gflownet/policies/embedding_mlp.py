@@ -1,0 +1,137 @@
+"""A multilayer perceptron that knows what its inputs and options stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crystalgfn.errors import InputError
+from crystalgfn.gflownet.policies.base import Policy, Shape
+from crystalgfn.registry import POLICIES
+
+
+class Embeddings(nn.Module):
+    """A vector for each of n things: one of its own, and one that follows from what the thing is like.
+
+    Where things have features (n, k), the vectors are ``own + features @ shared``: what is learned of one thing moves
+    all things that are like it. Where they have none, the vectors are free parameters. Features are part of the
+    state, so that a checkpoint does not depend on the tables they were made from.
+
+    Args:
+        n: number of things.
+        width: length of the vectors.
+        features: (n, k) float32, or None.
+        scale: the vectors start uniform in [-scale, scale]; with 0 at zero.
+    """
+
+    def __init__(self, n: int, width: int, features: Tensor | None, scale: float) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.empty(n, width).uniform_(-scale, scale))
+        self.features: Tensor | None
+        self.register_buffer("features", None)
+        self.shared: nn.Parameter | None = None
+        self._blocks: list[tuple[slice, slice]] = []
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
+        if features is not None:
+            # Rows of length about one, so that a step of the optimizer moves a vector about as far either way.
+            self.features = features / features.square().sum(1).mean().sqrt().clamp_min(1e-6)
+            self.shared = nn.Parameter(torch.empty(features.shape[1], width).uniform_(-scale, scale))
+            self._blocks = diagonal_blocks(features)
+
+    def forward(self) -> Tensor:
+        """(n, width) the vectors."""
+        if self.features is None or self.shared is None:
+            return self.own
+        if torch.is_grad_enabled():
+            # The optimizer will change the parameters after this.
+            self._kept = None
+            return self._vectors(self.features, self.shared)
+        # A rollout asks many times between two updates.
+        versions = (self.own._version, self.shared._version)
+        if self._kept is None or self._kept[0] != versions:
+            self._kept = (versions, self._vectors(self.features, self.shared))
+        return self._kept[1]
+
+    def _vectors(self, features: Tensor, shared: Tensor) -> Tensor:
+        own = self.own.split([rows.stop - rows.start for rows, _ in self._blocks])
+        parts = [
+            torch.addmm(vectors, features[rows, columns], shared[columns])
+            for vectors, (rows, columns) in zip(own, self._blocks, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Embeddings:
+        self._kept = None  # parameters go to another device or type
+        super()._apply(*args, **kwargs)
+        return self
+
+
+def diagonal_blocks(matrix: Tensor) -> list[tuple[slice, slice]]:
+    """Rows and columns of the blocks of a block-diagonal matrix (n, k), in order; they hold all that is not zero.
+
+    Features of inputs of several kinds are such a matrix, most of it zeros. A matrix of another form, or of more than
+    eight blocks, which would be slower than one, is one block.
+    """
+    ends: list[list[int]] = []  # first row, first column, and the column after the last one, of each block
+    for row, values in enumerate(matrix):
+        columns = values.nonzero().squeeze(1).tolist()
+        if not columns:
+            continue  # a row of zeros goes with the block before it
+        if ends and columns[0] < ends[-1][2]:
+            ends[-1][1:] = [min(ends[-1][1], columns[0]), max(ends[-1][2], columns[-1] + 1)]
+        else:
+            ends.append([row if ends else 0, columns[0], columns[-1] + 1])
+    is_diagonal = all(before[2] <= after[1] for before, after in pairwise(ends))
+    if not ends or not is_diagonal or len(ends) > 8:
+        return [(slice(0, len(matrix)), slice(0, matrix.shape[1]))]
+    rows = [first for first, _, _ in ends] + [len(matrix)]
+    return [(slice(*own), slice(low, high)) for own, (_, low, high) in zip(pairwise(rows), ends, strict=True)]
+
+
+@POLICIES.register
+class EmbeddingMLP(Policy):
+    """A multilayer perceptron that shares what it learns between elements, space groups and counts that are alike.
+
+    Each column of the first layer's weights is the embedding of an input, each row of the last layer's that of an
+    option; embeddings follow in part from the features that the environment gives of them, such as properties of
+    elements. It starts out uniform over the options.
+
+    Args:
+        sizes: the shape of each decision, by name.
+        hidden: widths of the hidden layers.
+        shared: whether all decisions share the layers between the first and the last hidden one.
+
+    Raises:
+        InputError: if a width is not positive, or there is none.
+    """
+
+    def __init__(self, sizes: Mapping[str, Shape], hidden: Sequence[int] = (256, 256), shared: bool = False) -> None:
+        super().__init__()
+        if not hidden or any(width < 1 for width in hidden):
+            raise InputError(f"hidden: {list(hidden)} is not allowed; one width or more, each at least 1")
+        self.inputs, self.options = nn.ModuleDict(), nn.ModuleDict()
+        self.input_biases, self.option_biases = nn.ParameterDict(), nn.ParameterDict()
+        self.trunks = nn.ModuleDict()
+        for name, shape in sizes.items():
+            scale = shape.n_inputs**-0.5
+            self.inputs[name] = Embeddings(shape.n_inputs, hidden[0], shape.inputs, scale)
+            self.input_biases[name] = nn.Parameter(torch.empty(hidden[0]).uniform_(-scale, scale))
+            self.options[name] = Embeddings(shape.n_logits, hidden[-1], shape.options, 0.0)
+            self.option_biases[name] = nn.Parameter(torch.zeros(shape.n_logits))
+            if not shared or not self.trunks:
+                layers: list[nn.Module] = []
+                for before, after in pairwise(hidden):
+                    layers += [nn.Linear(before, after), nn.LeakyReLU()]
+                self.trunks["all" if shared else name] = nn.Sequential(*layers)
+        self.shared = shared
+
+    def forward(self, head: str, inputs: Tensor) -> Tensor:
+        first = torch.addmm(self.input_biases[head], inputs, self.inputs[head]())
+        middle = self.trunks["all" if self.shared else head](F.leaky_relu(first))
+        logits: Tensor = F.linear(middle, self.options[head](), self.option_biases[head])
+        return logits

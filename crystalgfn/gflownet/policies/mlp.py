@@ -1,0 +1,52 @@
+"""A multilayer perceptron for each decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from crystalgfn.errors import InputError
+from crystalgfn.gflownet.policies.base import Policy, Shape
+from crystalgfn.registry import POLICIES
+
+_PIECE = 1024
+"""Rows evaluated at once on a CPU: what lies between two layers then stays in its cache."""
+
+
+@POLICIES.register
+class MLP(Policy):
+    """A multilayer perceptron of its own for each decision; it starts out uniform over the options.
+
+    Args:
+        sizes: the shape of each decision, by name.
+        hidden: widths of the hidden layers.
+
+    Raises:
+        InputError: if a width is not positive.
+    """
+
+    def __init__(self, sizes: Mapping[str, Shape], hidden: Sequence[int] = (256, 256)) -> None:
+        super().__init__()
+        if any(width < 1 for width in hidden):
+            raise InputError(f"hidden: {list(hidden)} is not allowed; every width must be at least 1")
+        self.heads = nn.ModuleDict()
+        for name, shape in sizes.items():
+            widths = [shape.n_inputs, *hidden]
+            layers: list[nn.Module] = []
+            for before, after in pairwise(widths):
+                layers += [nn.Linear(before, after), nn.LeakyReLU(inplace=True)]
+            last = nn.Linear(widths[-1], shape.n_logits)
+            # Equal logits: the first trajectories are spread over all options.
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.heads[name] = nn.Sequential(*layers, last)
+
+    def forward(self, head: str, inputs: Tensor) -> Tensor:
+        layers = self.heads[head]
+        if inputs.device.type != "cpu" or len(inputs) <= 2 * _PIECE:
+            logits: Tensor = layers(inputs)
+            return logits
+        return torch.cat([layers(piece) for piece in inputs.split(_PIECE)])

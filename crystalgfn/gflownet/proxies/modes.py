@@ -1,0 +1,173 @@
+"""Properties with known modes, for environments on which a sampler can be checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crystalgfn.errors import InputError
+from crystalgfn.gflownet.proxies.base import Proxy
+from crystalgfn.registry import PROXIES
+
+
+@PROXIES.register
+class BoxCorners(Proxy):
+    """Reward of points in the unit box with a mode near each corner: 2^d modes in d dimensions.
+
+    R = r0 + prod of g(x_i) over coordinates, g(x) = h(x) + h(1 - x), h(x) = exp(-(x - mode)² / (2 width²)).
+
+    Args:
+        mode: distance of the modes from the faces, below 1/2.
+        width: standard deviation of the peaks along each axis.
+        r0: reward everywhere.
+
+    Raises:
+        InputError: if a value is not usable.
+
+    Source: the reward "Corners" of Lahlou et al., "A theory of continuous generative flow networks", ICML 2023.
+    """
+
+    name = "corner_reward"
+    direction = "maximize"
+    knows_modes = True
+    valid_range = (0.0, float("inf"))
+
+    def __init__(self, mode: float = 0.2, width: float = 0.08, r0: float = 0.01) -> None:
+        super().__init__()
+        if not 0 <= mode < 0.5:
+            raise InputError(f"mode: {mode} is not allowed; it must be from 0 to below 0.5")
+        if not 0 < width < math.inf:
+            raise InputError(f"width: {width} is not allowed; it must be a positive number")
+        if not 0 <= r0 < math.inf:
+            raise InputError(f"r0: {r0} is not allowed; it must be 0 or more")
+        self.mode, self.width, self.r0 = mode, width, r0
+
+    def forward(self, objects: Tensor) -> Tensor:
+        """(n,) float64 reward of points (n, dimensions)."""
+        x = objects.to(torch.float64)
+        peaks = sum(torch.exp(-(((y - self.mode) / self.width) ** 2) / 2) for y in (x, 1 - x))
+        assert isinstance(peaks, Tensor)
+        return self.r0 + peaks.prod(1)
+
+    def n_modes(self, objects: Tensor) -> int:
+        """One a corner, for points (n, dimensions)."""
+        return 2 ** objects.shape[1]
+
+    def modes(self, objects: Tensor) -> Tensor:
+        """(n,) int64 the corner whose mode is within two widths along each axis, else -1."""
+        is_high = objects > 0.5
+        near = (torch.where(is_high, 1 - objects, objects) - self.mode).abs() <= 2 * self.width
+        corner = (is_high.long() * 2 ** torch.arange(objects.shape[1], device=objects.device)).sum(1)
+        return torch.where(near.all(1), corner, -1)
+
+    def log_z(self, dimensions: int) -> float:
+        """Log of the integral of R over the unit box."""
+        scale = self.width * math.sqrt(2)
+        ends = math.erf((1 - self.mode) / scale) + math.erf(self.mode / scale)
+        return math.log(self.r0 + (2 * self.width * math.sqrt(math.pi / 2) * ends) ** dimensions)
+
+
+@PROXIES.register
+class SetOverlap(Proxy):
+    """Largest share of a mode's items that a set holds, over some given sets; each of them is a mode of value 1.
+
+    Args:
+        modes: items of each mode, numbered from 0.
+
+    Raises:
+        InputError: if there is no mode, or one without items.
+    """
+
+    name = "overlap"
+    direction = "maximize"
+    knows_modes = True
+    valid_range = (0.0, 1.0)
+
+    def __init__(self, modes: list[list[int]]) -> None:
+        super().__init__()
+        if not modes or not all(modes):
+            raise InputError(f"modes: {modes} is not allowed; it must name one set of items or more")
+        if min(map(min, modes)) < 0:
+            raise InputError(f"modes: {modes} is not allowed; items are numbered from 0")
+        table = torch.zeros(len(modes), max(map(max, modes)) + 1, dtype=torch.float64)
+        for row, items in enumerate(modes):
+            table[row, items] = 1.0
+        self._modes: Tensor
+        self.register_buffer("_modes", table / table.sum(1, keepdim=True), persistent=False)
+
+    def forward(self, objects: Tensor) -> Tensor:
+        """(n,) float64 overlap of sets (n, items) bool."""
+        return self._shares(objects).amax(1)
+
+    def _shares(self, objects: Tensor) -> Tensor:
+        items = self._modes.shape[1]
+        if objects.shape[1] < items:
+            raise InputError(f"modes: item {items - 1} is not allowed; sets have the items 0 to {objects.shape[1] - 1}")
+        return objects[:, :items].to(torch.float64) @ self._modes.T
+
+    def n_modes(self, objects: Tensor) -> int:
+        """The sets that were given."""
+        return len(self._modes)
+
+    def modes(self, objects: Tensor) -> Tensor:
+        """(n,) int64 the first mode all of whose items a set holds, else -1."""
+        share, mode = self._shares(objects).max(1)
+        return torch.where(share > 1 - 1e-9, mode, -1)
+
+
+@PROXIES.register
+class HammingDistance(Proxy):
+    """Number of letters by which a word differs from the nearest of some given words, which are the modes.
+
+    Open places of unfinished words differ from every letter.
+
+    Args:
+        modes: words of the environment's length.
+        letters: the environment's alphabet.
+
+    Raises:
+        InputError: if there is no mode, they differ in length, or one has a letter that is not in the alphabet.
+
+    Source: Malkin et al., "Trajectory balance: Improved credit assignment in GFlowNets", NeurIPS 2022.
+    """
+
+    name = "hamming_distance"
+    direction = "minimize"
+    knows_modes = True
+    valid_range = (0.0, float("inf"))
+
+    def __init__(self, modes: list[str], letters: str) -> None:
+        super().__init__()
+        if not modes or len(set(map(len, modes))) > 1:
+            raise InputError(f"modes: {modes} is not allowed; it must name one word or more, all of one length")
+        unknown = sorted(set("".join(modes)) - set(letters))
+        if unknown:
+            raise InputError(f"modes: {''.join(unknown)!r} is not allowed; allowed letters: {letters}")
+        self._modes: Tensor
+        table = torch.tensor([_places(word, letters) for word in modes])
+        self.register_buffer("_modes", table, persistent=False)
+
+    def forward(self, objects: Tensor) -> Tensor:
+        """(n,) float64 distance of words (n, length) int64."""
+        return self._distances(objects).amin(1).to(torch.float64)
+
+    def _distances(self, objects: Tensor) -> Tensor:
+        if objects.shape[1] != self._modes.shape[1]:
+            raise InputError(f"modes: their length is {self._modes.shape[1]}; words have {objects.shape[1]} letters")
+        return (objects.unsqueeze(1) != self._modes).sum(2)
+
+    def n_modes(self, objects: Tensor) -> int:
+        """The words that were given."""
+        return len(self._modes)
+
+    def modes(self, objects: Tensor) -> Tensor:
+        """(n,) int64 the mode that a word is, else -1."""
+        distance, mode = self._distances(objects).min(1)
+        return torch.where(distance == 0, mode, -1)
+
+
+def _places(word: str, letters: str) -> Sequence[int]:
+    return [letters.index(letter) for letter in word]

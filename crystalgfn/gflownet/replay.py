@@ -1,0 +1,147 @@
+"""A buffer of terminal states to train on again, along trajectories sampled backward from them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.errors import InputError
+
+
+class ReplayBuffer(nn.Module):
+    """Keeps terminal states that were sampled, each once, and draws from them.
+
+    The contents are persistent buffers of the module, so they are part of every checkpoint.
+
+    Args:
+        capacity: largest number of states.
+        batch_size: trajectories added to each step of training.
+        keep: which states stay when the buffer is full: those of the highest rewards (``best``) or the ``newest``.
+        draw: how states are drawn, with replacement: ``uniform``; ``reward``, one half from the tenth with the
+            highest rewards and the other from the rest; ``loss``, with probability 1 / rank, by the loss they had
+            when they were last trained on.
+        max_alike: largest number of states of one kind, for a crystal of one composition; None for no limit. Those
+            that ``keep`` prefers stay.
+
+    Raises:
+        InputError: if a setting is not usable.
+
+    Source: for ``reward`` Shen et al., "Towards understanding and improving GFlowNet training", ICML 2023; for
+    ``loss`` Schaul et al., "Prioritized experience replay", ICLR 2016, rank-based with exponent 1.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        batch_size: int,
+        keep: Literal["best", "newest"] = "best",
+        draw: Literal["uniform", "reward", "loss"] = "uniform",
+        max_alike: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("capacity", capacity), ("batch_size", batch_size), ("max_alike", max_alike)):
+            if value is not None and value < 1:
+                raise InputError(f"replay.{name}: {value} is not allowed; it must be at least 1")
+        if keep not in ("best", "newest"):
+            raise InputError(f"replay.keep: {keep!r} is not allowed; allowed: best, newest")
+        if draw not in ("uniform", "reward", "loss"):
+            raise InputError(f"replay.draw: {draw!r} is not allowed; allowed: uniform, reward, loss")
+        self.capacity, self.batch_size = capacity, batch_size
+        self.keep, self.draw, self.max_alike = keep, draw, max_alike
+        self.states: Tensor
+        self.log_rewards: Tensor
+        self.losses: Tensor
+
+    def prepare(self, env: Environment) -> None:
+        """Make room for the states of an environment."""
+        self._kinds = env.kinds
+        self.register_buffer("states", torch.zeros(self.capacity, env.state_size, dtype=torch.float64))
+        # Free places have reward zero and come last.
+        self.register_buffer("log_rewards", torch.full((self.capacity,), float("-inf"), dtype=torch.float64))
+        self.register_buffer("losses", torch.zeros(self.capacity, dtype=torch.float64))
+
+    def __len__(self) -> int:
+        return int(torch.isfinite(self.log_rewards).sum())
+
+    @torch.no_grad()
+    def add(self, states: Tensor, log_rewards: Tensor, losses: Tensor) -> None:
+        """Offer n terminal states with their finite log R and the loss of their trajectories."""
+        losses = _finite(losses)
+        # Free places, which come last, stay out: they are rows of zeros, which a state may be too.
+        size = len(self)
+        # Of equal states the first stays.
+        first, second = slice(None, size), slice(None)
+        parts = [(self.states[first], states), (self.log_rewards[first], log_rewards), (self.losses[first], losses)]
+        ordered = [(new[second], old) if self.keep == "newest" else (old, new[second]) for old, new in parts]
+        both, rewards, costs = (torch.cat([part.to(torch.float64) for part in pair]) for pair in ordered)
+        chosen = torch.nonzero(_rank_among_equal(_hash(both)) == 0).squeeze(1)
+        if self.keep == "best":
+            chosen = chosen[torch.argsort(rewards[chosen], descending=True, stable=True)]
+        if self.max_alike is not None:
+            chosen = chosen[_rank_among_equal(_hash(self._kinds(both[chosen]))) < self.max_alike]
+        chosen = chosen[: self.capacity]
+        self.log_rewards.fill_(float("-inf"))
+        for buffer, values in ((self.states, both), (self.log_rewards, rewards), (self.losses, costs)):
+            buffer[: len(chosen)] = values[chosen]
+
+    def sample(self, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw ``batch_size`` states; none from an empty buffer.
+
+        Returns:
+            their places (m,) in the buffer, the states (m, state_size) and their log R (m,).
+        """
+        size = len(self)
+        count = self.batch_size if size else 0
+        device = self.states.device
+        if self.draw == "uniform" or not size:
+            rows = torch.randint(max(size, 1), (count,), generator=generator, device=device)
+        elif self.draw == "reward":
+            best = max(1, size // 10)
+            order = torch.argsort(self.log_rewards[:size], descending=True, stable=True)
+            draws = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
+            from_best = torch.arange(count, device=device) < (count + 1) // 2
+            if best == size:
+                from_best[:] = True
+            low, high = torch.where(from_best, 0, best), torch.where(from_best, best, size)
+            rows = order[torch.minimum(low + (draws * (high - low)).long(), high - 1)]
+        else:
+            order = torch.argsort(self.losses[:size], descending=True, stable=True)
+            sums = (1 / torch.arange(1, size + 1, dtype=torch.float64, device=device)).cumsum(0)
+            draws = torch.rand(count, generator=generator, dtype=torch.float64, device=device) * sums[-1]
+            rows = order[torch.searchsorted(sums, draws, right=True).clamp_max(size - 1)]
+        return rows, self.states[rows], self.log_rewards[rows]
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, losses: Tensor) -> None:
+        """Note the loss (m,) that states at these places had now."""
+        self.losses[rows] = _finite(losses)
+
+
+def _finite(losses: Tensor) -> Tensor:
+    """Losses as float64, 0 where they are not finite: a state that cannot be learned from is not drawn first."""
+    return losses.to(torch.float64).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _hash(rows: Tensor) -> Tensor:
+    """(n,) int64 the same for equal rows, and different for others but for one pair in 2^64."""
+    # Adding 0.0 makes -0.0 a 0.0.
+    bits = (rows.to(torch.float64) + 0.0).contiguous().view(torch.int64)
+    value = torch.full((len(rows),), 0x1234567, dtype=torch.int64, device=rows.device)
+    for column in bits.unbind(1):
+        # Integer products wrap around, as this mixing wants them to.
+        value = (value ^ column) * -7046029254386353131
+        value = value ^ ((value >> 29) & 0x7FFFFFFFF)
+    return value
+
+
+def _rank_among_equal(keys: Tensor) -> Tensor:
+    """(n,) for each key how many equal ones come before it."""
+    order = torch.argsort(keys, stable=True)
+    places = torch.arange(len(keys), device=keys.device)
+    new = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
+    new[1:] = keys[order[1:]] != keys[order[:-1]]
+    start = torch.where(new, places, 0).cummax(0).values
+    return torch.empty_like(places).index_copy_(0, order, places - start)

@@ -1,0 +1,362 @@
+"""Rewards: from predicted properties to log R, clipped from below at a floor, in log space.
+
+Below, y is the property; with ``caution`` k and an uncertainty u of the proxy, y is first moved by k u to where it is
+worse (the lower confidence bound of the reward): a generative model finds the holes of its proxy, and that is where
+the proxy is uncertain.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from crystalgfn.errors import InputError
+from crystalgfn.gflownet.proxies.base import Prediction, Proxy
+from crystalgfn.registry import REWARDS
+
+
+class Reward(nn.Module, ABC):
+    """Turns what the proxies say of an object into log R, at least log(floor).
+
+    Args:
+        floor: smallest reward, above 0; it bounds how hard bad objects are avoided.
+
+    Raises:
+        InputError: if the floor is not positive.
+    """
+
+    def __init__(self, floor: float = 1e-8) -> None:
+        super().__init__()
+        if not 0 < floor < math.inf:
+            raise InputError(f"floor: {floor} is not allowed; it must be a positive number")
+        self.floor = floor
+
+    @abstractmethod
+    def check(self, proxies: Sequence[Proxy]) -> None:
+        """Raise InputError if the proxies do not predict what the reward needs."""
+
+    @abstractmethod
+    def parts(self, predictions: Mapping[str, Prediction]) -> dict[str, Tensor]:
+        """Summands of log R by the name of the property they come from, each (n,) float64, before the last clipping."""
+
+    def forward(self, predictions: Mapping[str, Prediction]) -> Tensor:
+        """(n,) float64 log R of n objects, from predictions by the names of their properties."""
+        return self.total(self.parts(predictions))
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """(n,) float64 log R from its `parts`."""
+        total: Tensor = sum(parts.values())  # type: ignore[assignment]
+        return total.clamp_min(math.log(self.floor))
+
+
+class PropertyReward(Reward):
+    """A reward of one property; subclasses say how in `unclipped`.
+
+    Args:
+        floor: smallest reward.
+        caution: multiples of the proxy's uncertainty by which the property is taken to be worse than predicted.
+
+    Raises:
+        InputError: if the floor is not positive or the caution is negative.
+    """
+
+    def __init__(self, floor: float = 1e-8, caution: float = 0.0) -> None:
+        super().__init__(floor)
+        if not 0 <= caution < math.inf:
+            raise InputError(f"caution: {caution} is not allowed; it must be 0 or a positive number")
+        self.caution = caution
+
+    @abstractmethod
+    def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
+        """(n,) log R before clipping, -inf where R is 0.
+
+        Args:
+            values: (n,) float64, the property.
+            doubt: (n,) float64, how much worse than that it is to be taken; 0 or more.
+        """
+
+    def check(self, proxies: Sequence[Proxy]) -> None:
+        if len(proxies) != 1:
+            names = ", ".join(proxy.name for proxy in proxies)
+            raise InputError(
+                f"reward {type(self).__name__}: is of one property, but the proxies predict {len(proxies)} ({names}); "
+                "use the reward Product, which names them"
+            )
+        self.check_one(proxies[0])
+
+    def check_one(self, proxy: Proxy) -> None:
+        """Raise InputError if there is no uncertainty to be cautious with."""
+        if self.caution and not proxy.has_uncertainty:
+            raise InputError(
+                f"caution: {self.caution} is not allowed; the proxy {type(proxy).__name__} has no uncertainty, use 0"
+            )
+
+    def of(self, prediction: Prediction) -> Tensor:
+        """(n,) float64 log R of one property, clipped."""
+        values = prediction.value.to(torch.float64)
+        doubt = torch.zeros_like(values)
+        if self.caution and prediction.uncertainty is not None:
+            doubt = self.caution * prediction.uncertainty.to(torch.float64)
+        return self.unclipped(values, doubt).clamp_min(math.log(self.floor))
+
+    def parts(self, predictions: Mapping[str, Prediction]) -> dict[str, Tensor]:
+        ((name, prediction),) = predictions.items()
+        return {name: self.of(prediction)}
+
+
+@REWARDS.register
+class Boltzmann(PropertyReward):
+    """R = exp(-beta y): low values are good.
+
+    Args:
+        beta: inverse temperature, in 1 / unit of y; negative to look for high values.
+        floor: smallest reward.
+        caution: multiples of the uncertainty added to y (subtracted for a negative beta).
+        enough: value of y, after caution, beyond which better ones gain nothing; None for no such value. A
+            prediction that is too good to be true then has no pull.
+    """
+
+    def __init__(self, beta: float, floor: float = 1e-8, caution: float = 0.0, enough: float | None = None) -> None:
+        super().__init__(floor, caution)
+        _check_finite(beta=beta)
+        if enough is not None:
+            _check_finite(enough=enough)
+        self.beta, self.enough = beta, enough
+
+    def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
+        if self.beta >= 0:
+            worse = values + doubt
+            return -self.beta * (worse if self.enough is None else worse.clamp_min(self.enough))
+        worse = values - doubt
+        return -self.beta * (worse if self.enough is None else worse.clamp_max(self.enough))
+
+
+@REWARDS.register
+class Power(PropertyReward):
+    """R = y ** exponent for y > 0, else 0: high values are good.
+
+    Args:
+        exponent: how strongly high values are preferred.
+        floor: smallest reward.
+        caution: multiples of the uncertainty subtracted from y (added for a negative exponent).
+    """
+
+    def __init__(self, exponent: float = 1.0, floor: float = 1e-8, caution: float = 0.0) -> None:
+        super().__init__(floor, caution)
+        _check_finite(exponent=exponent)
+        self.exponent = exponent
+
+    def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
+        worse = values - doubt if self.exponent >= 0 else torch.where(values > 0, values + doubt, values)
+        positive = worse > 0
+        log = torch.where(positive, worse, 1.0).log()
+        return torch.where(positive, self.exponent * log, float("-inf"))
+
+
+@REWARDS.register
+class Identity(Power):
+    """R = y for y > 0, else 0.
+
+    Args:
+        floor: smallest reward.
+        caution: multiples of the uncertainty subtracted from y.
+    """
+
+    def __init__(self, floor: float = 1e-8, caution: float = 0.0) -> None:
+        super().__init__(1.0, floor, caution)
+
+
+@REWARDS.register
+class Target(PropertyReward):
+    """R = exp(-beta d²) or exp(-beta d) with the distance d = |y - target|: values near the target are good.
+
+    Args:
+        target: the value looked for, in the unit of y.
+        beta: how fast the reward falls, in 1 / unit² for the squared and 1 / unit for the absolute distance.
+        distance: ``squared`` or ``absolute``.
+        floor: smallest reward.
+        caution: multiples of the uncertainty added to d.
+    """
+
+    def __init__(
+        self,
+        target: float,
+        beta: float,
+        distance: Literal["squared", "absolute"] = "squared",
+        floor: float = 1e-8,
+        caution: float = 0.0,
+    ) -> None:
+        super().__init__(floor, caution)
+        _check_finite(target=target)
+        if not 0 < beta < math.inf:
+            raise InputError(f"beta: {beta} is not allowed; it must be a positive number")
+        if distance not in ("squared", "absolute"):
+            raise InputError(f"distance: {distance!r} is not allowed; allowed: squared, absolute")
+        self.target, self.beta, self.distance = target, beta, distance
+
+    def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
+        away = (values - self.target).abs() + doubt
+        return -self.beta * (away.square() if self.distance == "squared" else away)
+
+
+@REWARDS.register
+class Within(PropertyReward):
+    """R = s((y - low) / width) s((high - y) / width), s(t) = 1 / (1 + exp(-t)): values within soft bounds are good.
+
+    Args:
+        low: lower bound, in the unit of y; None for none.
+        high: upper bound; None for none.
+        width: how soft the bounds are: the reward is 1/2 at a bound and 0.95 three widths inside.
+        floor: smallest reward.
+        caution: multiples of the uncertainty by which y is taken to lie nearer to, or further beyond, each bound.
+    """
+
+    def __init__(
+        self, low: float | None, high: float | None, width: float, floor: float = 1e-8, caution: float = 0.0
+    ) -> None:
+        super().__init__(floor, caution)
+        bounds = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
+        if not bounds:
+            raise InputError("low, high: null and null are not allowed; at least one of them must be a number")
+        _check_finite(**bounds)
+        if low is not None and high is not None and low >= high:
+            raise InputError(f"low: {low} is not allowed; it must be below high ({high})")
+        if not 0 < width < math.inf:
+            raise InputError(f"width: {width} is not allowed; it must be a positive number")
+        self.low, self.high, self.width = low, high, width
+
+    def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
+        log = torch.zeros_like(values)
+        if self.low is not None:
+            log = log + logsigmoid((values - doubt - self.low) / self.width)
+        if self.high is not None:
+            log = log + logsigmoid((self.high - values - doubt) / self.width)
+        return log
+
+
+@REWARDS.register
+class Standardized(PropertyReward):
+    """A reward of z = (y - mean) / deviation instead of y, so that its parameters have no unit.
+
+    Mean and standard deviation are given, or those of a table's column. They are part of every checkpoint, which
+    needs the table no more.
+
+    Args:
+        reward: the reward of z; its own ``caution`` holds.
+        mean: subtracted from y; None to take it from the table.
+        deviation: y is divided by it; None to take it from the table.
+        table: CSV or parquet file with a number a row.
+        column: its column; values that are missing or no numbers are left out.
+
+    Raises:
+        InputError: if mean and deviation are neither given nor to be had from the table.
+    """
+
+    def __init__(
+        self,
+        reward: PropertyReward,
+        mean: float | None = None,
+        deviation: float | None = None,
+        table: Path | None = None,
+        column: str | None = None,
+    ) -> None:
+        super().__init__(reward.floor, reward.caution)
+        self.reward = reward
+        given = (mean is not None, deviation is not None, table is not None, column is not None)
+        if given not in ((True, True, False, False), (False, False, True, True)):
+            raise InputError("mean, deviation, table, column: set mean and deviation, or table and column")
+        self.table = table
+        if mean is not None and deviation is not None:
+            if not (math.isfinite(mean) and 0 < deviation < math.inf):
+                raise InputError(
+                    f"mean, deviation: {mean}, {deviation} are not allowed; they must be a finite and a positive number"
+                )
+            scale = (mean, deviation)
+        else:
+            assert table is not None and column is not None
+            # Without the file the numbers have to come from a checkpoint.
+            scale = _column_scale(table, column) or (math.nan, math.nan)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+
+    def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
+        mean, deviation = self.scale
+        if mean.isnan():
+            raise InputError(f"table: there is no file {self.table}")
+        return self.reward.unclipped((values - mean) / deviation, doubt / deviation)
+
+
+@REWARDS.register
+class Product(Reward):
+    """R = product of R_i ** weight_i over the rewards of several properties.
+
+    Args:
+        rewards: the reward of each property, by the property's name; properties without one are only recorded.
+        weights: exponent of each reward, by the property's name; 1 where none is given.
+        floor: smallest product.
+
+    Raises:
+        InputError: if there is no reward, or a weight is not positive or of a property without a reward.
+    """
+
+    def __init__(
+        self, rewards: dict[str, PropertyReward], weights: dict[str, float] | None = None, floor: float = 1e-8
+    ) -> None:
+        super().__init__(floor)
+        if not rewards:
+            raise InputError("rewards: {} is not allowed; it must name at least one property")
+        given = weights or {}
+        for name, weight in given.items():
+            if name not in rewards:
+                raise InputError(f"weights: {name!r} has no reward; the rewards are of {', '.join(rewards)}")
+            if not 0 < weight < math.inf:
+                raise InputError(f"weights: {weight} for {name!r} is not allowed; it must be a positive number")
+        self.rewards = nn.ModuleDict(rewards)
+        self.weights = {name: float(given.get(name, 1.0)) for name in rewards}
+
+    def check(self, proxies: Sequence[Proxy]) -> None:
+        predicted = {proxy.name: proxy for proxy in proxies}
+        for name, reward in self.rewards.items():
+            if name not in predicted:
+                raise InputError(f"rewards: no proxy predicts {name!r}; predicted: {', '.join(predicted)}")
+            assert isinstance(reward, PropertyReward)
+            reward.check_one(predicted[name])
+
+    def parts(self, predictions: Mapping[str, Prediction]) -> dict[str, Tensor]:
+        found = {}
+        for name, reward in self.rewards.items():
+            assert isinstance(reward, PropertyReward)
+            found[name] = self.weights[name] * reward.of(predictions[name])
+        return found
+
+
+def _column_scale(table: Path, column: str) -> tuple[float, float] | None:
+    """Mean and standard deviation of a table's column; None if there is no such file."""
+    import numpy as np
+    import pandas as pd
+
+    from crystalgfn.crystal.tables import read_frame
+
+    if not Path(table).is_file():
+        return None
+    frame = read_frame(table)
+    if column not in frame.columns:
+        raise InputError(f"column: {table} has no column {column!r}; it has: {', '.join(map(str, frame.columns))}")
+    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype="float64")
+    values = values[np.isfinite(values)]
+    if len(values) < 2 or values.std() == 0:
+        raise InputError(f"column: {column!r} of {table} is not allowed; it needs two different numbers at least")
+    return float(values.mean()), float(values.std())
+
+
+def _check_finite(**settings: float) -> None:
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise InputError(f"{name}: {value} is not allowed; it must be a finite number")

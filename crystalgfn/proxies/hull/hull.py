@@ -1,0 +1,198 @@
+"""The convex hull of formation energies as a maximum of linear functions, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crystalgfn.crystal.crystallography import N_ELEMENTS, element_symbols
+from crystalgfn.crystal.crystallography.elements import atomic_numbers
+from crystalgfn.errors import InputError
+from crystalgfn.files import read_plain, write_plain
+from crystalgfn.proxies.hull.facets import systems_of
+from crystalgfn.proxies.hull.packing import pack_facets, unpack_facets
+from crystalgfn.proxies.hull.phases import Integers, ordered_elements
+
+FILE_FORMAT = "crystalgfn hull 2"
+
+_ROWS = 512
+"""Compositions whose facets are gathered at once."""
+
+
+class ConvexHull(nn.Module):
+    """Energy of the hull at any composition of up to m of k elements, by the facets of each system of m elements.
+
+    A facet is a set of chemical potentials that no reference phase undercuts: ``mu_f · c_i <= e_i`` for each phase i.
+    By duality the highest ``mu_f · c`` over the facets of a system is the energy of the cheapest mixture of its phases.
+
+    Args:
+        elements: symbols of the k elements, by atomic number.
+        starts: (s + 1,) int64; facets of system i are the rows from ``starts[i]`` to ``starts[i + 1]``. Systems are all
+            combinations of m elements in colexicographic order.
+        potentials: (f, m) float64 chemical potentials [eV/atom] of the system's elements, in the order of atomic
+            numbers.
+        max_elements: most elements of a composition; m is this or k, whichever is smaller.
+
+    Raises:
+        InputError: for elements that are unknown or out of order, or tensors that make no hull.
+
+    Source: the dual of the linear program for the lowest mixture.
+    """
+
+    def __init__(self, elements: Sequence[str], starts: Tensor, potentials: Tensor, max_elements: int = 5) -> None:
+        super().__init__()
+        self.elements, size = _checked(elements, max_elements)
+        self.max_elements = max_elements
+        k = len(self.elements)
+        _check_starts(starts, k, size)
+        if potentials.ndim != 2 or potentials.shape[1] != size or not bool(potentials.isfinite().all()):
+            raise InputError(f"potentials: must be finite, of shape (f, {size}), not {tuple(potentials.shape)}")
+        if int(starts[-1]) != len(potentials):
+            raise InputError(f"starts: must rise from 0 to the number of facets, {len(potentials)}")
+        self.columns: Tensor
+        self.starts: Tensor
+        self.potentials: Tensor
+        self.ranks: Tensor
+        numbers = atomic_numbers()
+        self.register_buffer("columns", torch.tensor([numbers[s] - 1 for s in self.elements]), persistent=False)
+        self.register_buffer("starts", starts, persistent=False)
+        self.register_buffer("potentials", potentials.to(torch.float64), persistent=False)
+        ranks = torch.tensor([[comb(i, j + 1) for j in range(size)] for i in range(k)])
+        self.register_buffer("ranks", ranks, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, counts: Tensor) -> Tensor:
+        """Energy of the hull at each composition.
+
+        Args:
+            counts: (n, 94) atoms of each element; column Z - 1 holds element Z.
+
+        Returns:
+            (n,) float64 energy [eV/atom].
+
+        Raises:
+            InputError: if a composition is empty or has an element that the hull does not know.
+        """
+        if counts.ndim != 2 or counts.shape[1] != N_ELEMENTS:
+            raise ValueError(f"counts: shape {tuple(counts.shape)} is not allowed; it must be (n, {N_ELEMENTS})")
+        known = counts[:, self.columns].to(torch.float64)
+        atoms = counts.sum(1).to(torch.float64)
+        if (known.sum(1) != atoms).any():
+            other = torch.ones(N_ELEMENTS, dtype=torch.bool, device=counts.device)
+            other[self.columns] = False
+            found = ((counts != 0).any(0) & other).nonzero()[:, 0].tolist()
+            symbols = element_symbols()
+            raise InputError(
+                f"hull: has no phases with {', '.join(symbols[z] for z in found)}; its elements: "
+                f"{' '.join(self.elements)}. crystalgfn build-hull makes one for other elements"
+            )
+        if (atoms <= 0).any():
+            raise InputError(f"hull: the composition in row {int((atoms <= 0).nonzero()[0])} has no atoms")
+        return self.energy(known / atoms[:, None])
+
+    def refused(self, counts: Tensor) -> list[str]:
+        """Why a composition has no energy: for each row of (n, 94) counts the reason, or an empty string."""
+        known = torch.zeros(N_ELEMENTS, dtype=torch.bool, device=counts.device)
+        known[self.columns] = True
+        present, symbols = counts > 0, element_symbols()
+        reasons = [""] * len(counts)
+        for row in (present & ~known).any(1).nonzero()[:, 0].tolist():
+            foreign = (present[row] & ~known).nonzero()[:, 0].tolist()
+            reasons[row] = f"the hull has no phases with {', '.join(symbols[z] for z in foreign)}"
+        for row in (present & known).sum(1).gt(self.max_elements).nonzero()[:, 0].tolist():
+            reasons[row] = reasons[row] or f"the hull is made for up to {self.max_elements} elements in a composition"
+        return reasons
+
+    @torch.no_grad()
+    def energy(self, fractions: Tensor) -> Tensor:
+        """(n,) float64 energy [eV/atom] for (n, k) shares of the hull's elements, rows adding up to 1.
+
+        Raises:
+            InputError: if a composition has more elements than the hull was made for.
+        """
+        fractions = fractions.to(torch.float64)
+        size = self.potentials.shape[1]
+        present = fractions > 0
+        if (present.sum(1) > size).any():
+            most = int(present.sum(1).max())
+            raise InputError(f"hull: made for up to {size} elements in a composition, not for {most}")
+        # The elements of each composition, filled up with others that it lacks.
+        chosen = (~present).to(torch.int8).argsort(dim=1, stable=True)[:, :size].sort(1).values
+        system = self.ranks[chosen, torch.arange(size, device=chosen.device)].sum(1)
+        shares = fractions.gather(1, chosen)
+        first, last = self.starts[system], self.starts[system + 1] - 1
+        result = torch.empty_like(shares[:, 0])
+        # Compositions with about the same number of facets are padded together.
+        for rows in (last - first).argsort().split(_ROWS):
+            width = int((last - first)[rows].max()) + 1 if len(rows) else 0
+            place = first[rows, None] + torch.arange(width, device=rows.device)
+            index = torch.minimum(place, last[rows, None])
+            if len(rows):
+                result[rows] = torch.bmm(self.potentials[index], shares[rows, :, None])[:, :, 0].amax(1)
+        return result
+
+    def save(self, path: Path, about: dict[str, Any]) -> None:
+        """Write the hull to a file of tensors and plain values; it appears complete or not at all.
+
+        Chemical potentials are rounded to `crystalgfn.proxies.hull.packing.STEP`.
+
+        Args:
+            path: file to write.
+            about: plain values that say how the hull was made.
+        """
+        potentials, starts = self.potentials.cpu().numpy(), self.starts.cpu()
+        content = {
+            "elements": list(self.elements),
+            "max_elements": self.max_elements,
+            "facets": starts.diff().to(torch.int32),
+            **pack_facets(potentials, _elements_of_facets(len(self.elements), potentials.shape[1], starts)),
+            "about": about,
+        }
+        write_plain(path, FILE_FORMAT, content)
+
+
+def load_hull(path: Path | str) -> ConvexHull:
+    """Read a hull from a file that `ConvexHull.save` wrote.
+
+    Raises:
+        InputError: if the file is missing, damaged or something else.
+    """
+    path = Path(path)
+    content = read_plain(path, FILE_FORMAT, "no such file with a hull", "a hull", "make it with crystalgfn build-hull")
+    try:
+        elements, max_elements = content["elements"], content["max_elements"]
+        symbols, size = _checked(elements, max_elements)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), content["facets"].cumsum(0)])
+        _check_starts(starts, len(symbols), size)
+        owners = _elements_of_facets(len(symbols), size, starts)
+        return ConvexHull(elements, starts, torch.from_numpy(unpack_facets(content, owners)), max_elements)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: holds no usable hull: {type(error).__name__}: {error}") from None
+
+
+def _checked(elements: Sequence[str], max_elements: int) -> tuple[tuple[str, ...], int]:
+    """The elements and the size of the systems."""
+    symbols = ordered_elements(elements)
+    if symbols != tuple(elements):
+        raise InputError(f"elements: {' '.join(elements)} are not in the order of atomic numbers, each once")
+    if not 1 <= max_elements <= N_ELEMENTS:
+        raise InputError(f"max_elements: {max_elements} is not allowed; it must be from 1 to {N_ELEMENTS}")
+    return symbols, min(max_elements, len(symbols))
+
+
+def _check_starts(starts: Tensor, k: int, size: int) -> None:
+    if starts.shape != (comb(k, size) + 1,) or starts.dtype != torch.int64:
+        raise InputError(f"starts: shape {tuple(starts.shape)}, {starts.dtype} does not fit {k} elements")
+    if int(starts[0]) != 0 or not bool((starts.diff() > 0).all()):
+        raise InputError("starts: must rise from 0 to the number of facets, with a facet for every system")
+
+
+def _elements_of_facets(k: int, size: int, starts: Tensor) -> Integers:
+    """(f, m) the elements, from 0, of each facet's system."""
+    return np.repeat(systems_of(k, size), starts.diff().numpy(), axis=0)

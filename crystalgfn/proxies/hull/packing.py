@@ -1,0 +1,97 @@
+"""Facets packed for a file.
+
+A facet of a small chemical system recurs in every system that contains it, so few chemical potentials are different:
+583,000 of 6.2 million for 22 elements. Each element's different ones are listed in rising order, as whole numbers of
+steps, and the facets name places in the lists. Both are then compressed (LZMA, which Python brings along).
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crystalgfn.proxies.hull.phases import Floats, Integers
+
+STEP = 1e-7
+"""Chemical potentials are rounded to whole numbers of this [eV/atom]; energies of the hull change by half as much."""
+
+
+def pack_facets(potentials: Floats, elements: Integers) -> dict[str, Tensor]:
+    """Pack chemical potentials.
+
+    Args:
+        potentials: (f, m) chemical potentials [eV/atom].
+        elements: (f, m) the element, from 0, that each of them is of.
+
+    Returns:
+        ``sizes`` (k,) int64, how many different potentials each element has; ``steps`` and ``places``, uint8, the
+        compressed lists and the compressed (f, m) places in them.
+    """
+    whole = np.rint(potentials / STEP).astype(np.int64)
+    places = np.zeros(whole.shape, dtype=np.uint32)
+    lists = []
+    for element in range(int(elements.max()) + 1):
+        here = elements == element
+        values, places[here] = np.unique(whole[here], return_inverse=True)
+        lists.append(values)
+    sizes = [len(values) for values in lists]
+    rises = np.concatenate([np.diff(values, prepend=0) for values in lists])
+    return {
+        "sizes": torch.tensor(sizes),
+        "steps": _compress(rises.astype("<i8")),
+        "places": _compress(places.astype(_place_type(max(sizes)))),
+    }
+
+
+def unpack_facets(packed: Mapping[str, Tensor], elements: Integers) -> Floats:
+    """The potentials of `pack_facets`, rounded to `STEP`.
+
+    Args:
+        packed: what `pack_facets` returned.
+        elements: (f, m) as they were given to it.
+
+    Returns:
+        (f, m) chemical potentials [eV/atom].
+
+    Raises:
+        ValueError: if the packed facets do not fit the elements or are damaged.
+    """
+    sizes = packed["sizes"].numpy()
+    if sizes.ndim != 1 or len(sizes) <= elements.max() or (sizes < 1).any():
+        raise ValueError("the numbers of potentials do not fit the elements")
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    rises = _decompress(packed["steps"], "<i8", int(ends[-1]))
+    # Each list rises from 0 by itself: one running sum, less what it was where the list begins.
+    sums = np.concatenate([[0], np.cumsum(rises)])
+    values = (sums[1:] - np.repeat(sums[starts], sizes)) * STEP
+    places = _decompress(packed["places"], _place_type(int(sizes.max())), elements.size).reshape(elements.shape)
+    if (places >= sizes[elements]).any():
+        raise ValueError("a facet names a potential that is not there")
+    result: Floats = values[places + starts[elements]]
+    return result
+
+
+def _place_type(largest: int) -> str:
+    return "<u2" if largest <= 2**16 else "<u4"
+
+
+def _compress(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.frombuffer(lzma.compress(array.tobytes()), dtype=np.uint8).copy())
+
+
+def _decompress(data: Tensor, kind: str, count: int) -> np.ndarray:
+    """``count`` numbers of a type; never much more memory than they take, whatever the data say."""
+    expected = count * np.dtype(kind).itemsize
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    try:
+        found = stream.decompress(data.numpy().tobytes(), max_length=expected + 1)
+    except lzma.LZMAError as error:
+        raise ValueError(f"damaged: {error}") from None
+    if len(found) != expected or not stream.eof or stream.unused_data:
+        raise ValueError(f"damaged: other than the {expected} bytes expected")
+    return np.frombuffer(found, dtype=kind)

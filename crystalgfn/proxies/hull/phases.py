@@ -1,0 +1,199 @@
+"""Reference phases: what a crystal can decompose into."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crystalgfn.crystal.crystallography import element_symbols
+from crystalgfn.crystal.crystallography.elements import atomic_numbers
+from crystalgfn.errors import InputError
+from crystalgfn.crystal.tables import parse_formula, read_frame
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+BAD_ELEMENT = "a pure element with a negative formation energy, which contradicts its definition"
+OUTSIDE = "has elements outside of the chosen ones"
+TOO_MANY = "has more elements than a composition may have"
+HIGHER = "not the lowest of its composition"
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Reference phases of a set of elements, one for each composition, among them the pure elements at 0 eV/atom.
+
+    Attributes:
+        elements: symbols of the k elements, by atomic number.
+        fractions: (p, k) share of each element in the atoms of each phase.
+        energies: (p,) formation energy [eV/atom].
+    """
+
+    elements: tuple[str, ...]
+    fractions: Floats
+    energies: Floats
+
+    @classmethod
+    def of(
+        cls, compositions: Sequence[Mapping[str, int]], energies: Sequence[float], elements: Iterable[str]
+    ) -> Phases:
+        """The lowest phase of each composition, and the pure elements.
+
+        A pure element has formation energy 0 by definition: rows of pure elements change nothing.
+
+        Args:
+            compositions: whole counts of the elements of each phase.
+            energies: formation energy [eV/atom] of each phase.
+            elements: symbols of all elements; a phase with others is an error.
+
+        Raises:
+            InputError: for an unknown element, one outside of ``elements``, or an energy that is not finite.
+        """
+        symbols = ordered_elements(elements)
+        place = {symbol: i for i, symbol in enumerate(symbols)}
+        lowest: dict[tuple[int, ...], float] = {}
+        for composition, energy in zip(compositions, energies, strict=True):
+            foreign = sorted(set(composition) - set(symbols))
+            if foreign:
+                raise InputError(
+                    f"phases: {_name(composition)} has {', '.join(foreign)}; allowed: {', '.join(symbols)}"
+                )
+            if not math.isfinite(energy):
+                raise InputError(f"phases: {_name(composition)} has the energy {energy}; it must be a finite number")
+            counts = [0] * len(symbols)
+            divisor = math.gcd(*composition.values())
+            for symbol, count in composition.items():
+                counts[place[symbol]] = count // divisor
+            key = tuple(counts)
+            if len(composition) > 1:
+                lowest[key] = min(energy, lowest.get(key, math.inf))
+        table = np.array([*np.eye(len(symbols)), *lowest], dtype=np.float64)
+        values = np.concatenate([np.zeros(len(symbols)), np.array(list(lowest.values()), dtype=np.float64)])
+        return cls(symbols, table / table.sum(1, keepdims=True), values)
+
+    def __len__(self) -> int:
+        return len(self.energies)
+
+    def hull_energy(self, fractions: Floats) -> Floats:
+        """Exact energy of the hull, by a linear program for each composition (HiGHS).
+
+        Args:
+            fractions: (n, k) share of each element; rows add up to 1.
+
+        Returns:
+            (n,) energy [eV/atom] of the lowest mixture of phases with that composition.
+        """
+        from scipy.optimize import linprog
+
+        result = np.zeros(len(fractions))
+        for row, target in enumerate(fractions):
+            # Phases with an element that the composition lacks cannot be part of the mixture.
+            use = (self.fractions[:, target == 0] == 0).all(1)
+            present = target > 0
+            # Each present element is a phase, so that a mixture exists.
+            solution = linprog(self.energies[use], A_eq=self.fractions[use][:, present].T, b_eq=target[present])
+            if solution.status != 0:
+                raise RuntimeError(f"the linear program of composition {target.tolist()} failed: {solution.message}")
+            result[row] = solution.fun
+        return result
+
+
+@dataclass(frozen=True)
+class PhaseTable:
+    """What was read of a table.
+
+    Attributes:
+        phases: the phases.
+        rows: number of rows of the table.
+        used: rows that stand for a phase.
+        dropped: number of rows left out, by reason.
+        frame: the table as read.
+        usable: indices of the rows, from 0, with a formula of the chosen elements and an energy.
+    """
+
+    phases: Phases
+    rows: int
+    used: int
+    dropped: dict[str, int]
+    frame: Any
+    usable: list[int]
+
+
+def read_phases(
+    path: Path, label: str = "formation_energy", elements: Sequence[str] | None = None, max_elements: int = 5
+) -> PhaseTable:
+    """Reference phases from a table with the columns ``formula`` and an energy; unusable rows are counted.
+
+    Args:
+        path: CSV or parquet file.
+        label: column with the formation energy [eV/atom], relative to the elements' ground states.
+        elements: symbols of the elements; rows with others are left out. None for all that occur.
+        max_elements: phases with more elements are left out: no composition of so few elements can contain them.
+
+    Raises:
+        InputError: if the table cannot be read, lacks a column, has no usable row, or an element is unknown.
+    """
+    import pandas as pd
+
+    frame = read_frame(path, ["formula", label])
+    allowed = None if elements is None else set(ordered_elements(elements))
+    energies = pd.to_numeric(frame[label], errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    dropped: Counter[str] = Counter()
+    usable: list[tuple[int, dict[str, int], float]] = []
+    for row, (formula, energy) in enumerate(zip(frame["formula"].tolist(), energies.tolist(), strict=True)):
+        try:
+            composition = parse_formula(formula if isinstance(formula, str) else "")
+        except InputError:
+            dropped["formula is missing or cannot be read"] += 1
+            continue
+        reason = _reason(composition, energy, label, allowed, max_elements)
+        if reason is None:
+            usable.append((row, composition, energy))
+        else:
+            dropped[reason] += 1
+    if not usable:
+        reasons = "; ".join(f"{count} rows: {reason}" for reason, count in dropped.items())
+        raise InputError(f"{path}: no usable row; {reasons}")
+    chosen = elements if elements is not None else {symbol for _, c, _ in usable for symbol in c}
+    phases = Phases.of([c for _, c, _ in usable], [e for _, _, e in usable], chosen)
+    used = len(phases) - len(phases.elements)
+    dropped[HIGHER] = len(usable) - used
+    return PhaseTable(phases, len(frame), used, dict(dropped), frame, [row for row, _, _ in usable])
+
+
+def ordered_elements(elements: Iterable[str]) -> tuple[str, ...]:
+    """Symbols by atomic number, each once.
+
+    Raises:
+        InputError: for an unknown symbol or none at all.
+    """
+    given = set(elements)
+    unknown = sorted(given - set(element_symbols()))
+    if unknown or not given:
+        what = f"unknown element(s) {', '.join(unknown)}" if given else "none given"
+        raise InputError(f"elements: {what}; allowed: symbols of the elements 1 to {len(element_symbols())}")
+    return tuple(sorted(given, key=atomic_numbers().__getitem__))
+
+
+def _reason(
+    composition: dict[str, int], energy: float, label: str, allowed: set[str] | None, max_elements: int
+) -> str | None:
+    """Why a row is left out."""
+    if not math.isfinite(energy):
+        return f"{label} is missing or no finite number"
+    if allowed is not None and not allowed.issuperset(composition):
+        return OUTSIDE
+    if len(composition) > max_elements:
+        return TOO_MANY
+    return BAD_ELEMENT if len(composition) == 1 and energy < 0 else None
+
+
+def _name(composition: Mapping[str, int]) -> str:
+    return " ".join(f"{symbol}{count}" for symbol, count in composition.items())

@@ -1,0 +1,256 @@
+"""What a property network sees of a crystal: numbers derived from its composition, space group and cell.
+
+Two kinds of features leave this module. *Row features* describe a crystal as a whole: statistics of element
+properties and the shape and size of the cell. *Site features* describe one element of a crystal: how many of its
+atoms there are, and which Wyckoff positions can hold them. The sites of a batch are listed one after the other
+(ragged, no padding), the elements of each crystal by electronegativity, so that the order in which a formula was
+written cannot matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, electronegativity_order, space_groups
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.descriptors import element_property_table, general_multiplicity
+
+FEATURE_VERSION = 1
+"""Raised whenever a feature changes its meaning: weights of another version cannot be used."""
+
+_MAX_COUNT = 64
+"""Counts above this one share the entry of the tables of counts."""
+
+_MIN_VOLUME = 1e-3
+"""Volume [Å³] of a cell without one: far outside of any training range, where it is saturated."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of n crystals with m sites (a site is one element of one crystal).
+
+    Attributes:
+        row: (n, f) float32, row features.
+        fractions: (n, 94) float32, atomic fractions.
+        space_group: (n,) int64, number of the space group minus 1.
+        prototype: (n,) int64, hash of the space group and the counts by electronegativity.
+        n_sites: (n,) int64, elements of each crystal.
+        element: (m,) int64, atomic number minus 1, for the sites in order of crystals.
+        count: (m,) int64, atoms of the element in the conventional cell, at most 64.
+        site: (m, s) float32, site features.
+    """
+
+    row: Tensor
+    fractions: Tensor
+    space_group: Tensor
+    prototype: Tensor
+    n_sites: Tensor
+    element: Tensor
+    count: Tensor
+    site: Tensor
+
+    def __len__(self) -> int:
+        return self.space_group.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Features:
+        """Features of some crystals, given by their indices (k,)."""
+        starts = self.n_sites.cumsum(0) - self.n_sites
+        sites = ragged_ranges(starts[rows], self.n_sites[rows])
+        return Features(
+            self.row[rows],
+            self.fractions[rows],
+            self.space_group[rows],
+            self.prototype[rows],
+            self.n_sites[rows],
+            self.element[sites],
+            self.count[sites],
+            self.site[sites],
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Features]) -> Features:
+        """One batch from several, in order."""
+        return Features(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Features)))
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same features on another device."""
+        return Features(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def ragged_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    """Ranges ``start, start + 1, ..., start + length - 1``, one after the other.
+
+    Args:
+        starts: (k,) int64.
+        lengths: (k,) int64.
+
+    Returns:
+        (sum of lengths,) int64.
+    """
+    offset = starts - (lengths.cumsum(0) - lengths)
+    steps = torch.arange(int(lengths.sum()), device=starts.device)
+    return torch.repeat_interleave(offset, lengths, output_size=steps.shape[0]) + steps
+
+
+class CrystalFeatures(nn.Module):
+    """Computes `Features` of a batch of crystals; has no parameters.
+
+    All tables come from pymatgen, spglib and pyxtal when the module is made and are not part of its state. The atomic
+    volumes that the size of a cell is compared with are an argument, as they are fitted on training data.
+
+    Args:
+        atomic_volumes: (94,) volume of an atom of each element [Å³].
+    """
+
+    def __init__(self, atomic_volumes: Tensor) -> None:
+        super().__init__()
+        self.order: Tensor
+        self.properties: Tensor
+        self.wyckoff_table: Tensor
+        self.multiplicity: Tensor
+        self.atomic_volumes: Tensor
+        self.hash_weights: Tensor
+        order = torch.tensor(electronegativity_order()) - 1
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("properties", element_property_table(), persistent=False)
+        self.register_buffer("wyckoff_table", _wyckoff_table(), persistent=False)
+        self.register_buffer("multiplicity", general_multiplicity(), persistent=False)
+        self.register_buffer("atomic_volumes", atomic_volumes.to(torch.float64), persistent=False)
+        # Odd multipliers of a multiplicative hash; int64 products wrap around, which is what a hash wants.
+        weights = [(0x9E3779B97F4A7C15 * (2 * k + 1) ** 3) % 2**63 | 1 for k in range(N_ELEMENTS + 1)]
+        self.register_buffer("hash_weights", torch.tensor(weights), persistent=False)
+
+    @property
+    def row_size(self) -> int:
+        """Number of row features."""
+        return 4 * self.properties.shape[1] + 18
+
+    @property
+    def site_size(self) -> int:
+        """Number of site features."""
+        return 5 + self.wyckoff_table.shape[2]
+
+    @torch.no_grad()
+    def forward(self, crystals: Crystals) -> Features:
+        """Features of n crystals, before any scaling.
+
+        Args:
+            crystals: the batch; every crystal has at least one atom.
+        """
+        group = crystals.space_group - 1
+        counts = crystals.counts[:, self.order]
+        row, column = counts.nonzero(as_tuple=True)
+        count = counts[row, column]
+        element = self.order[column]
+        n_sites = torch.zeros_like(group).index_add_(0, row, torch.ones_like(row))
+        start = n_sites.cumsum(0) - n_sites
+        place = torch.arange(row.shape[0], device=row.device) - start[row]
+        hashed = torch.zeros_like(group).index_add_(0, row, count * self.hash_weights[place + 1])
+        prototype = hashed + crystals.space_group * self.hash_weights[0]
+
+        n_atoms = crystals.n_atoms.clamp_min(1)
+        fractions = (crystals.counts / n_atoms[:, None]).float()
+        fraction = (count / n_atoms[row]).float()
+        capped = count.clamp_max(_MAX_COUNT)
+        site = torch.cat(
+            [
+                torch.stack(
+                    [
+                        fraction,
+                        fraction.sqrt(),
+                        count.float().log(),
+                        (count / self.multiplicity[group[row]]).float().log(),
+                        place / n_sites[row],
+                    ],
+                    dim=1,
+                ),
+                self.wyckoff_table[group[row], capped],
+            ],
+            dim=1,
+        )
+        composition = self._composition(fractions, element, start, n_sites)
+        rows = torch.cat([composition, self._cell(crystals, fractions, n_atoms, n_sites, group)], dim=1)
+        return Features(rows, fractions, group, prototype, n_sites, element, capped, site)
+
+    def _composition(self, fractions: Tensor, element: Tensor, start: Tensor, n_sites: Tensor) -> Tensor:
+        """(n, 4 p) mean, standard deviation, least and largest of each element property."""
+        mean = fractions @ self.properties
+        # E[x²] - E[x]² loses digits only where the deviation is small; properties are scaled to unit variance.
+        deviation = (fractions @ self.properties.square() - mean.square()).clamp_min(1e-6).sqrt()
+        # Crystals with fewer elements than the widest one repeat their first element, which changes no extreme.
+        width = int(n_sites.max()) if n_sites.numel() else 1
+        places = torch.arange(width, device=start.device)
+        sites = start[:, None] + torch.where(places < n_sites[:, None], places, 0)
+        values = self.properties[element[sites]]
+        return torch.cat([mean, deviation, values.amin(1), values.amax(1)], dim=1)
+
+    def _cell(self, crystals: Crystals, fractions: Tensor, n_atoms: Tensor, n_sites: Tensor, group: Tensor) -> Tensor:
+        """(n, 18) size and shape of the cell, in logarithms and cosines."""
+        lengths = crystals.lattice[:, :3].log()
+        cosines = torch.cos(torch.deg2rad(crystals.lattice[:, 3:]))
+        volume = crystals.volume.clamp_min(_MIN_VOLUME)
+        expected = crystals.counts.to(torch.float64) @ self.atomic_volumes
+        edge = volume.log()[:, None] / 3
+        per_atom = (volume / n_atoms).log()[:, None]
+        spacing = lengths - per_atom / 3
+        columns = [
+            per_atom,
+            (volume / expected.clamp_min(1e-3)).log()[:, None],
+            lengths,
+            lengths - edge,
+            spacing,
+            cosines,
+            n_atoms.log()[:, None],
+            (n_atoms / self.multiplicity[group]).log()[:, None],
+            n_sites[:, None],
+            fractions.amax(1, keepdim=True),
+        ]
+        return torch.cat([c.float() for c in columns], dim=1)
+
+
+@cache
+def _wyckoff_table() -> Tensor:
+    """(230, 65, 3) float32, how a space group can hold 0 to 64 atoms of an element.
+
+    The columns: the count is the multiplicity of a position without free coordinates; positions with a free
+    coordinate can hold it alone; logarithm of the count over the smallest multiplicity.
+    """
+    table = torch.zeros(N_SPACE_GROUPS, _MAX_COUNT + 1, 3)
+    for index, group in enumerate(space_groups()):
+        smallest = min(group.fixed_multiplicities + group.free_multiplicities)
+        by_free = {0}
+        for count in range(1, _MAX_COUNT + 1):
+            if any(count - m in by_free for m in group.free_multiplicities):
+                by_free.add(count)
+            table[index, count, 0] = float(count in group.fixed_multiplicities)
+            table[index, count, 1] = float(count in by_free)
+            table[index, count, 2] = math.log(count / smallest)
+    return table
+
+
+def fit_atomic_volumes(crystals: Crystals) -> Tensor:
+    """Volume of an atom of each element that reproduces the volumes of the given cells best.
+
+    Ridge regression of cell volumes, each row divided by its volume, on counts; the prior that elements without data
+    keep is the mean volume per atom.
+
+    Args:
+        crystals: the training crystals, all with a volume.
+
+    Returns:
+        (94,) float64, at least 1 Å³.
+    """
+    volume = crystals.volume[:, None]
+    design = crystals.counts.to(torch.float64) / volume
+    prior = volume.sum() / crystals.n_atoms.sum()
+    gram = design.T @ design
+    ridge = 1e-3 * gram.diagonal().mean() + 1e-12
+    residual = 1 - design.sum(1, keepdim=True) * prior
+    shift = torch.linalg.solve(gram + ridge * torch.eye(N_ELEMENTS, dtype=torch.float64), design.T @ residual)
+    return (prior + shift[:, 0]).clamp_min(1.0)

@@ -1,0 +1,315 @@
+"""The training loop of the networks behind a property: each on its own, judged on held-out rows after every epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
+
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.proxies.network.features import Features
+from crystalgfn.proxies.network.networks import Member, Sites
+from crystalgfn.proxies.network.property_network import PropertyNetwork
+
+EVALUATION_BATCH = 2048
+"""Rows evaluated at once, to bound memory."""
+
+_SECONDS_BETWEEN_LINES = 5
+"""Least time between two lines of progress of one network."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the members are trained: AdamW with warm-up and a cosine schedule; the averaged weights are kept.
+
+    Attributes:
+        epochs: passes over the training rows, for each member.
+        min_steps: least number of steps; a small table is passed over more often than ``epochs``.
+        batch_size: rows in a step; fewer where the table has less than eight times as many.
+        learning_rate: highest learning rate of the schedule.
+        final_learning_rate: learning rate at the end, as a fraction of the highest; with the averaged weights, not
+            cooling down to 0 overfits less.
+        weight_decay: decay of the weight matrices and embeddings.
+        loss_beta: error, in standard deviations of the label, at which the loss turns from squared to absolute.
+        average: decay of the moving average of the weights, for each step.
+        feature_noise: standard deviation of the noise on scaled row features.
+        prototype_dropout: probability of hiding the prototype of a training row.
+        min_prototype_rows: training rows that a prototype needs for an embedding of its own.
+        gradient_clip: largest norm of the gradient.
+        zero_loss: weight of the cross-entropy of zero or not, for a network with ``zero_share``.
+    """
+
+    epochs: int = 25
+    min_steps: int = 800
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 0.1
+    weight_decay: float = 0.02
+    loss_beta: float = 0.05
+    average: float = 0.9995
+    feature_noise: float = 0.0
+    prototype_dropout: float = 0.2
+    min_prototype_rows: int = 3
+    gradient_clip: float = 1.0
+    zero_loss: float = 0.3
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of the training of one network.
+
+    Attributes:
+        steps: number of batches in all.
+        epochs: number of groups that they come in; the loss is reported after each.
+        groups: the groups of batches, each batch the indices of its rows; drawn while they are used.
+    """
+
+    steps: int
+    epochs: int
+    groups: Iterable[Iterable[Tensor]]
+
+    @classmethod
+    def passes(cls, rows: Tensor, config: OptimizerConfig, generator: torch.Generator) -> Batches:
+        """Passes over some rows (k,), each in an order of its own."""
+        size = min(config.batch_size, max(8, len(rows) // 8))
+        steps = -(-len(rows) // size)
+        epochs = max(config.epochs, -(-config.min_steps // steps))
+        order = (torch.randperm(len(rows), generator=generator) for _ in range(epochs))
+        return cls(steps * epochs, epochs, (rows[places].split(size) for places in order))
+
+
+def fit_ensemble(
+    model: PropertyNetwork,
+    crystals: Crystals,
+    target: Tensor,
+    weight: Tensor,
+    train: Tensor,
+    held_out: Tensor,
+    config: OptimizerConfig,
+    seed: int,
+    log: Callable[[str], None],
+    title: str = "",
+) -> None:
+    """Train every member, one after the other; the model holds their averaged weights in the end.
+
+    Args:
+        model: an untrained network, scaled to the training rows.
+        crystals: n crystals.
+        target: (n,) float32, their property.
+        weight: (n,) weight of each crystal in the loss.
+        train: indices of the training rows.
+        held_out: indices of other rows; they decide nothing here, their error is only shown.
+        config: how to train.
+        seed: seeds the order of the rows and the noise. Dropout uses the global generator, which the caller lends.
+        log: takes one line an epoch.
+        title: what the lines begin with.
+    """
+
+    def batches(generator: torch.Generator) -> Batches:
+        return Batches.passes(train, config, generator)
+
+    weight = weight / weight[train].mean()
+    fit_members(model, model.inputs(crystals), target, weight, batches, held_out, config, seed, log, title)
+
+
+def fit_members(
+    model: PropertyNetwork,
+    features: Features,
+    target: Tensor,
+    weight: Tensor,
+    batches: Callable[[torch.Generator], Batches],
+    held_out: Tensor,
+    config: OptimizerConfig,
+    seed: int,
+    log: Callable[[str], None],
+    title: str = "",
+    shown: str = "val",
+) -> None:
+    """Train every member on batches of its own, one after the other; the model holds their averaged weights in the end.
+
+    Args:
+        model: the network.
+        features: scaled features of n crystals.
+        target: (n,) float32, their property.
+        weight: (n,) weight of each crystal in the loss.
+        batches: makes the batches of a member, from the generator of the member.
+        held_out: indices of other rows, at least one; they decide nothing here, their error is only shown.
+        config: how to train.
+        seed: seeds the generators of the members. Dropout uses the global generator, which the caller lends.
+        log: takes each line of progress.
+        title: what the lines begin with.
+        shown: what the lines call the held-out rows.
+    """
+    others, labels = features[held_out], target[held_out]
+    loss = _property_loss(model, target, weight, config)
+    raw: list[Tensor] = []
+    for number, member in enumerate(model.members, start=1):
+        assert isinstance(member, Member)
+        generator = torch.Generator().manual_seed(1000 * seed + number)
+        started = shown_at = time.time()
+        outputs = labels.new_empty(0)
+        own = batches(generator)
+        epochs = own.epochs
+        for epoch, mean_loss in fit_network(member, features, own, partial(loss, member), config, generator):
+            # Small tables have hundreds of epochs of a fraction of a second.
+            if epoch < epochs and time.time() - shown_at < _SECONDS_BETWEEN_LINES:
+                continue
+            outputs = _evaluate(member, others)
+            shown_at = time.time()
+            log(
+                f"{title}member {number}/{len(model.members)}  epoch {epoch:>{len(str(epochs))}}/{epochs}  "
+                f"train loss {mean_loss:.4f}  {shown} MAE {_mae(model, [outputs], labels)}  "
+                f"{shown_at - started:.0f} s"
+            )
+        raw.append(outputs)
+        if len(model.members) > 1:
+            log(f"{title}{number} member(s) together: {shown} MAE {_mae(model, raw, labels)}")
+
+
+def fit_network(
+    network: Member,
+    features: Features,
+    batches: Batches,
+    loss: Callable[[Tensor, Features], Tensor],
+    config: OptimizerConfig,
+    generator: torch.Generator,
+) -> Iterator[tuple[int, float]]:
+    """Train one network; it holds its averaged weights in the end and while an epoch is reported.
+
+    Args:
+        network: what is trained.
+        features: scaled features of n crystals.
+        batches: the batches of rows.
+        loss: loss of a batch, from the indices of its rows and their disturbed features.
+        config: how to train.
+        generator: draws the noise.
+
+    Yields:
+        number and mean loss of each epoch.
+    """
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate(step, batches.steps, config.final_learning_rate)
+    )
+    average = _Average(network, config.average)
+    for epoch, group in enumerate(batches.groups, start=1):
+        network.train()
+        total, rows = 0.0, 0
+        for batch in group:
+            value = loss(batch, _disturbed(features[batch], config, generator))
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+            optimizer.step()
+            schedule.step()
+            average.update()
+            total += float(value.detach()) * len(batch)
+            rows += len(batch)
+        network.eval()
+        with average:
+            yield epoch, total / rows
+    average.keep()
+
+
+def _property_loss(
+    model: PropertyNetwork, target: Tensor, weight: Tensor, config: OptimizerConfig
+) -> Callable[[Member, Tensor, Features], Tensor]:
+    """The loss of a member on a batch: smoothed absolute error, and with ``zero_share`` the one of zero or not.
+
+    With ``zero_share`` crystals whose property is 0 tell nothing of the value that others have.
+    """
+    mean, deviation = model.target_scale[2], model.target_scale[3]
+    scaled = (target - mean) / deviation
+    not_zero = (target != 0).float()
+
+    def loss(member: Member, batch: Tensor, inputs: Features) -> Tensor:
+        output = member(inputs, Sites.of(inputs))
+        losses = smooth_l1_loss(output[:, 0], scaled[batch], beta=config.loss_beta, reduction="none")
+        if model.sizes.zero_share:
+            other = not_zero[batch]
+            unsure = binary_cross_entropy_with_logits(output[:, 1], other, reduction="none")
+            losses = other * losses + config.zero_loss * unsure
+        return (weight[batch] * losses).mean()
+
+    return loss
+
+
+def _learning_rate(step: int, total: int, final: float) -> float:
+    """Learning rate at a step, as a fraction of the highest: linear warm-up over 5 % of the steps, then a cosine."""
+    warm_up = min(1.0, (step + 1) / (0.05 * total + 1))
+    return warm_up * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
+
+
+def _disturbed(features: Features, config: OptimizerConfig, generator: torch.Generator) -> Features:
+    """Training rows with noise on the row features and some prototypes hidden."""
+    row, prototype = features.row, features.prototype
+    if config.feature_noise:
+        row = row + config.feature_noise * torch.randn(row.shape, generator=generator)
+    if config.prototype_dropout:
+        hidden = torch.rand(prototype.shape, generator=generator) < config.prototype_dropout
+        prototype = prototype.masked_fill(hidden, 0)
+    return replace(features, row=row, prototype=prototype)
+
+
+def _evaluate(member: Member, features: Features) -> Tensor:
+    """(n, outputs) of a member for any number of rows."""
+    with torch.no_grad():
+        parts = [features[part] for part in torch.arange(len(features)).split(EVALUATION_BATCH)]
+        return torch.cat([member(part, Sites.of(part)) for part in parts])
+
+
+def _mae(model: PropertyNetwork, raw: list[Tensor], target: Tensor) -> str:
+    """Mean absolute error of some members together, from their raw outputs, with its unit."""
+    error = (model.combine(torch.stack(raw)).value - target).abs().mean()
+    return f"{float(error):.4f} {model.unit}".strip()
+
+
+class _Average:
+    """Moving average of a network's parameters; as a context it stands in for them.
+
+    Args:
+        network: the network.
+        decay: decay for each step; smaller at the start, so that the initial weights are soon forgotten.
+    """
+
+    def __init__(self, network: Member, decay: float) -> None:
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.values = [p.detach().clone() for p in self.parameters]
+        self.decay = decay
+        self.step = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the parameters after a step."""
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+    def keep(self) -> None:
+        """Leave the average in the network for good."""
+        self._swap()

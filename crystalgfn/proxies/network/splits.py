@@ -1,0 +1,124 @@
+"""The table that a property network is trained on, and its split into rows to train, validate and test with."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.errors import InputError
+from crystalgfn.crystal.tables import CrystalTable, read_table
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The table and which of its rows are used.
+
+    Attributes:
+        path: CSV or parquet file with columns formula, space_group, a, b, c, alpha, beta, gamma and the label.
+        label: column with the property to learn.
+        split: column with train, val or test; where the table has none, rows are split by reduced formula.
+        bad_rows: stop at the first row that cannot be read, or skip such rows and count them.
+        volume_per_atom: lowest and highest volume per atom [Å³] of a training row.
+        label_range: lowest and highest label of a training row; no limits if null.
+    """
+
+    path: Path
+    label: str
+    split: str = "split"
+    bad_rows: Literal["error", "skip"] = "error"
+    volume_per_atom: tuple[float, float] = (4.0, 150.0)
+    label_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """The usable rows of a table, by split, and how many rows were left out for which reason."""
+
+    table: CrystalTable
+    rows: dict[str, Tensor]
+    dropped: dict[str, int] = field(default_factory=dict)
+    split_by: str = ""
+
+
+def split_table(data: DataConfig, seed: int) -> SplitTable:
+    """Read a table and split its usable rows.
+
+    Rows of the validation and test split are never filtered by volume or label, so that errors are not flattered.
+
+    Raises:
+        InputError: if the table cannot be used or a split has no rows.
+    """
+    table = read_table(data.path, label=data.label, strict=data.bad_rows == "error")
+    dropped: Counter[str] = Counter(f"{p.column} {p.what}" for p in table.problems if p is not None)
+    if len(table.rows) < 4:
+        raise InputError(f"{data.path}: {len(table.rows)} usable rows; at least 4 are needed ({dict(dropped)})")
+    if data.split in table.frame.columns:
+        names = table.frame[data.split].iloc[table.rows.tolist()].tolist()
+        unknown = sorted({str(name) for name in names if name not in SPLITS})
+        if unknown:
+            raise InputError(
+                f"{data.path}: column {data.split}: unknown split(s) {', '.join(map(repr, unknown[:5]))}; "
+                f"allowed: {', '.join(SPLITS)}"
+            )
+        split_by = f"column {data.split!r} of the table"
+    else:
+        names = split_by_formula(table.crystals, seed)
+        split_by = f"80/10/10 by reduced formula with seed {seed}"
+    rows = {name: torch.tensor([i for i, n in enumerate(names) if n == name], dtype=torch.int64) for name in SPLITS}
+    assert table.labels is not None
+    rows["train"] = _filter(data, table.crystals, table.labels, rows["train"], dropped)
+    for name in ("train", "val"):
+        if not len(rows[name]):
+            raise InputError(f"{data.path}: no usable row in the split {name!r} (left out: {dict(dropped) or 'none'})")
+    return SplitTable(table, rows, dict(dropped), split_by)
+
+
+def split_by_formula(crystals: Crystals, seed: int) -> list[str]:
+    """A split for each crystal: 80 % train, 10 % val, 10 % test of the reduced formulas.
+
+    Raises:
+        InputError: if there are fewer than 4 reduced formulas.
+    """
+    keys = reduced_formulas(crystals)
+    unique = sorted(set(keys))
+    if len(unique) < 4:
+        raise InputError(f"{len(unique)} different reduced formulas; a split into {', '.join(SPLITS)} needs at least 4")
+    held_out = max(1, round(0.1 * len(unique)))
+    order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
+    place = {unique[index]: number for number, index in enumerate(order)}
+    return ["val" if place[k] < held_out else "test" if place[k] < 2 * held_out else "train" for k in keys]
+
+
+def reduced_formulas(crystals: Crystals) -> list[tuple[tuple[int, int], ...]]:
+    """A key for each crystal, the same for all with one reduced formula: pairs of Z - 1 and count."""
+    keys = []
+    for row in crystals.counts.tolist():
+        divisor = math.gcd(*row)
+        keys.append(tuple((z, count // divisor) for z, count in enumerate(row) if count))
+    return keys
+
+
+def _filter(data: DataConfig, crystals: Crystals, labels: Tensor, rows: Tensor, dropped: Counter[str]) -> Tensor:
+    """Training rows within the limits; the others are counted."""
+    lowest, highest = data.volume_per_atom
+    volume = (crystals.volume / crystals.n_atoms)[rows]
+    good = (volume >= lowest) & (volume <= highest)
+    if not bool(good.all()):
+        dropped[f"training rows with a volume per atom outside of {lowest:g} to {highest:g} Å³"] += int((~good).sum())
+    rows = rows[good]
+    if data.label_range is not None:
+        lowest, highest = data.label_range
+        good = (labels[rows] >= lowest) & (labels[rows] <= highest)
+        if not bool(good.all()):
+            dropped[f"training rows with a label outside of {lowest:g} to {highest:g}"] += int((~good).sum())
+        rows = rows[good]
+    return rows

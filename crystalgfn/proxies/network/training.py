@@ -1,0 +1,267 @@
+"""Training a property network on a table of crystals.
+
+`train_proxy` is behind ``crystalgfn train-proxy``. It reads and checks the table, leaves out odd training rows and says
+which, trains the members of the ensemble one after the other and then the network that knows their errors, and writes
+the weights, a model card and the metrics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.errors import InputError
+from crystalgfn.proxies.network.error_model import ErrorConfig, fit_errors
+from crystalgfn.proxies.network.fitting import EVALUATION_BATCH, OptimizerConfig, fit_ensemble
+from crystalgfn.proxies.network.metrics import Predictions, ReferenceConfig, ReportConfig, check_report
+from crystalgfn.proxies.network.model_card import write_report
+from crystalgfn.proxies.network.networks import NetworkSizes
+from crystalgfn.proxies.network.property_network import PropertyNetwork, is_property_name
+from crystalgfn.proxies.network.splits import SPLITS, DataConfig, SplitTable, split_table
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, check_writable
+
+_TAKEN = (*CRYSTAL_COLUMNS, "reason", "log_reward", "log_pf")
+"""Columns of the tables that commands write, which cannot be properties."""
+
+
+def train_proxy(
+    data: DataConfig,
+    out: Path,
+    property_name: str | None = None,
+    unit: str = "",
+    seed: int = 0,
+    threads: int = 1,
+    network: NetworkSizes = NetworkSizes(),  # noqa: B008 - frozen
+    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+    error: ErrorConfig = ErrorConfig(),  # noqa: B008 - frozen
+    reference: ReferenceConfig = ReferenceConfig(),  # noqa: B008 - frozen
+    report: ReportConfig = ReportConfig(),  # noqa: B008 - frozen
+    command: str = "",
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train a property network on a table and write its weights, a model card and metrics.
+
+    The same table, settings, seed and number of threads on the same machine give the same weights. Draws nothing from
+    the global random generator.
+
+    Args:
+        data: the table and which of its rows are used.
+        out: file of the weights (``.pt``); the card (``.md``) and the metrics (``.json``) get the same name.
+        property_name: name of the property, an identifier: column of tables and tag in TensorBoard; the label if null.
+        unit: unit of the label.
+        seed: seeds the split (where the table has none), the initial weights and the order of the rows.
+        threads: threads of torch while training.
+        network: sizes of the members.
+        optimizer: how they are trained.
+        error: the network that predicts their error.
+        reference: which labels are reference values, and what the other rows weigh.
+        report: what the model card tells apart.
+        command: the command line, for the model card.
+        log: takes each line of progress.
+
+    Returns:
+        the metrics, as in the JSON file.
+
+    Raises:
+        InputError: for a table or settings that cannot be used, or outputs that cannot be written; all of it is
+            checked before training.
+    """
+    started = time.time()
+    name = data.label if property_name is None else property_name
+    _check_name(name)
+    _check_settings(out, seed, threads, network, optimizer, error, reference)
+    outputs = {kind: out.with_suffix(suffix) for kind, suffix in (("card", ".md"), ("metrics", ".json"))}
+    for path in (out, *outputs.values()):
+        check_writable(path)
+    split = split_table(data, seed)
+    table = split.table
+    check_report(reference, report, table)
+    log(f"{data.path}: {', '.join(f'{len(split.rows[part])} {part}' for part in SPLITS)} rows ({split.split_by})")
+    for reason, count in split.dropped.items():
+        log(f"left out: {count} rows, {reason}")
+    weight = _weights(data, network, reference, split)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        # Layers draw their initial weights and dropout masks from the global generator: lend it to this run only.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _fit(name, unit, seed, network, optimizer, error, reference, split, weight, log)
+        model.eval().requires_grad_(False)
+        seconds = time.time() - started
+        model.about = {"seed": seed, "rows": len(split.rows["train"]), "label": data.label}
+        model.save(out)
+        # Metrics are those of the file: what is read back went through half precision.
+        model = PropertyNetwork.load(out, name)
+        predictions = predict(model, split.table.crystals)
+    finally:
+        torch.set_num_threads(threads_before)
+    metrics = write_report(
+        reference,
+        report,
+        split,
+        predictions,
+        settings={
+            "property": name,
+            "unit": unit,
+            "label": data.label,
+            "table": data.path.name,
+            "split": split.split_by,
+            "volume_per_atom_limits": list(data.volume_per_atom),
+            "label_limits": list(data.label_range) if data.label_range else None,
+            "seed": seed,
+            "threads": threads,
+            "network": vars(network),
+            "optimizer": vars(optimizer),
+            "error": vars(error),
+            "calibration": [round(x, 4) for x in model.calibration.tolist()],
+            "command": command,
+            "weights": out.name,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": round(seconds),
+        },
+        card=outputs["card"],
+        metrics_path=outputs["metrics"],
+    )
+    log(f"wrote {out}, {outputs['card'].name}, {outputs['metrics'].name}")
+    return metrics
+
+
+def predict(model: PropertyNetwork, crystals: Crystals) -> Predictions:
+    """Predictions for any number of crystals, in batches."""
+    estimates, members = [], []
+    with torch.no_grad():
+        for start in range(0, len(crystals), EVALUATION_BATCH):
+            part = crystals[slice(start, start + EVALUATION_BATCH)]
+            estimates.append(model(part))
+            members.append(model.outputs(part).disagreement)
+    return Predictions(
+        value=torch.cat([e.value for e in estimates]),
+        uncertainty=torch.cat([e.uncertainty for e in estimates]),
+        disagreement=torch.cat(members),
+        not_zero=torch.cat([e.not_zero for e in estimates]) if model.sizes.zero_share else None,
+    )
+
+
+def _fit(
+    name: str,
+    unit: str,
+    seed: int,
+    network: NetworkSizes,
+    optimizer: OptimizerConfig,
+    error: ErrorConfig,
+    reference: ReferenceConfig,
+    split: SplitTable,
+    weight: Tensor,
+    log: Callable[[str], None],
+) -> PropertyNetwork:
+    """A trained network."""
+    table, train, val = split.table, split.rows["train"], split.rows["val"]
+    assert table.labels is not None
+    target = table.labels.float()
+    model = PropertyNetwork.for_data(
+        network,
+        error.sizes(network),
+        table.crystals[train],
+        target[train],
+        optimizer.min_prototype_rows,
+        name,
+        unit,
+    )
+    # Epochs are judged, and uncertainties calibrated, on reference rows, unless there are none.
+    exact = reference.rows(table)
+    judged = val[exact[val]] if bool(exact[val].any()) else val
+    fit_ensemble(model, table.crystals, target, weight, train, judged, optimizer, seed, log)
+    # Errors are those of the members as the file holds them, whatever was drawn to train them.
+    model.eval().round_weights()
+    torch.manual_seed(seed)
+    fit_errors(model, table.crystals, target, weight, train, judged, error, optimizer, seed, log)
+    return model
+
+
+def _weights(data: DataConfig, network: NetworkSizes, reference: ReferenceConfig, split: SplitTable) -> Tensor:
+    """(n,) weight of each usable row in the loss.
+
+    Raises:
+        InputError: if no training row has a weight, or zeros are to be told apart and there are none, or nothing else.
+    """
+    weight = torch.where(reference.rows(split.table), 1.0, reference.other_weight)
+    train = split.rows["train"]
+    if not bool((weight[train] > 0).any()):
+        raise InputError(f"{data.path}: no training row has a weight: none is {reference.column} = {reference.value}")
+    assert split.table.labels is not None
+    zeros = split.table.labels[train] == 0
+    if network.zero_share and bool(zeros.all() | ~zeros.any()):
+        found = "nothing but zeros" if bool(zeros.all()) else "no exact zero"
+        raise InputError(
+            f"network.zero_share: true is not allowed; the column {data.label} of {data.path} has {found} in training"
+        )
+    return weight
+
+
+def _check_name(name: str) -> None:
+    """Refuse names of properties that cannot name a column or are taken."""
+    if not is_property_name(name):
+        raise InputError(
+            f"property_name: {name!r} is not allowed; allowed: letters, digits and _, with no digit in front, as it "
+            "names a column and a tag"
+        )
+    if name in _TAKEN or name.endswith("_uncertainty"):
+        raise InputError(
+            f"property_name: {name!r} is not allowed; tables have a column of that name for something else"
+        )
+
+
+def _check_settings(
+    out: Path,
+    seed: int,
+    threads: int,
+    network: NetworkSizes,
+    optimizer: OptimizerConfig,
+    error: ErrorConfig,
+    reference: ReferenceConfig,
+) -> None:
+    """Refuse settings that cannot work, with the name of the field."""
+    if out.suffix != ".pt":
+        raise InputError(f"out: {out} must end in .pt")
+    limits: list[tuple[str, float, float, float]] = [
+        ("seed", seed, 0, 2**31),
+        ("threads", threads, 1, 1024),
+        ("network.members", network.members, 1, 64),
+        ("network.embedding", network.embedding, 1, 1024),
+        ("network.rounds", network.rounds, 0, 8),
+        ("network.hidden", network.hidden, 1, 4096),
+        ("network.layers", network.layers, 0, 16),
+        ("network.prototype", network.prototype, 1, 256),
+        ("network.dropout", network.dropout, 0, 0.9),
+        ("optimizer.epochs", optimizer.epochs, 1, 10_000),
+        ("optimizer.min_steps", optimizer.min_steps, 1, 1_000_000),
+        ("optimizer.batch_size", optimizer.batch_size, 1, 100_000),
+        ("optimizer.learning_rate", optimizer.learning_rate, 1e-8, 1),
+        ("optimizer.final_learning_rate", optimizer.final_learning_rate, 0, 1),
+        ("optimizer.weight_decay", optimizer.weight_decay, 0, 10),
+        ("optimizer.loss_beta", optimizer.loss_beta, 0, 10),
+        ("optimizer.average", optimizer.average, 0, 0.99999),
+        ("optimizer.feature_noise", optimizer.feature_noise, 0, 1),
+        ("optimizer.prototype_dropout", optimizer.prototype_dropout, 0, 1),
+        ("optimizer.min_prototype_rows", optimizer.min_prototype_rows, 1, 1_000_000),
+        ("reference.other_weight", reference.other_weight, 0, 1000),
+        ("optimizer.gradient_clip", optimizer.gradient_clip, 1e-6, 1e6),
+        ("optimizer.zero_loss", optimizer.zero_loss, 1e-6, 1000),
+        ("error.folds", error.folds, 2, 100),
+        ("error.epochs", error.epochs, 1, 10_000),
+        ("error.learning_rate", error.learning_rate, 1e-8, 1),
+        ("error.embedding", error.embedding, 1, 1024),
+        ("error.hidden", error.hidden, 1, 4096),
+        ("error.dropout", error.dropout, 0, 0.9),
+        ("error.prototype_dropout", error.prototype_dropout, 0, 1),
+    ]
+    for name, value, lowest, highest in limits:
+        if not lowest <= value <= highest:
+            raise InputError(f"{name}: {value} is not allowed; allowed: {lowest:g} to {highest:g}")

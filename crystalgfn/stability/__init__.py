@@ -1,7 +1,0 @@
-"""Stability: the convex hull of formation energies, fast enough for training."""
-
-from crystalgfn.stability.build import build_hull
-from crystalgfn.stability.hull import ConvexHull, load_hull
-from crystalgfn.stability.phases import Phases, read_phases
-
-__all__ = ["ConvexHull", "Phases", "build_hull", "load_hull", "read_phases"]
