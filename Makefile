@@ -1,4 +1,4 @@
-# make fit: set up and train the main job.   make test: set up and run all tests.
+# make fit: set up and train the main job.   make test: set up and run the tests.
 # Override on the command line: PYTHON (interpreter), VENV (environment), CONSTRAINTS (pinned versions), CONFIG, ARGS.
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test lint types clean
+.PHONY: help setup fit test test-all lint types clean
 
 help: ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(READY) ## create the virtual environment and install the package with its tools
 
@@ -26,8 +26,11 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 fit: $(READY) ## train the main job: crystals of low formation energy
 	$(BIN)/crystalgfn fit --config $(CONFIG) $(ARGS)
 
-test: $(READY) ## run all tests
+test: $(READY) ## run the tests, the long ones left out
 	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(READY) ## run all tests, also those that train and kill for long
+	$(BIN)/python -m pytest -m "" $(ARGS)
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

@@ -25,6 +25,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from crystalgfn.settings import read_config
+
 TARGET = 0.5
 DRAWS = 20_000
 
@@ -66,9 +68,9 @@ def ablation(
     timeout: float,
     jobs: int,
 ) -> None:
+    from crystalgfn.atoms.run import Workers
     from crystalgfn.discovery.outcome import KnownCrystals, Outcome, decimal, proxy_errors, share
     from crystalgfn.discovery.selection import of_samples, with_shipped_energies
-    from crystalgfn.atoms.run import Workers
 
     plan = yaml.safe_load(variants.read_text())
     missing = [name for name in only or [] if name not in plan["variants"]]
@@ -118,7 +120,7 @@ def variant_config(
     unknown = set(variant) - {"factors", "weights", "set"}
     if unknown:
         sys.exit(f"variants: unknown {', '.join(sorted(unknown))}; allowed: factors, weights, set")
-    config = yaml.safe_load(Path(plan["config"]).read_text())
+    config = read_config(Path(plan["config"]))
     config = config.get("fit", config)  # configs/discover.yaml has them under this name
     model, trainer = config["model"], config.setdefault("trainer", {})
     if "factors" in variant:
@@ -175,13 +177,13 @@ def run(*words: Any) -> None:
 
 def evaluate(samples: Path, database: Path, source: str, workers: Any, tries: int, seed: int) -> pd.DataFrame:
     """Build and relax the samples that the database does not have; returns all its rows."""
-    from crystalgfn.commands import label
+    from crystalgfn.crystal.tables import read_table
+    from crystalgfn.discovery import labelling
     from crystalgfn.discovery.candidate import candidates
     from crystalgfn.discovery.database import LabelDatabase
-    from crystalgfn.crystal.tables import read_table
 
     labels = LabelDatabase(database)
-    label.evaluate(candidates(read_table(samples).crystals, source), labels, workers, tries, seed)
+    labelling.evaluate(candidates(read_table(samples).crystals, source), labels, workers, tries, seed)
     return labels.frame()
 
 
@@ -272,8 +274,8 @@ def proxy(weights: str, reference: Path) -> None:
     """Print the errors of two proxies on the test rows with exact labels, by source."""
     import torch
 
-    from crystalgfn.proxies import FormationEnergy
     from crystalgfn.crystal.tables import read_table
+    from crystalgfn.proxies import FormationEnergy
 
     table = read_table(reference, label="formation_energy", strict=False)
     frame = table.frame.iloc[table.rows.tolist()]

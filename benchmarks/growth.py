@@ -95,10 +95,10 @@ def measure(settings: dict[str, int], rounds: int) -> dict[str, float]:
     from crystalgfn.gflownet.losses import trajectory_balance
     from crystalgfn.gflownet.module import GFlowNet
     from crystalgfn.gflownet.policies import MLP
-    from crystalgfn.proxies.density import Density
-    from crystalgfn.random import generator
     from crystalgfn.gflownet.rewards import Boltzmann
     from crystalgfn.gflownet.rollout import log_forward, sample_forward
+    from crystalgfn.proxies.density import Density
+    from crystalgfn.random import generator
 
     torch.set_num_threads(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from crystalgfn.crystal.crystallography import space_groups
 from crystalgfn.evaluation.checks import (
@@ -30,6 +29,7 @@ from crystalgfn.evaluation.checks import (
     fits_wyckoff,
     is_neutral,
 )
+from crystalgfn.settings import read_config
 
 PAPER = {
     "samples": "10,000, all unique",
@@ -62,7 +62,7 @@ def main() -> None:
         for column, low, high in options.wanted or [("formation_energy", "none", "-2")]
     }
     table = pd.read_csv(options.samples)
-    settings = yaml.safe_load(options.config.read_text())["model"]["env"]["init_args"]
+    settings = read_config(options.config)["model"]["env"]["init_args"]
     problems = [problem for row in table.itertuples() if (problem := violation(row, settings))]
     rows = summary(table, settings, len(table) - len(problems), wanted)
     is_papers = list(wanted) == ["formation_energy"]

@@ -30,11 +30,12 @@ from crystalgfn.gflownet.data import Samples
 from crystalgfn.gflownet.envs import Environment
 from crystalgfn.gflownet.metrics import LikelihoodAgreement, PartitionEstimate
 from crystalgfn.gflownet.module import GFlowNet
-from crystalgfn.plugins import load_everything
 from crystalgfn.gflownet.policies import MLP, EmbeddingMLP
 from crystalgfn.gflownet.proxies import Proxy
-from crystalgfn.random import generator
 from crystalgfn.gflownet.rewards import Reward
+from crystalgfn.plugins import load_everything
+from crystalgfn.random import generator
+from crystalgfn.settings import read_config
 
 HIDDEN = (256, 256)
 POLICIES = {
@@ -88,10 +89,9 @@ def measure(module: GFlowNet, n: int) -> dict[str, float]:
 
 def parts_of(config: Path) -> tuple[Environment, Proxy, Reward, dict[str, Any]]:
     """Environment, proxy, reward and the settings of training of a config."""
-    import yaml
 
     load_everything()
-    model = yaml.safe_load(config.read_text())["model"]
+    model = read_config(config)["model"]
     parser = ArgumentParser()
     for name, kind in (("env", Environment), ("proxy", Proxy), ("reward", Reward)):
         parser.add_argument(f"--{name}", type=kind)

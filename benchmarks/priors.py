@@ -20,6 +20,7 @@ import torch
 
 from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.tables import read_table
 from crystalgfn.gflownet.proxies import Proxy
 from crystalgfn.proxies import (
     AnionKinds,
@@ -31,7 +32,6 @@ from crystalgfn.proxies import (
     VolumeMismatch,
 )
 from crystalgfn.proxies.priors.tables import anonymous, read_prototypes, write_tables
-from crystalgfn.crystal.tables import read_table
 
 PRIORS = (
     VolumeMismatch,

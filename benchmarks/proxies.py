@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 
 from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.proxies import BandGap, FormationEnergy, PropertyModel
 from crystalgfn.crystal.tables import read_table
+from crystalgfn.proxies import BandGap, FormationEnergy, PropertyModel
 
 
 def predictions(proxy: PropertyModel, data: Path, split: str) -> pd.DataFrame:

@@ -19,12 +19,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.stats import gaussian_kde
 
 from crystalgfn.cli import main as crystalgfn
 from crystalgfn.crystal.envs import Crystal
-from crystalgfn.crystal.restriction import Restriction, read_restriction
+from crystalgfn.crystal.restriction import Restriction
+from crystalgfn.settings import read_config, read_yaml
 
 CASES = {
     "A": ("fe_o", "only Fe and O, ≤ 10 atoms each"),
@@ -70,12 +70,12 @@ def main() -> None:
 
 def time_tables() -> None:
     """Processor time to build the look-ahead tables of the model and of some restrictions of it."""
-    settings = yaml.safe_load((FILES.parent / "eform.yaml").read_text())["model"]["env"]["init_args"]
+    settings = read_config(FILES.parent / "eform.yaml")["model"]["env"]["init_args"]
     start = time.process_time()
     env = Crystal(**settings)
     print(f"| restriction | processor time [s] |\n|---|--:|\n| none | {time.process_time() - start:.1f} |")
     for name in (*(name for name, _ in CASES.values()), "small_cubic"):
-        time_restriction(env, f"{name}.yaml", read_restriction(FILES / f"{name}.yaml"))
+        time_restriction(env, f"{name}.yaml", read_yaml(FILES / f"{name}.yaml", "restrict"))
     pairs = [["Li", "H"], ["Na", "K"], ["Mg", "Al"], ["S", "Se"]]
     for fields in ({"forbidden_pairs": pairs}, {"max_atoms": 20}, {"max_atoms": 60}):
         time_restriction(env, ", ".join(f"{key}: {value}" for key, value in fields.items()), fields)

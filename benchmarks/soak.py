@@ -15,15 +15,15 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from crystalgfn.gflownet.data import Ticks
 from crystalgfn.crystal.envs import Crystal
+from crystalgfn.gflownet.data import Ticks
 from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.policies import MLP
 from crystalgfn.gflownet.proxies import HyperGridModes
-from crystalgfn.proxies import Density
 from crystalgfn.gflownet.replay import ReplayBuffer
 from crystalgfn.gflownet.rewards import Boltzmann, Identity
+from crystalgfn.proxies import Density
 
 
 def resident() -> float:

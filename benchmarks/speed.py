@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from speed_parts.hypergrid import hypergrid
 from speed_parts.startup import waits
 from speed_parts.throughput import throughput
+
+from crystalgfn.settings import read_config
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
         "configs": {},
     }
     for config in options.config:
-        settings = yaml.safe_load(config.read_text())["model"]
+        settings = read_config(config)["model"]
         rows = [_apart(throughput, settings, batch, options.rounds, options.threads) for batch in options.batch]
         results["configs"][str(config)] = rows
         print(f"\n`{config}`\n\n{throughput_table(rows)}", flush=True)

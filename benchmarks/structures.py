@@ -61,8 +61,8 @@ def main() -> None:
 
 def judge_references(data: Path, n: int, seed: int, references: list[Path] | None) -> None:
     """Mean absolute errors on real structures of the test split with exact labels."""
-    from crystalgfn.commands.chgnet_references import join, read_structures
     from crystalgfn.atoms.potentials.chgnet import energies
+    from crystalgfn.atoms.potentials.fitting import join, read_structures
     from crystalgfn.atoms.potentials.references import SHIPPED, References
 
     rows = join(data / "crystals.parquet", data / "structures.parquet")
@@ -85,12 +85,12 @@ def judge_references(data: Path, n: int, seed: int, references: list[Path] | Non
 
 def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int, jobs: int) -> None:
     """Build real stable crystals, and relax the real structures for comparison."""
-    from crystalgfn.commands.build import build_table
-    from crystalgfn.commands.chgnet_references import join, read_structures
     from crystalgfn.atoms import outputs
     from crystalgfn.atoms.hull import Reference
+    from crystalgfn.atoms.potentials.fitting import join, read_structures
     from crystalgfn.atoms.potentials.references import References
     from crystalgfn.atoms.run import Workers, run
+    from crystalgfn.atoms.tables import build_table
 
     rows = join(data / "crystals.parquet", data / "structures.parquet")
     stable = (rows.split == split) & (rows.energy_above_hull == 0) & (rows.n_atoms <= MAX_ATOMS)
@@ -151,15 +151,15 @@ def _matches(out: Path, names: pd.Series, real: list, stage: str = "relaxed") ->
 def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> None:
     """CHGNet minus DFT, for real crystals of the elements of configs/eform.yaml, labelled as any other crystal, and for
     their real structures; half of them from the Materials Project and half from WBM."""
-    from crystalgfn.commands.chgnet_references import join, read_structures
-    from crystalgfn.commands.label import environment, evaluate
+    from crystalgfn.atoms.potentials.fitting import join, read_structures
+    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.run import Workers, run
     from crystalgfn.discovery.candidate import Candidate
     from crystalgfn.discovery.database import LabelDatabase
+    from crystalgfn.discovery.labelling import environment, evaluate
     from crystalgfn.discovery.labels import with_energies
     from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
     from crystalgfn.proxies.hull import load_hull
-    from crystalgfn.atoms.potentials.references import References
-    from crystalgfn.atoms.run import Workers, run
 
     elements = set(environment("eform.yaml").elements)
     rows = join(data / "crystals.parquet", data / "structures.parquet")
@@ -214,8 +214,8 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
 def distances(data: Path, n: int, seed: int) -> None:
     """Shares of real structures whose closest atoms are closer than some ratios of the sum of covalent radii, and how
     many neighbours their atoms have."""
-    from crystalgfn.commands.chgnet_references import join, read_structures
     from crystalgfn.atoms.candidates import crowding, distance_ratios
+    from crystalgfn.atoms.potentials.fitting import join, read_structures
 
     rows = join(data / "crystals.parquet", data / "structures.parquet", exact=False).sample(n, random_state=seed)
     structures = read_structures(rows)

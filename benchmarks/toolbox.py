@@ -31,24 +31,23 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from exact import sampling_floor, total_variation
 from helpers import make_crystal
 from spaces import BoxSpace, CompositionSpace, FiniteSpace, Space
 
-from crystalgfn import losses as of
+from crystalgfn.gflownet import losses as of
 from crystalgfn.gflownet.data import Samples
 from crystalgfn.gflownet.data_set import DataSet
 from crystalgfn.gflownet.envs import Box, HyperGrid, Sequence, Set
 from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.policies import MLP
-from crystalgfn.gflownet.proxies import BoxCorners, HammingDistance, SetOverlap
-from crystalgfn.proxies.density import Density
-from crystalgfn.gflownet.proxies.hypergrid import HyperGridModes
-from crystalgfn.random import generator
+from crystalgfn.gflownet.proxies import BoxCorners, HammingDistance, HyperGridModes, SetOverlap
 from crystalgfn.gflownet.replay import ReplayBuffer
 from crystalgfn.gflownet.rewards import Boltzmann, Identity, Power
 from crystalgfn.gflownet.rollout import sample_forward
+from crystalgfn.proxies.density import Density
+from crystalgfn.random import generator
 from crystalgfn.testing import RandomPolicy
 
 BATCH = 128

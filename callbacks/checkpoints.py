@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
-from crystalgfn.gflownet.checkpoint_files import CheckpointFiles
 from crystalgfn.errors import InputError, Stopped
+from crystalgfn.gflownet.checkpoint_files import CheckpointFiles
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

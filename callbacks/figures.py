@@ -15,10 +15,10 @@ from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, crystal_environment, environment, proxies_of
 from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.tables import read_table
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.metrics import Values
 from crystalgfn.gflownet.proxies.base import Proxy
-from crystalgfn.crystal.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ class LogFigures(WindowCallback):
         if n_samples == 0 or not boards:
             return
 
-        from crystalgfn import drawing
+        from crystalgfn.evaluation import drawing
 
         shares = counts["elements"].double() / n_samples
         which = {"": "training", "val": "validation", "test": "test"}[sink.stage]

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, check_positive, gflownet
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.known_states import BATCH, KnownStates, check_tolerance, read_states
+from crystalgfn.gflownet.data_set import BATCH, KnownStates, check_tolerance, read_states
 from crystalgfn.gflownet.likelihood import log_likelihood
 from crystalgfn.gflownet.metrics import LikelihoodAgreement, PartitionEstimate
 from crystalgfn.random import generator
@@ -149,7 +149,7 @@ class LogLikelihood(WindowCallback):
         boards = sink.boards
         if not boards or "samples" not in sets:
             return
-        from crystalgfn import drawing
+        from crystalgfn.evaluation import drawing
 
         which = {"val": "validation", "test": "test"}[sink.stage]
         n = len(sets["samples"][0])

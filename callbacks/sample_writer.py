@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from crystalgfn.callbacks.window import environment, proxies_of
-from crystalgfn.gflownet.data import Ticket
 from crystalgfn.errors import InputError
-from crystalgfn.crystal.tables import atomic_path, check_writable, table_kind
+from crystalgfn.files import atomic_path, check_writable, table_kind
+from crystalgfn.gflownet.data import Ticket
+from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.gflownet.proxies.proxy_set import ProxySet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +87,7 @@ class SampleWriter(Callback):
         is_ticket = isinstance(batch, Ticket) and isinstance(batch.stream[-1], int)
         place = batch.stream[-1] if is_ticket else batch_idx * trainer.world_size + trainer.global_rank
         part = self._parts / f"{dataloader_idx:04d}-{place:012d}{self._path.suffix}"
-        frame = samples_frame(pl_module, outputs)
+        frame = samples_frame(environment(pl_module), proxies_of(pl_module), outputs)
         if table_kind(self._path) == "CSV":
             frame.to_csv(part, index=False)
         else:
@@ -116,15 +118,16 @@ class SampleWriter(Callback):
             self._parts = None
 
 
-def samples_frame(pl_module: LightningModule, outputs: Mapping[str, Any]) -> pd.DataFrame:
+def samples_frame(env: Environment, proxies: ProxySet, outputs: Mapping[str, Any]) -> pd.DataFrame:
     """The table of one batch of samples.
 
     Args:
-        pl_module: the GFlowNet.
-        outputs: what its ``predict_step`` returned.
+        env: the environment that they were sampled in.
+        proxies: what predicted their properties.
+        outputs: what ``predict_step`` of the model returned.
     """
-    frame = environment(pl_module).to_frame(outputs["states"])
-    for column, values in zip(proxies_of(pl_module).columns, outputs["properties"].unbind(1), strict=True):
+    frame = env.to_frame(outputs["states"])
+    for column, values in zip(proxies.columns, outputs["properties"].unbind(1), strict=True):
         frame[column.name] = values.double().cpu().numpy()
     for name in ("log_reward", "log_pf"):
         frame[name] = outputs[name].double().cpu().numpy()

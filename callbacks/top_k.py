@@ -21,7 +21,6 @@ from crystalgfn.callbacks.window import (
 from crystalgfn.crystal.crystallography import space_groups
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.keys import composition_keys
-from crystalgfn.gflownet.keys import object_keys
 from crystalgfn.gflownet.metrics import TopK
 
 
@@ -64,8 +63,9 @@ class LogTopK(WindowCallback):
         if len(rows) == 0:
             return
         states, values, log_reward = (outputs[name][rows] for name in ("states", "properties", "log_reward"))
-        objects = environment(pl_module).decode(states)
-        keys = composition_keys(objects) if self.one_per_composition else object_keys(objects, states)
+        env = environment(pl_module)
+        objects = env.decode(states)
+        keys = composition_keys(objects) if self.one_per_composition else env.object_keys(objects, states)
         metric.update(states, values, log_reward, keys)
 
     def report(self, metrics: Metrics, pl_module: LightningModule, sink: Sink) -> None:

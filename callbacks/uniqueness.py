@@ -10,7 +10,6 @@ from torch import Tensor
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.callbacks.window import Metrics, WindowCallback, builds_crystals, environment
 from crystalgfn.crystal.keys import composition_keys
-from crystalgfn.gflownet.keys import object_keys
 from crystalgfn.gflownet.metrics import Uniqueness
 
 
@@ -34,8 +33,9 @@ class LogUniqueness(WindowCallback):
         return metrics
 
     def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
-        objects = environment(pl_module).decode(outputs["states"])
-        metrics["objects"].update(object_keys(objects, outputs["states"]))
+        env = environment(pl_module)
+        objects = env.decode(outputs["states"])
+        metrics["objects"].update(env.object_keys(objects, outputs["states"]))
         if "compositions" in metrics:
             metrics["compositions"].update(composition_keys(objects))
 

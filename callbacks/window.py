@@ -12,8 +12,8 @@ from torch import Tensor
 
 from crystalgfn.callbacks.sink import Sink
 from crystalgfn.crystal.envs import Crystal
-from crystalgfn.gflownet.envs import Environment
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.envs import Environment
 from crystalgfn.gflownet.metrics import SampleMetric
 from crystalgfn.gflownet.proxies import ProxySet
 

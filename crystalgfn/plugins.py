@@ -1,12 +1,25 @@
-"""Fills the registries: the classes of this package, then those of installed plugins."""
+"""Imports everything that a config can name: this package's classes, then those of installed plugins."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, PROXIES, REWARDS, Registry, load_plugins
+
+ROOMS = (
+    "crystalgfn.gflownet.envs",
+    "crystalgfn.crystal.envs",
+    "crystalgfn.gflownet.losses",
+    "crystalgfn.gflownet.policies",
+    "crystalgfn.gflownet.proxies",
+    "crystalgfn.proxies",
+    "crystalgfn.gflownet.rewards",
+)
+"""Modules whose import registers the package's own classes. Named as text, as plugins name theirs: this module imports
+no room, and every room may use it."""
 
 
 def load_everything() -> tuple[Registry[Any], ...]:
@@ -17,12 +30,8 @@ def load_everything() -> tuple[Registry[Any], ...]:
     Returns:
         the registries: environments, proxies, rewards, policies, losses.
     """
-    import crystalgfn.envs
-    import crystalgfn.gflownet.losses
-    import crystalgfn.gflownet.policies
-    import crystalgfn.proxies
-    import crystalgfn.gflownet.rewards  # noqa: F401 - importing registers
-
+    for room in ROOMS:
+        import_module(room)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

@@ -4,6 +4,8 @@ import os
 
 # As the command line does it, before torch is imported: threads that wait must not spin for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+# One thread for each of the processes that run tests, and for those that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

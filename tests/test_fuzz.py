@@ -11,12 +11,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crystalgfn.gflownet.checkpoint_files import read_checkpoint
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.restriction import Restriction, parse_counts
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, parse_formula, read_table
 from crystalgfn.errors import InputError
 from crystalgfn.files import read_plain, write_plain
-from crystalgfn.crystal.restriction import Restriction, parse_counts, read_restriction
-from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, parse_formula, read_table
+from crystalgfn.gflownet.checkpoint_files import read_checkpoint
+from crystalgfn.runs.model import read_restriction
 
 
 def attempt(call, *arguments):

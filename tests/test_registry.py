@@ -62,12 +62,9 @@ def test_a_module_may_be_loaded_again() -> None:
 
 
 def test_built_in_classes() -> None:
-    import crystalgfn.envs
-    import crystalgfn.gflownet.losses
-    import crystalgfn.gflownet.policies
-    import crystalgfn.proxies
-    import crystalgfn.gflownet.rewards  # noqa: F401 - importing registers
+    from crystalgfn.plugins import load_everything
 
+    load_everything()
     assert {"Crystal", "HyperGrid"} <= set(ENVIRONMENTS)
     assert {"Density", "HyperGridModes"} <= set(PROXIES)
     assert {"Boltzmann", "Power", "Identity"} <= set(REWARDS)

@@ -16,9 +16,9 @@ from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.policies import MLP
 from crystalgfn.gflownet.proxies import HyperGridModes
-from crystalgfn.random import generator
 from crystalgfn.gflownet.rewards import Identity
 from crystalgfn.gflownet.rollout import sample_to_learn
+from crystalgfn.random import generator
 
 
 class Ours:

@@ -15,8 +15,8 @@ import torch
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.losses import TrajectoryBalance
 from crystalgfn.gflownet.module import GFlowNet
-from crystalgfn.plugins import load_everything
 from crystalgfn.gflownet.policies import MLP
+from crystalgfn.plugins import load_everything
 from crystalgfn.random import generator
 
 clock = time.process_time if int(os.environ.get("OMP_NUM_THREADS", "1")) == 1 else time.perf_counter

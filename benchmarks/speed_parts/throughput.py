@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from crystalgfn.commands.quiet import quieten
 from crystalgfn.gflownet.data import Samples
 from crystalgfn.gflownet.module import GFlowNet
-from crystalgfn.random import generator
 from crystalgfn.gflownet.rollout import sample_forward
+from crystalgfn.random import generator
+from crystalgfn.runs.quiet import quieten
 from speed_parts.model import Parts, build, clock, floor_inputs, seconds
 
 

@@ -44,7 +44,7 @@ class Task(TypedDict):
 
 def prepare() -> None:
     """Load CHGNet, so that no crystal's time is spent on it."""
-    from crystalgfn.atoms import chgnet
+    from crystalgfn.atoms.potentials import chgnet
 
     chgnet.load()
 

@@ -28,8 +28,9 @@ class Reference:
         import numpy as np
         import pandas as pd
 
+        from crystalgfn.crystal.tables import parse_formula
         from crystalgfn.errors import InputError
-        from crystalgfn.crystal.tables import parse_formula, read_frame
+        from crystalgfn.files import read_frame
 
         frame = read_frame(path, ["formula", "formation_energy"])
         values = pd.to_numeric(frame["formation_energy"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalgfn.crystal.tables import atomic_path, parse_formula, write_frame
+from crystalgfn.crystal.tables import parse_formula
+from crystalgfn.files import atomic_path, write_frame
 
 if TYPE_CHECKING:
     import pandas as pd

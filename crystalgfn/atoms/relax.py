@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from crystalgfn.atoms import chgnet
+from crystalgfn.atoms.potentials import chgnet
 from crystalgfn.atoms.search import are_apart
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from crystalgfn.errors import InputError
 from crystalgfn.atoms import isolated, require_extra
-from crystalgfn.crystal.tables import atomic_path
+from crystalgfn.errors import InputError
+from crystalgfn.files import atomic_path
 
 Backend = Literal["loky", "dask", "ray"]
 BACKENDS: tuple[str, ...] = get_args(Backend)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalgfn.atoms import chgnet
 from crystalgfn.atoms.candidates import Candidates, crowding, distance_ratios, propose
+from crystalgfn.atoms.potentials import chgnet
 from crystalgfn.crystal.crystallography.positions import Way, settings, ways
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ from crystalgfn.discovery.loop import Run
 from crystalgfn.discovery.settings import BudgetConfig, LabelConfig, ScreenConfig, StartConfig
 from crystalgfn.proxies.network.tuning import TuningConfig
 
+DESCRIPTION = "Sample, screen, evaluate with CHGNet, teach the proxy, train on; the same command goes on."
+
 
 def main(args: list[str]) -> int:
     """Run the command.
@@ -23,42 +25,16 @@ def main(args: list[str]) -> int:
         InputError: for settings, files or a database that cannot be used.
         SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
     """
-    from crystalgfn.commands.configs import with_configs
     from crystalgfn.atoms import require_extra
+    from crystalgfn.settings import parse_function
 
-    parser = _parser()
-    options = parser.parse_args(with_configs(args))
+    # Settings of training, not objects: each round makes its own, with another proxy.
+    values = parse_function("crystalgfn discover", DESCRIPTION, discover, args, plain=("fit",))
     require_extra()
-    # Settings, not objects: each round makes its own, with another proxy.
-    fit = _plain(options.pop("fit"))
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    values = instantiate(options).as_dict() | {"fit": fit}
-    values.pop("config")
     from crystalgfn.discovery.loop import run
 
     run(discover(**values), _print)
     return 0
-
-
-def _parser() -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
-        prog="crystalgfn discover",
-        description="Sample, screen, evaluate with CHGNet, teach the proxy, train on; the same command goes on.",
-    )
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_function_arguments(discover, as_group=False)
-    return parser
-
-
-def _plain(value: Any) -> Any:
-    """The parser's own containers as dictionaries and lists."""
-    if hasattr(value, "as_dict"):
-        value = value.as_dict()
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _print(line: str) -> None:

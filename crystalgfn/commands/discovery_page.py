@@ -42,10 +42,10 @@ def main(args: list[str]) -> int:
     parser.add_argument("--recipe", help="how the crystals were sampled: command and seed; the page quotes it")
     options = parser.parse_args(args)
 
+    from crystalgfn.atoms import require_extra
     from crystalgfn.discovery.outcome import KnownCrystals, Outcome
     from crystalgfn.discovery.page import PAGE, check_folder, write_page
     from crystalgfn.errors import InputError
-    from crystalgfn.atoms import require_extra
 
     if options.top < 1:
         raise InputError(f"--top: {options.top} is not allowed; 1 or more")

@@ -129,7 +129,7 @@ def _proxy(name: str | None, weights: Path | None) -> Any:
         import crystalgfn.proxies  # noqa: F401 - registers the built-in ones, which know the units of columns
 
         return None
-    from crystalgfn.commands.score import make_proxy, precision
+    from crystalgfn.proxies.scoring import make_proxy, precision
 
     proxy = make_proxy(name, weights)
     precision(proxy, name)  # stops where it has no value for crystals

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    import pandas as pd
-
     from crystalgfn.discovery.candidate import Candidate
-    from crystalgfn.discovery.database import LabelDatabase
-    from crystalgfn.crystal.envs.crystal import Crystal
-    from crystalgfn.atoms.run import Workers
-
-NUMBERS = ("predicted", "predicted_uncertainty", "log_reward")
-"""Columns of a table that are kept beside its crystals."""
 
 
 def main(args: list[str]) -> int:
@@ -36,15 +28,16 @@ def main(args: list[str]) -> int:
     from crystalgfn.atoms import require_extra
 
     require_extra()
-    from crystalgfn.commands.quiet import quieten
-    from crystalgfn.discovery import labels
-    from crystalgfn.discovery.database import LabelDatabase
-    from crystalgfn.errors import InputError
-    from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-    from crystalgfn.proxies.hull import load_hull
     from crystalgfn.atoms.potentials.references import SHIPPED, References
     from crystalgfn.atoms.run import Workers
-    from crystalgfn.crystal.tables import check_writable, table_kind, write_frame
+    from crystalgfn.discovery import labels
+    from crystalgfn.discovery.database import LabelDatabase
+    from crystalgfn.discovery.labelling import evaluate, summary
+    from crystalgfn.errors import InputError
+    from crystalgfn.files import check_writable, table_kind, write_frame
+    from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
+    from crystalgfn.proxies.hull import load_hull
+    from crystalgfn.runs.quiet import quieten
 
     quieten()
     workers = Workers(options.jobs, options.backend, options.scheduler, options.timeout)
@@ -111,6 +104,7 @@ def chosen(options: argparse.Namespace) -> list[Candidate]:
         InputError: if an option is missing or cannot be used.
     """
     from crystalgfn.discovery import seeds
+    from crystalgfn.discovery.labelling import environment, table_crystals
     from crystalgfn.errors import InputError
 
     found: list[Candidate] = []
@@ -135,101 +129,3 @@ def chosen(options: argparse.Namespace) -> list[Candidate]:
     if options.table is not None:
         found += table_crystals(options.table)
     return list({candidate.key: candidate for candidate in reversed(found)}.values())[::-1]
-
-
-def environment(config: str, restrict: str | None = None) -> Crystal:
-    """The crystal environment of a config.
-
-    Args:
-        config: a file, or the name of a shipped one.
-        restrict: a YAML file with a restriction of it.
-
-    Raises:
-        InputError: if there is none, or it has no crystal environment.
-    """
-    from crystalgfn.commands.configs import find_config, load_env, read_config
-    from crystalgfn.crystal.envs.crystal import Crystal
-    from crystalgfn.errors import InputError
-    from crystalgfn.crystal.restriction import Restriction, read_restriction
-
-    path = find_config(config)
-    model = read_config(path).get("model")
-    if not isinstance(model, dict) or "env" not in model:
-        raise InputError(f"config: {path} has no environment (model.env)")
-    env = load_env(model["env"], f"config: {path}")
-    if not isinstance(env, Crystal):
-        raise InputError(f"config: {path} has the environment {type(env).__name__}; labels are for Crystal")
-    return env if restrict is None else env.restricted(Restriction.parse(read_restriction(restrict)))
-
-
-def table_crystals(path: Path) -> list[Candidate]:
-    """The usable crystals of a table, source ``table``.
-
-    Raises:
-        InputError: if the table cannot be used or no row is a crystal.
-    """
-    import pandas as pd
-
-    from crystalgfn.discovery.candidate import candidates
-    from crystalgfn.errors import InputError
-    from crystalgfn.crystal.tables import read_table
-
-    data = read_table(path, strict=False)
-    bad = [(row, problem) for row, problem in enumerate(data.problems, start=1) if problem is not None]
-    if not len(data.rows):
-        raise InputError(f"{path}: no row is a crystal; row 1: {bad[0][1]}")
-    if bad:
-        print(f"{path}: {len(bad)} rows left out; row {bad[0][0]}: {bad[0][1]}")
-    rows = data.frame.iloc[data.rows.tolist()]
-    numbers = {name: pd.to_numeric(rows[name], errors="coerce").tolist() for name in NUMBERS if name in rows.columns}
-    return candidates(data.crystals, "table", numbers=numbers)
-
-
-def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers, tries: int, seed: int) -> int:
-    """Build and relax the crystals that the database does not have, and store each as soon as it is done.
-
-    Args:
-        waiting: the crystals.
-        database: where they go.
-        workers: where the work is done.
-        tries: arrangements that are relaxed in the sampled cell.
-        seed: of the arrangements.
-
-    Returns:
-        how many were written.
-    """
-    from crystalgfn.atoms.run import results
-
-    known = database.keys(workers.timeout)
-    left = {candidate.key: candidate for candidate in waiting if candidate.key not in known}
-    tasks = [candidate.task(tries, seed) for candidate in left.values()]
-    found = results(tasks, workers, progress="label", done=len(waiting) - len(left))
-    return sum(database.add(left[result["id"]], result) for result in found)
-
-
-def summary(frame: pd.DataFrame, name: str, asked: int, new: int) -> list[str]:
-    """What to tell about a database: counts, and for each source survivors and medians."""
-    import math
-
-    from crystalgfn.discovery.labels import SURVIVES
-
-    asked_for = f" ({asked} asked for, {new} new)" if asked else ""
-    lines = [f"{name}: {len(frame)} crystals{asked_for}"]
-    if frame.empty:
-        return lines
-    heads = ("crystals", "relaxed", "failed", "given up", "survive", "sampled", "after")
-    lines.append(f"{'source':<20}" + "".join(f"{head:>10}" for head in heads) + "   (medians above hull, eV/atom)")
-    for source, part in frame.groupby("source", sort=True):
-        given_up = part["gave_up_after"].notna()
-        above = part["energy_above_hull_relaxed"]
-        counts = (
-            len(part),
-            (part["status"] == "relaxed").sum(),
-            ((part["status"] == "failed") & ~given_up).sum(),
-            given_up.sum(),
-            (above < SURVIVES).sum(),
-        )
-        medians = (part["energy_above_hull_sampled"].median(), above.median())
-        texts = [str(count) for count in counts] + ["-" if math.isnan(m) else f"{m:.3f}" for m in medians]
-        lines.append(f"{source!s:<20}" + "".join(f"{text:>10}" for text in texts))
-    return lines

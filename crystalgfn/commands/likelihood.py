@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from crystalgfn.gflownet.module import GFlowNet
-
-REASON = "reason"
-"""Column that says why a row has no likelihood; empty for the others."""
 
 
 def main(args: list[str]) -> int:
@@ -50,12 +41,13 @@ def main(args: list[str]) -> int:
     parser.add_argument("--restrict", help="restriction of the model's space, a YAML file")
     parser.add_argument("--seed", type=int, default=0, help="of these trajectories (0)")
     options = parser.parse_args(args)
-    from crystalgfn.commands.quiet import quieten
-    from crystalgfn.commands.trained import load_model
     from crystalgfn.errors import InputError
-    from crystalgfn.gflownet.known_states import check_tolerance
-    from crystalgfn.crystal.restriction import read_restriction
-    from crystalgfn.crystal.tables import atomic_path, check_writable, table_kind, write_frame
+    from crystalgfn.files import atomic_path, check_writable, table_kind, write_frame
+    from crystalgfn.gflownet.data_set import check_tolerance
+    from crystalgfn.runs import load
+    from crystalgfn.runs.likelihood import likelihood_table
+    from crystalgfn.runs.model import read_restriction
+    from crystalgfn.runs.quiet import quieten
 
     quieten()
     if options.trajectories < 1:
@@ -69,12 +61,10 @@ def main(args: list[str]) -> int:
     table_kind(options.out)
     check_writable(options.out)
     check_writable(metrics_path)
-    module = load_model(options.ckpt_path)
+    module = load(options.ckpt_path).module
     if options.restrict is not None:
-        from crystalgfn.crystal.restriction import Restriction
-
-        module.env = module.env.restricted(Restriction.parse(read_restriction(options.restrict)))
-    frame, metrics = score(
+        module.env = module.env.restricted(read_restriction(options.restrict))
+    frame, metrics = likelihood_table(
         module,
         options.table,
         only={column: text for column, _, text in pairs},
@@ -93,73 +83,3 @@ def main(args: list[str]) -> int:
         print(f"correlation of log p and log R, {name}: {'-' if value is None else format(value, '.3f')}")
     print(f"{metrics_path}: all numbers")
     return 0
-
-
-def score(
-    module: GFlowNet,
-    table: Path,
-    only: dict[str, str] | None = None,
-    tolerance: float = 0.01,
-    trajectories: int = 100,
-    seed: int = 0,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Score the objects of a table by log p and log R.
-
-    Args:
-        module: the trained model.
-        table: CSV or parquet file.
-        only: values that columns of the table must have; other rows are left out of the result.
-        tolerance: largest relative deviation of an object from one that can be built; it is moved there.
-        trajectories: backward trajectories for each object, where there can be several.
-        seed: of these.
-
-    Returns:
-        the rows with the columns ``log_p``, ``log_p_standard_error``, ``log_reward`` and ``reason``, and the metrics.
-
-    Raises:
-        InputError: if the table cannot be used or has a column of that name.
-    """
-    import math
-    from collections import Counter
-
-    import torch
-
-    from crystalgfn.errors import InputError
-    from crystalgfn.gflownet.known_states import BATCH, read_states
-    from crystalgfn.gflownet.likelihood import log_likelihood
-    from crystalgfn.gflownet.metrics import LikelihoodAgreement
-    from crystalgfn.random import generator
-
-    known = read_states(module.env, table, tolerance, only, "table")
-    added = ("log_p", "log_p_standard_error", "log_reward", REASON)
-    taken = [column for column in added if column in known.frame.columns]
-    if taken:
-        raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
-    log_p, errors = log_likelihood(
-        module.env,
-        module.policy,
-        known.states,
-        generator(seed, "likelihood"),
-        trajectories,
-        module.backward_policy,
-    )
-    rewards = [module.evaluate(part)[1] for part in known.states.split(BATCH) if len(part)]
-    log_reward = torch.cat(rewards) if rewards else log_p
-    reasons = known.problems | {int(row): "no finite prediction" for row in known.rows[~log_reward.isfinite()]}
-    values = torch.full((3, len(known.frame)), float("nan"), dtype=torch.float64)
-    values[:, known.rows] = torch.stack([log_p, errors, log_reward])
-    frame = known.frame.reset_index(drop=True)
-    for column, numbers in zip(added, values, strict=False):
-        frame[column] = numbers.numpy()
-    frame[REASON] = [reasons.get(row, "") for row in range(len(frame))]
-    agreement = LikelihoodAgreement()
-    agreement.update(log_p, log_reward)
-    results = {name: float(value) for name, value in agreement.compute().items()}
-    metrics = {
-        "rows": int(known.wanted.sum()),
-        **{name: (value if math.isfinite(value) else None) for name, value in results.items()},
-        "log_z": module.log_z.item(),
-        "left_out": dict(Counter(reasons.values()).most_common()),
-    }
-    metrics["n"] = int(results["n"])
-    return frame[known.wanted.numpy()], metrics

@@ -35,18 +35,9 @@ def run(function: Callable[..., object], name: str, description: str, args: list
         description: what it does, for the help.
         args: what follows the name of the command.
     """
-    from jsonargparse import ArgumentParser
+    from crystalgfn.settings import parse_function
 
-    from crystalgfn.commands.configs import with_configs
-
-    parser = ArgumentParser(prog=f"crystalgfn {name}", description=description)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_function_arguments(function, skip={"command", "log"}, as_group=False)
-    options = parser.parse_args(with_configs(args))
-    # jsonargparse 4.49 gave the method a new name and warns of the old one.
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    values = instantiate(options).as_dict()
-    values.pop("config")
+    values = parse_function(f"crystalgfn {name}", description, function, args, skip=("command", "log"))
     # The model card is meant to be passed on: it names files without the folders of this machine.
     shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in args)
     function(**values, command=f"crystalgfn {name} {shown}", log=_print)

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers, electronegativity_order, element_symbols
+from crystalgfn.crystal.crystallography.elements import (
+    N_ELEMENTS,
+    atomic_numbers,
+    electronegativity_order,
+    element_symbols,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

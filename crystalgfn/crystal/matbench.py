@@ -25,7 +25,7 @@ from urllib.request import urlopen
 from crystalgfn.crystal.crystallography.elements import N_ELEMENTS
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.crystal.tables import atomic_path, check_writable, table_kind, write_frame
+from crystalgfn.files import atomic_path, check_writable, table_kind, write_frame
 
 TARGETS = {
     "matbench_mp_e_form": "e_form",

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, reduce
-from pathlib import Path
 from typing import Any
 
 from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, N_SPACE_GROUPS, atomic_numbers, space_groups
@@ -117,26 +116,6 @@ class Restriction:
             if name not in known:
                 raise InputError(f"{PREFIX}.{_show(name)}: there is no such field; allowed: {', '.join(known)}")
         return cls(**values)
-
-
-def read_restriction(path: str | Path) -> dict[str, Any]:
-    """The settings in a YAML file, checked.
-
-    Raises:
-        InputError: if the file cannot be read or holds no restriction.
-    """
-    import yaml
-
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise InputError(f"{PREFIX}: there is no file {path}")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Restriction.parse(values).given()
-    except InputError as error:
-        raise InputError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{PREFIX}: {path} is no YAML file: {' '.join(str(error).split())}") from None
 
 
 def parse_counts(name: str, formula: str) -> dict[str, int]:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from crystalgfn.atoms.build import Task
 from crystalgfn.crystal.crystallography.elements import atomic_numbers, element_symbols
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
-from crystalgfn.atoms.build import Task
 
 LENGTH_STEP = 0.01
 """Lengths [Å] are the same crystal's if they round to the same multiple of this."""

@@ -18,11 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystalgfn.atoms import require_extra
+from crystalgfn.atoms.potentials.chgnet import MODEL
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.discovery.candidate import Candidate
 from crystalgfn.errors import InputError
-from crystalgfn.atoms import require_extra
-from crystalgfn.atoms.potentials.chgnet import MODEL
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers, element_symbols
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
-from crystalgfn.errors import InputError
 from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, parse_formula
+from crystalgfn.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-    from crystalgfn.proxies.hull import ConvexHull
     from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.proxies.hull import ConvexHull
 
 SURVIVES = 0.1
 """A crystal survives if it is less than this far above the hull [eV/atom] after relaxation."""

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalgfn.crystal.crystallography import element_symbols
+from crystalgfn.crystal.tables import read_table
 from crystalgfn.discovery.labels import CAP, SURVIVES, counts_of
 from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
-from crystalgfn.crystal.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

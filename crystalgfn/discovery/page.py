@@ -18,7 +18,7 @@ import numpy as np
 from crystalgfn.discovery.outcome import HOLE, SURVIVES, Outcome, decimal, proxy_errors
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.known import formula_keys
-from crystalgfn.crystal.tables import write_frame
+from crystalgfn.files import write_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,9 +134,9 @@ def _write_crystals(
     outcome: Outcome, choice: Choice, structure: Callable[[str], Structure | None], out: Path
 ) -> pd.DataFrame:
     """CIF files of all that is listed, pictures of the best; returns the table."""
-    from crystalgfn.discovery.figures import crystal_figure
     from crystalgfn.atoms.candidates import distance_ratios
     from crystalgfn.atoms.outputs import write_cif
+    from crystalgfn.discovery.figures import crystal_figure
 
     for folder in (CIFS, PICTURES):
         (out / folder).mkdir()

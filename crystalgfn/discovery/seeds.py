@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 
 from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, space_groups
 from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.crystal.envs.crystal import Crystal
 from crystalgfn.crystal.envs.lattice_parameters import LatticeParameters
+from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.known_states import read_states
+from crystalgfn.gflownet.data_set import read_states
 from crystalgfn.random import generator
 
 TOLERANCE = 0.01
@@ -54,8 +54,8 @@ def random_crystals(env: Crystal, n: int, seed: int) -> list[Candidate]:
     Raises:
         InputError: if n is not positive, or the environment has not that many.
     """
-    from crystalgfn.gflownet.rollout import sample_forward
     from crystalgfn.gflownet.policies.random_policy import RandomPolicy
+    from crystalgfn.gflownet.rollout import sample_forward
 
     policy, stream = RandomPolicy(env, seed, scale=0.0), generator(seed, "random crystals")
 
@@ -135,7 +135,7 @@ _Change = Callable[[Crystal, Crystals, Generator], Crystals]
 
 def _pool(table: Path, env: Crystal) -> Crystals:
     """The crystals of a table that an environment can build, cells made exact."""
-    from crystalgfn.crystal.tables import read_frame
+    from crystalgfn.files import read_frame
 
     only = {"split": "train"} if "split" in read_frame(table).columns else None
     known = read_states(env, table, TOLERANCE, only, "table")

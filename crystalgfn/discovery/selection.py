@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystalgfn.crystal.tables import read_table
 from crystalgfn.discovery.candidate import candidates
 from crystalgfn.discovery.labels import with_energies
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies.proxy_set import UNCERTAINTY
-from crystalgfn.crystal.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +83,8 @@ def with_shipped_energies(
     Raises:
         InputError: if a file cannot be read.
     """
+    from crystalgfn.atoms.potentials.references import SHIPPED, References
     from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
     from crystalgfn.proxies.hull import load_hull
-    from crystalgfn.atoms.potentials.references import SHIPPED, References
 
     return with_energies(frame, References.load(references or SHIPPED), load_hull(hull or SHIPPED_HULL), offset)

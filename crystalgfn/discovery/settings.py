@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from crystalgfn.errors import InputError
+from crystalgfn.proxies.network.tuning import TuningConfig
+
+PROXY = "proxy.pt"
+FINAL = "final"
 
 
 @dataclass(frozen=True)
@@ -113,3 +121,73 @@ def at_least(name: str, value: int, least: int) -> None:
     """Raise an `InputError` for a number that is too small."""
     if value < least:
         raise InputError(f"{name}: {value} is not allowed; it must be at least {least}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """All settings of a discovery run, see `discover`."""
+
+    fit: Mapping[str, Any]
+    out: Path
+    known: Path | None
+    database: str | None
+    seed: int
+    rounds: int
+    evaluations: int
+    first_steps: int
+    steps: int
+    final_steps: int
+    final: int
+    start: StartConfig
+    screen: ScreenConfig
+    label: LabelConfig
+    tuning: TuningConfig
+    budget: BudgetConfig
+
+    def check(self) -> None:
+        """Raise an `InputError` for a setting that is not allowed."""
+        at_least("rounds", self.rounds, 0)
+        for name in ("evaluations", "first_steps", "steps", "final_steps"):
+            at_least(name, getattr(self, name), 1)
+        at_least("final", self.final, 0)
+        for part in (self.start, self.screen, self.label, self.tuning, self.budget):
+            part.check()
+        needs_table = [name for name in ("perturbed", "real") if getattr(self.start, name)]
+        if self.known is None and needs_table:
+            raise InputError(f"start.{needs_table[0]}: needs a table of real crystals; set known, or use 0")
+        if self.known is None and self.screen.skip_known:
+            raise InputError("screen.skip_known: needs a table of known crystals; set known, or use false")
+        if self.known is not None and not self.known.is_file():
+            raise InputError(f"known: there is no file {self.known}")
+        if not isinstance(self.fit.get("model"), Mapping):
+            raise InputError("fit: needs the settings of 'crystalgfn fit': model, and what else there is to say")
+        unknown = sorted(set(self.fit) - {"model", "trainer", "data", "threads"})
+        if unknown:
+            raise InputError(f"fit: there is no setting {unknown[0]!r}; allowed: model, trainer, data, threads")
+        proxy_with_weights(self.fit["model"])
+
+    def fixed(self) -> dict[str, Any]:
+        """What the results depend on, as plain values; the rest may change when a run goes on."""
+        label = asdict(self.label)
+        for name in ("timeout", "jobs", "backend", "scheduler"):
+            label.pop(name)
+        values = {
+            "fit": self.fit, "known": str(self.known) if self.known else None, "seed": self.seed,
+            "evaluations": self.evaluations, "first_steps": self.first_steps, "steps": self.steps,
+            "final_steps": self.final_steps, "start": asdict(self.start), "screen": asdict(self.screen),
+            "label": label, "tuning": asdict(self.tuning),
+        }  # fmt: skip
+        return dict(json.loads(json.dumps(values, default=str)))
+
+
+def proxy_with_weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the proxy that is taught, of a model's settings.
+
+    Raises:
+        InputError: if none of the proxies is `EnergyAboveHull`.
+    """
+    several = model.get("proxy")
+    for proxy in several if isinstance(several, list) else [several]:
+        if isinstance(proxy, dict) and str(proxy.get("class_path", "")).rpartition(".")[2] == "EnergyAboveHull":
+            return proxy
+    raise InputError("fit.model.proxy: needs EnergyAboveHull, the proxy that is taught; name it, alone or in a list")

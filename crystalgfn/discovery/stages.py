@@ -16,25 +16,29 @@ import torch
 import yaml
 from pytorch_lightning import Callback, Trainer
 
-from crystalgfn.commands.quiet import warnings_only
-from crystalgfn.gflownet.compact import write_compact
+from crystalgfn.atoms.potentials.references import References
+from crystalgfn.atoms.run import Workers, results
 from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.crystal.envs.crystal import Crystal
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, read_table
 from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
 from crystalgfn.discovery.labels import counts_of, training_rows, with_energies
-from crystalgfn.discovery.loop import FINAL, PROXY, Run, proxy_with_weights
 from crystalgfn.discovery.outcome import KnownCrystals, Outcome, column, proxy_errors, rounds_table
 from crystalgfn.discovery.screen import screen
 from crystalgfn.discovery.selection import of_samples
-from crystalgfn.crystal.envs.crystal import Crystal
+from crystalgfn.discovery.settings import FINAL, PROXY, Run, proxy_with_weights
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
+from crystalgfn.files import atomic_path, write_frame
+from crystalgfn.gflownet.checkpoint_files import link, newest_checkpoint, write_compact
+from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.proxies import EnergyAboveHull
 from crystalgfn.proxies.network.tuning import tune
-from crystalgfn.atoms.potentials.references import References
-from crystalgfn.atoms.run import Workers, results
-from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, atomic_path, read_table, write_frame
+from crystalgfn.runs.quiet import warnings_only
+from crystalgfn.runs.runner import LAST, check_fit, run
+from crystalgfn.settings import instantiate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,8 +70,6 @@ class Stages:
     """
 
     def __init__(self, settings: Run, log: Callable[[str], None]) -> None:
-        from crystalgfn.commands.trained import check_fit
-
         self._settings, self._log, self._out = settings, log, settings.out
         label = settings.label
         self._workers = Workers(label.jobs, label.backend, label.scheduler, label.timeout)
@@ -121,13 +123,11 @@ class Stages:
         path = folder / FIT
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False))
-        from crystalgfn.gflownet.checkpoint_files import link, newest_checkpoint
-        from crystalgfn.commands import lightning
 
         self._say(f"{name}: train")
         bar = _bar_callback(self._bar, f"{name}: train")
         with warnings_only():
-            lightning.main(["fit", "--config", str(path), "--ckpt_path", "last"], callbacks=[bar])
+            run("fit", config, LAST, [bar])
         newest = newest_checkpoint(folder / "train")
         assert newest is not None
         with atomic_path(folder / MODEL) as temporary:
@@ -333,26 +333,20 @@ class Stages:
         return config
 
     def _sample(self, name: str, number: int, n: int) -> None:
-        from crystalgfn.commands import lightning
-
         self._say(f"{name}: sample")
         folder = self._folder(name)
         checkpoint = folder / (COMPACT if name == FINAL else MODEL)
         with warnings_only():
-            lightning.main(
-                ["predict", "--ckpt_path", str(checkpoint), "--data.num_samples", str(n), "--data.seed",
-                 str(1000 * self._settings.seed + number), "--data.out", str(folder / SAMPLES),
-                 "--trainer.enable_progress_bar", "false"]
-            )  # fmt: skip
+            data = {"num_samples": n, "seed": 1000 * self._settings.seed + number, "out": str(folder / SAMPLES)}
+            run("predict", {"data": data, "trainer": {"enable_progress_bar": False}}, checkpoint)
 
     def _first_candidates(self) -> list[Candidate]:
         """Random, perturbed and real crystals, with what the proxy says of them before it has seen any label."""
-        from crystalgfn.commands.configs import load_env
         from crystalgfn.discovery import seeds
 
         start, seed = self._settings.start, self._settings.seed
         found: list[Candidate] = []
-        env = load_env(self._settings.fit["model"]["env"], "fit.model.env")
+        env = instantiate({"env": self._settings.fit["model"]["env"]}, {"env": Environment}, "fit.model.env").env
         if not isinstance(env, Crystal):
             raise InputError(f"fit.model.env: {type(env).__name__} is not allowed; discover needs Crystal")
         if start.random:

@@ -20,7 +20,8 @@ from crystalgfn.evaluation.measures import (
     validity,
 )
 from crystalgfn.evaluation.pools import Pool, read_pool
-from crystalgfn.evaluation.report import Evaluation, evaluate
+from crystalgfn.evaluation.report import evaluate
+from crystalgfn.evaluation.results import Evaluation
 
 __all__ = [
     "Evaluation",

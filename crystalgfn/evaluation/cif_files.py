@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.keys import composition_keys
+from crystalgfn.crystal.tables import parse_formula
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.pools import NOT_PROPERTIES, Pool, numbers, property_columns
-from crystalgfn.crystal.keys import composition_keys
+from crystalgfn.files import read_frame
 from crystalgfn.gflownet.keys import hash_rows
-from crystalgfn.crystal.tables import parse_formula, read_frame
 
 if TYPE_CHECKING:
     import pandas as pd

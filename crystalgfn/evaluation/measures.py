@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, element_symbols
+from crystalgfn.crystal.group_classes import group_classes
 from crystalgfn.evaluation.checks import (
     Mask,
     assignment_is_right,
@@ -21,7 +22,6 @@ from crystalgfn.evaluation.checks import (
     smact_version,
 )
 from crystalgfn.evaluation.pools import Floats, Ints, Pool, derived, impossible_cells
-from crystalgfn.crystal.group_classes import group_classes
 
 HARD_CHECKS = ("charge_neutral", "wyckoff", "lattice_system", "positive_volume")
 """Checks that a crystal must pass to be valid."""

@@ -27,7 +27,7 @@ from crystalgfn.evaluation.markup import (
     words,
 )
 from crystalgfn.evaluation.measures import QUANTILES
-from crystalgfn.evaluation.report import REFERENCE, SAMPLES, Evaluation
+from crystalgfn.evaluation.results import REFERENCE, SAMPLES, Evaluation
 from crystalgfn.evaluation.top_table import top_section
 
 KINDS = {

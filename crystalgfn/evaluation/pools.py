@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.keys import composition_keys, crystal_keys
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, CrystalTable, read_table
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.checks import cell_volumes
-from crystalgfn.crystal.keys import composition_keys, crystal_keys
 from crystalgfn.gflownet.keys import hash_rows
 from crystalgfn.gflownet.metrics import top_k_rows
-from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, CrystalTable, read_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from html import escape
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.evaluation.markup import NONE, Cell, float_cell, formula_html, int_cell, sortable, words
 from crystalgfn.evaluation.measures import HARD_CHECKS
-from crystalgfn.evaluation.report import Evaluation
+from crystalgfn.evaluation.results import Evaluation
 
 
 def top_section(evaluation: Evaluation) -> str:

@@ -13,7 +13,6 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from crystalgfn.errors import InputError
-from crystalgfn.crystal.restriction import Restriction
 
 TICKET_SIZE = 1000
 """Objects drawn from one random stream. It is fixed, so that samples depend on the seed alone."""
@@ -75,8 +74,8 @@ class Samples(LightningDataModule):
         seed: of the random streams of sampling; the same seed gives the same samples, and fewer samples are the
             first of more.
         out: table that ``predict`` writes.
-        restrict: what may be sampled, as settings by name or as a file that holds them (docs/restriction.md); not for
-            training. None for everything that the model knows.
+        restrict: what may be sampled, as settings by name or, on the command line, a file that holds them; for
+            crystals see docs/restriction.md. Not for training. None for everything that the model knows.
         finetune_steps: training steps in the restricted space before sampling; the checkpoint stays as it is.
         finetune_lr: learning rate of these steps at the start.
 
@@ -90,7 +89,7 @@ class Samples(LightningDataModule):
         num_val_samples: int = 1_000,
         seed: int = 0,
         out: Path = Path("samples.csv"),
-        restrict: Restriction | None = None,
+        restrict: dict[str, Any] | None = None,
         finetune_steps: int = 0,
         finetune_lr: float = 1e-3,
     ) -> None:

@@ -1,10 +1,12 @@
-"""How much sampling strays from the policy during training."""
+"""What changes over the steps of a training: exploration and learning rates."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
 
 from crystalgfn.errors import InputError
 
@@ -47,3 +49,10 @@ class Exploration:
             done = min(1.0, step / self.steps)
             share = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.epsilon * share, 1 + (self.temperature - 1) * share
+
+
+def cosine_fall(step: int, steps: int, final: float) -> float:
+    """Share of the learning rate at a step: along half a cosine from 1 to ``final`` at ``steps``, then constant."""
+    # In single precision, as it has been since the first checkpoints: the last digits decide whether runs repeat.
+    done = torch.tensor(min(step / steps, 1.0) * torch.pi)
+    return final + (1 - final) * (1 + torch.cos(done).item()) / 2

@@ -16,17 +16,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, PearsonCorrCoef
 
+from crystalgfn.errors import InputError
 from crystalgfn.gflownet.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
-from crystalgfn.gflownet.data import Ticket
+from crystalgfn.gflownet.checkpoint_files import read_checkpoint, read_settings, start_networks
+from crystalgfn.gflownet.data import Samples, Ticket
 from crystalgfn.gflownet.data_set import DataSet
 from crystalgfn.gflownet.distributed import mean_over_processes, n_processes, sum_over_processes
-from crystalgfn.gflownet.envs.base import CategoricalHead, Environment
-from crystalgfn.errors import InputError
-from crystalgfn.gflownet.exploration import Exploration, Schedule
-from crystalgfn.gflownet.finetune import adapt
+from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.gflownet.exploration import Exploration, Schedule, cosine_fall
 from crystalgfn.gflownet.losses import Loss, TrajectoryBalance, trajectory_balance
 from crystalgfn.gflownet.proxies import Proxy, ProxySet
-from crystalgfn.random import generator
 from crystalgfn.gflownet.replay import ReplayBuffer
 from crystalgfn.gflownet.rewards import Reward
 from crystalgfn.gflownet.rollout import (
@@ -37,9 +36,15 @@ from crystalgfn.gflownet.rollout import (
     sample_forward,
     sample_to_learn,
 )
-from crystalgfn.gflownet.schedules import cosine_fall
-from crystalgfn.gflownet.start import start_networks
 from crystalgfn.gflownet.step_guard import StepGuard
+from crystalgfn.random import generator
+from crystalgfn.settings import instantiate, merged
+
+FINETUNE_EPSILON = 0.1
+"""Probability of a uniformly random decision at the first step of fine-tuning; it falls linearly to 0."""
+
+FINETUNE_LR_FINAL = 0.01
+"""Share of their start to which the learning rates of fine-tuning fall."""
 
 
 class GFlowNet(LightningModule):
@@ -107,7 +112,7 @@ class GFlowNet(LightningModule):
         self.exploration = Exploration(epsilon, temperature, exploration_steps, exploration_schedule)
         self.loss = loss if loss is not None else TrajectoryBalance()
         self._keep_states = self.loss.uses_edges or self.loss.forward_looking
-        _check_fit(self.loss, backward_policy, env)
+        self.loss.check(env, backward_policy)
         if not self.loss.learns_log_z and batch_size < 2:
             name = type(self.loss).__name__
             raise InputError(f"batch_size: {batch_size} is not allowed; {name} compares trajectories, use 2 or more")
@@ -240,10 +245,7 @@ class GFlowNet(LightningModule):
             torch.cat(rewards) if len(rewards) > 1 else log_reward,
         )
         if self.global_step == 0 or not self.loss.learns_log_z:
-            estimates = balance.log_reward + balance.log_pb.detach() - balance.log_pf.detach()
-            # Start log Z where the first batch has it, instead of crawling there at its learning rate.
-            estimate = mean_over_processes(estimates.unsqueeze(1))[0]
-            self.log_z.data.copy_(torch.where(estimate.isfinite(), estimate, self.log_z.data))
+            self._estimate_log_z(balance)
             if self.global_step == 0 and self.flow is not None:
                 self.flow.start_at(balance)
                 balance = self._balance(balance.trajectories, balance.log_reward)
@@ -266,6 +268,12 @@ class GFlowNet(LightningModule):
             "log_reward": log_reward,
             "log_pf": balance.log_pf.detach()[:n],
         }
+
+    def _estimate_log_z(self, balance: Balance) -> None:
+        """Set log Z to the estimate of a batch: at its learning rate it would take long to get there."""
+        estimates = balance.log_reward + balance.log_pb.detach() - balance.log_pf.detach()
+        estimate = mean_over_processes(estimates.unsqueeze(1))[0]
+        self.log_z.data.copy_(torch.where(estimate.isfinite(), estimate, self.log_z.data))
 
     def _count(self, own: int) -> Tensor | int:
         """Number of trajectories of all processes in this step, of which this process has ``own``."""
@@ -393,13 +401,80 @@ class GFlowNet(LightningModule):
 
     def on_validation_start(self) -> None:
         if self.trainer.state.fn != "fit":
-            adapt(self)
+            self._adapt()
 
     def on_test_start(self) -> None:
-        adapt(self)
+        self._adapt()
 
     def on_predict_start(self) -> None:
-        adapt(self)
+        self._adapt()
+
+    def _adapt(self) -> None:
+        """Do the fine-tuning that the Trainer's data module asks for."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, Samples) and data.finetune_steps:
+            self.finetune(self.env, data.finetune_steps, data.finetune_lr, data.seed)
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def finetune(self, env: Environment, steps: int, lr: float, seed: int) -> list[float]:
+        """Train for some steps in another environment of the same policy, with the model's own loss and reward.
+
+        Only the policy, the networks beside it and log Z change, in memory. Known objects and replay are not used: they
+        may lie outside of the environment. log Z starts again from the estimate of the first batch. A uniformly random
+        decision has a probability of 0.1 at the first step, which falls linearly to 0.
+
+        Args:
+            env: the environment to adapt to; it becomes the model's.
+            steps: number of steps, each on as many trajectories as in training.
+            lr: learning rate of the networks at the start; log Z has the model's own. Both fall along half a cosine
+                to 0.01 of their start.
+            seed: of the random stream ``(seed, "finetune")``.
+
+        Returns:
+            the loss of each step.
+
+        Raises:
+            InputError: if a loss is not finite.
+        """
+        self.env = env
+        stream = generator(seed, "finetune", device=self.device)
+        groups = list(self._parameter_groups())
+        for group in groups:
+            group["lr"] = lr if group["name"] != "log_z" else self.lr_log_z
+        optimizer = torch.optim.Adam(groups)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: cosine_fall(step, steps, FINETUNE_LR_FINAL)
+        )
+        losses = []
+        for step in range(steps):
+            trajectories, _ = sample_forward(
+                env,
+                self.policy,
+                self.batch_size,
+                stream,
+                FINETUNE_EPSILON * (1 - step / steps),
+                backward=self.backward_policy,
+                keep_states=self.loss.uses_edges,
+            )
+            _, log_reward, _ = self.evaluate(trajectories.states)
+            good = torch.isfinite(log_reward)
+            if not good.any():
+                raise InputError("finetune_steps: no value of a step is finite, so there is nothing to learn from")
+            if not good.all():
+                trajectories, log_reward = trajectories.select(good), log_reward[good]
+            balance = self._balance(trajectories, log_reward)
+            if step == 0 or not self.loss.learns_log_z:
+                self._estimate_log_z(balance)
+            loss = self.loss(balance).mean()
+            if not torch.isfinite(loss):
+                raise InputError(f"finetune_lr: {lr} makes the loss {loss.item()} at step {step}; choose a lower one")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        return losses
 
     # Random streams and checkpoints
 
@@ -413,6 +488,31 @@ class GFlowNet(LightningModule):
         if self._generator_state is not None:
             self._training_generator().set_state(self._generator_state)
             self._generator_state = None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **settings: Any) -> GFlowNet:  # type: ignore[override]
+        """The model of a checkpoint with its weights, on the CPU and in evaluation mode.
+
+        Args:
+            checkpoint_path: file that a run has written; a compact one is allowed.
+            settings: settings of the model to use in place of those in the checkpoint, such as ``reward={...}``.
+
+        Raises:
+            InputError: if the file is missing or damaged, or its settings or weights do not fit this version.
+        """
+        stored, version = read_settings(checkpoint_path)
+        model = merged([stored["model"], settings])
+        module: GFlowNet = instantiate({"model": model}, {"model": cls}, f"ckpt_path: {checkpoint_path}").model
+        checkpoint = read_checkpoint(checkpoint_path)
+        module.on_load_checkpoint(checkpoint)
+        try:
+            module.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise InputError(
+                f"ckpt_path: the weights in {checkpoint_path}, written by version {version}, do not fit its settings: "
+                f"{error}"
+            ) from None
+        return module.eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states: list[Any] = [self._training_generator().get_state()]
@@ -464,31 +564,3 @@ def _check(**settings: float) -> None:
     for name, value in settings.items():
         if not value > 0:
             raise InputError(f"{name}: {value} is not allowed; it must be above 0")
-
-
-def _check_fit(loss: Loss, backward_policy: str, env: Environment) -> None:
-    """Raise InputError for a loss or backward policy that an environment cannot do with."""
-    name, of_env = type(loss).__name__, type(env).__name__
-    if loss.uses_edges:
-        continuous = [head for head, spec in env.heads.items() if not isinstance(spec, CategoricalHead)]
-        if continuous:
-            raise InputError(
-                f"loss: {name} sums over all actions, but {of_env} has continuous decisions ({', '.join(continuous)}); "
-                "use another loss, such as TrajectoryBalance"
-            )
-    if loss.forward_looking and not env.has_partial_objects:
-        raise InputError(
-            f"loss: {name} needs rewards of unfinished objects, and those of {of_env} have none; use DetailedBalance"
-        )
-    if backward_policy not in ("uniform", "fixed", "learned"):
-        raise InputError(f"backward_policy: {backward_policy!r} is not allowed; allowed: uniform, fixed, learned")
-    if backward_policy == "learned":
-        if env.is_tree:
-            raise InputError(
-                f"backward_policy: 'learned' is not allowed; {of_env} is a tree, where every state has one parent; "
-                "use fixed"
-            )
-        if loss.uses_edges:
-            raise InputError(f"backward_policy: 'learned' is not allowed; {name} has no use for one; use fixed")
-        if not env.can_learn_backward:
-            raise InputError(f"backward_policy: 'learned' is not allowed; {of_env} lacks encode_backward; use fixed")

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.envs.base import Environment
 
 
 class ReplayBuffer(nn.Module):

@@ -342,7 +342,7 @@ def _column_scale(table: Path, column: str) -> tuple[float, float] | None:
     import numpy as np
     import pandas as pd
 
-    from crystalgfn.crystal.tables import read_frame
+    from crystalgfn.files import read_frame
 
     if not Path(table).is_file():
         return None

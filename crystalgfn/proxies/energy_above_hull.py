@@ -10,10 +10,10 @@ from torch import Tensor
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 from crystalgfn.proxies.formation_energy import FormationEnergy
-from crystalgfn.registry import PROXIES
 from crystalgfn.proxies.hull import load_hull
+from crystalgfn.registry import PROXIES
 
-SHIPPED_HULL = Path(__file__).parent / "weights" / "hull.pt"
+SHIPPED_HULL = Path(__file__).parent / "hull" / "data" / "hull.pt"
 
 
 @PROXIES.register

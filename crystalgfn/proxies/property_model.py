@@ -14,7 +14,7 @@ from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 from crystalgfn.proxies.network.property_network import Estimate, PropertyNetwork
 from crystalgfn.registry import PROXIES
 
-SHIPPED = Path(__file__).parent / "weights"
+SHIPPED = Path(__file__).parent / "network" / "weights"
 """Folder of the weights that come with the package."""
 
 

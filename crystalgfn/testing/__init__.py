@@ -14,9 +14,9 @@ Subclass a contract in a test file and say what to test; pytest runs every prope
 This package needs pytest; nothing else in crystalgfn does.
 """
 
+from crystalgfn.gflownet.policies.random_policy import RandomPolicy
 from crystalgfn.testing.environment import EnvironmentContract
 from crystalgfn.testing.proxy import ProxyContract
-from crystalgfn.gflownet.policies.random_policy import RandomPolicy
 from crystalgfn.testing.walk import Transition, random_walk
 
 __all__ = ["EnvironmentContract", "ProxyContract", "RandomPolicy", "Transition", "random_walk"]

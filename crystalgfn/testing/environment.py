@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from crystalgfn.gflownet.envs.base import CategoricalHead, Environment, Head
-from crystalgfn.random import generator
-from crystalgfn.gflownet.rollout import log_forward, sample_backward, sample_forward
-from crystalgfn.testing.generators import assert_untouched, global_generators
 from crystalgfn.gflownet.policies.random_policy import RandomPolicy
+from crystalgfn.gflownet.rollout import log_forward, sample_backward, sample_forward
+from crystalgfn.random import generator
+from crystalgfn.testing.generators import assert_untouched, global_generators
 from crystalgfn.testing.walk import Transition, random_walk
 
 _SCALES = (0.0, 2.0, 20.0)

@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from crystalgfn.errors import InputError
 from crystalgfn.atoms.potentials.chgnet import MODEL
-from crystalgfn.crystal.tables import atomic_path
+from crystalgfn.errors import InputError
+from crystalgfn.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,22 +114,3 @@ def fit(
         residual = np.abs(target - fractions @ solution)
         weight = np.minimum(1.0, HUBER / np.maximum(residual, 1e-12))
     return dict(zip(symbols, solution.tolist(), strict=True))
-
-
-def from_elements(
-    energies: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], compositions: Sequence[Composition]
-) -> dict[str, float]:
-    """References from elemental crystals alone: CHGNet's energy of the one with the lowest label, less that label.
-
-    Args and result as for `fit`; rows of compounds are passed over, elements without a crystal have no reference.
-    """
-    best: dict[str, tuple[float, float]] = {}
-    for energy, label, composition in zip(energies.tolist(), labels.tolist(), compositions, strict=True):
-        if len(composition.elements) == 1:
-            symbol = composition.elements[0].symbol
-            best[symbol] = min(best.get(symbol, (float("inf"), 0.0)), (label, energy - label))
-    return {symbol: value for symbol, (_, value) in best.items()}
-
-
-METHODS = {"fit": fit, "elements": from_elements}
-Method = Literal["fit", "elements"]

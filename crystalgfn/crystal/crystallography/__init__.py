@@ -6,7 +6,11 @@ from crystalgfn.crystal.crystallography.elements import (
     electronegativity_order,
     element_symbols,
 )
-from crystalgfn.crystal.crystallography.oxidation_states import OXIDATION_STATE_SETS, charge_assignments, oxidation_states
+from crystalgfn.crystal.crystallography.oxidation_states import (
+    OXIDATION_STATE_SETS,
+    charge_assignments,
+    oxidation_states,
+)
 from crystalgfn.crystal.crystallography.space_groups import (
     CRYSTAL_LATTICE_SYSTEMS,
     N_SPACE_GROUPS,

@@ -18,11 +18,11 @@ from crystalgfn.crystal.crystallography import (
 )
 from crystalgfn.crystal.descriptors import count_features, element_property_table
 from crystalgfn.crystal.envs import bitset
-from crystalgfn.gflownet.envs.base import CategoricalHead
 from crystalgfn.crystal.envs.composition_limits import CompositionLimits
 from crystalgfn.crystal.envs.look_ahead import CompositionRules, atom_levels, build_look_ahead
-from crystalgfn.gflownet.envs.stage import Stage
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.envs.base import CategoricalHead
+from crystalgfn.gflownet.envs.stage import Stage
 
 MAX_LOOK_UPS = 600_000_000
 """Largest number of (element, elements so far, atoms, node, count) that look-ahead is worked out for: half a minute."""

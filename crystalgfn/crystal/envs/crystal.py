@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from crystalgfn.crystal.crystallography import (
     space_groups,
 )
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
-from crystalgfn.gflownet.envs.base import ObjectTable
 from crystalgfn.crystal.envs.composition import Composition
 from crystalgfn.crystal.envs.crystal_limits import (
     CrystalLimits,
@@ -36,14 +35,15 @@ from crystalgfn.crystal.envs.crystal_limits import (
 )
 from crystalgfn.crystal.envs.lattice_parameters import ANGLES, LEAST_MARGIN, MARGIN, LatticeParameters
 from crystalgfn.crystal.envs.space_group import SpaceGroup
-from crystalgfn.gflownet.envs.stack import Stack
+from crystalgfn.crystal.keys import crystal_keys
+from crystalgfn.crystal.restriction import Restriction
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.envs.base import ObjectTable
+from crystalgfn.gflownet.envs.stack import Stack
 from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from crystalgfn.crystal.restriction import Restriction
 
 
 @ENVIRONMENTS.register
@@ -183,7 +183,10 @@ class Crystal(Stack):
         self._log_volumes: Tensor
         self.register_buffer("_log_volumes", torch.tensor(ends, dtype=torch.float64).log(), persistent=False)
 
-    def restricted(self, restriction: Restriction) -> Crystal:
+    def restricted(self, restriction: Mapping[str, Any] | Restriction) -> Crystal:
+        """As `Environment.restricted`; the settings are the fields of `Restriction`."""
+        if not isinstance(restriction, Restriction):
+            restriction = Restriction.parse(restriction)
         check_against(restriction, self._settings)
 
         def is_empty(part: Restriction) -> bool:
@@ -273,6 +276,9 @@ class Crystal(Stack):
     def kinds(self, states: Tensor) -> Tensor:
         """(n, elements) the composition: crystals of one formula are alike."""
         return self.composition.decode(self.part("composition", states))
+
+    def object_keys(self, objects: Crystals, states: Tensor) -> Tensor:
+        return crystal_keys(objects)
 
     def encode_objects(self, objects: Crystals, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         from crystalgfn.crystal.envs.inverse import encode_crystals

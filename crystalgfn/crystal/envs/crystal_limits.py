@@ -9,8 +9,8 @@ from typing import Any
 from crystalgfn.crystal.crystallography import space_groups
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.crystal.envs.composition_limits import CompositionLimits
-from crystalgfn.errors import InputError
 from crystalgfn.crystal.restriction import PREFIX, Restriction, parse_counts, parse_groups
+from crystalgfn.errors import InputError
 
 ANGLES = ("alpha", "beta", "gamma")
 

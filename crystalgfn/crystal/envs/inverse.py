@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
-from crystalgfn.gflownet.envs.base import BetaMixtureHead, CategoricalHead, Environment
 from crystalgfn.crystal.envs.lattice_parameters import ANGLES, LatticeParameters
 from crystalgfn.crystal.envs.space_group import SpaceGroup
+from crystalgfn.gflownet.envs.base import BetaMixtureHead, CategoricalHead, Environment
 
 if TYPE_CHECKING:
     from crystalgfn.crystal.envs.crystal import Crystal

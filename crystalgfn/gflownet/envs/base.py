@@ -17,14 +17,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from crystalgfn.gflownet.distributions import BetaMixture, Determined, Distribution, MaskedCategorical, UniformCategorical
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.distributions import (
+    BetaMixture,
+    Determined,
+    Distribution,
+    MaskedCategorical,
+    UniformCategorical,
+)
+from crystalgfn.gflownet.keys import state_keys
 from crystalgfn.gflownet.truncated import TruncatedBetaMixture
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from crystalgfn.crystal.restriction import Restriction
 
 
 @dataclass(frozen=True)
@@ -229,11 +234,14 @@ class Environment(nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} cannot enumerate its terminal states")
 
-    def restricted(self, restriction: Restriction) -> Environment:
+    def restricted(self, restriction: Mapping[str, Any]) -> Environment:
         """An environment that builds only what a restriction allows, for the same policy.
 
         Heads have the same names and sizes, and encodings of the same states are equal. A restriction always refers
         to the space that the environment was made with: restricting again replaces an earlier restriction.
+
+        Args:
+            restriction: settings by name; each environment has its own.
 
         Raises:
             InputError: if this environment has no restrictions, a field does not fit it, or nothing is left.
@@ -294,6 +302,10 @@ class Environment(nn.Module, ABC):
     def kinds(self, states: Tensor) -> Tensor:
         """(n, k) what makes terminal states alike, for variety in a replay buffer: equal rows are of one kind."""
         return states
+
+    def object_keys(self, objects: Any, states: Tensor) -> Tensor:
+        """(n, k) int64 keys of n objects and their terminal states: equal rows are the same object."""
+        return state_keys(states)
 
     def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         """Terminal states of objects: the inverse of `decode`.

@@ -10,10 +10,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from crystalgfn.errors import InputError
 from crystalgfn.gflownet.distributions import Distribution
 from crystalgfn.gflownet.envs.base import BetaMixtureHead, ObjectTable
 from crystalgfn.gflownet.envs.stage import Stage
-from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Box(Stage):
         return states, ["point outside of the box" if bad else "" for bad in outside.tolist()]
 
     def read_table(self, path: Path) -> ObjectTable:
-        from crystalgfn.crystal.tables import read_numbers
+        from crystalgfn.files import read_numbers
 
         frame, points = read_numbers(path, [f"x{i}" for i in range(self.dimensions)])
         finite = points.isfinite().all(1)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from crystalgfn.errors import InputError
 from crystalgfn.gflownet.distributions import Distribution, MaskedCategorical
 from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable
 from crystalgfn.gflownet.envs.stage import Stage
-from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class HyperGrid(Stage):
         ]
 
     def read_table(self, path: Path) -> ObjectTable:
-        from crystalgfn.crystal.tables import read_numbers
+        from crystalgfn.files import read_numbers
 
         frame, cells = read_numbers(path, [f"x{i}" for i in range(self.dimensions)])
         whole = (cells == cells.floor()).all(1)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable
 from crystalgfn.gflownet.envs.stage import Stage
-from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Sequence(Stage):
         return objects.to(self.device, torch.float64) + 1, [""] * len(objects)
 
     def read_table(self, path: Path) -> ObjectTable:
-        from crystalgfn.crystal.tables import read_frame
+        from crystalgfn.files import read_frame
 
         frame = read_frame(path, ["word"])
         rows, words, problems = [], [], {}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable
 from crystalgfn.gflownet.envs.stage import Stage
-from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Set(Stage):
         return torch.cat([chosen, condition], 1), problems
 
     def read_table(self, path: Path) -> ObjectTable:
-        from crystalgfn.crystal.tables import read_frame
+        from crystalgfn.files import read_frame
 
         frame = read_frame(path, ["items"])
         rows, objects, problems = [], [], {}

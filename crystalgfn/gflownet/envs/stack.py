@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from crystalgfn.errors import InputError
 from crystalgfn.gflownet.distributions import Distribution
 from crystalgfn.gflownet.envs.base import CategoricalHead, Environment, Head, ObjectTable
 from crystalgfn.gflownet.envs.listing import terminal_states
 from crystalgfn.gflownet.envs.stage import PlainStage, Stage
-from crystalgfn.errors import InputError
 from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:

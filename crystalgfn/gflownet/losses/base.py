@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.envs.base import CategoricalHead, Environment
 from crystalgfn.gflownet.losses.regression import REGRESSIONS, Regression
 
 if TYPE_CHECKING:
@@ -45,3 +46,41 @@ class Loss(ABC):
     @abstractmethod
     def __call__(self, balance: Balance) -> Tensor:
         """(n,) the loss of each trajectory, with gradients; training minimises their mean."""
+
+    def check(self, env: Environment, backward_policy: str) -> None:
+        """Check that an environment offers what this loss and a backward policy need.
+
+        Args:
+            env: what is built.
+            backward_policy: ``uniform``, ``fixed`` or ``learned``.
+
+        Raises:
+            InputError: if it does not; the message names what to use instead.
+        """
+        name, of_env = type(self).__name__, type(env).__name__
+        if self.uses_edges:
+            continuous = [head for head, spec in env.heads.items() if not isinstance(spec, CategoricalHead)]
+            if continuous:
+                raise InputError(
+                    f"loss: {name} sums over all actions, but {of_env} has continuous decisions "
+                    f"({', '.join(continuous)}); use another loss, such as TrajectoryBalance"
+                )
+        if self.forward_looking and not env.has_partial_objects:
+            raise InputError(
+                f"loss: {name} needs rewards of unfinished objects, and those of {of_env} have none; use "
+                "DetailedBalance"
+            )
+        if backward_policy not in ("uniform", "fixed", "learned"):
+            raise InputError(f"backward_policy: {backward_policy!r} is not allowed; allowed: uniform, fixed, learned")
+        if backward_policy == "learned":
+            if env.is_tree:
+                raise InputError(
+                    f"backward_policy: 'learned' is not allowed; {of_env} is a tree, where every state has one parent; "
+                    "use fixed"
+                )
+            if self.uses_edges:
+                raise InputError(f"backward_policy: 'learned' is not allowed; {name} has no use for one; use fixed")
+            if not env.can_learn_backward:
+                raise InputError(
+                    f"backward_policy: 'learned' is not allowed; {of_env} lacks encode_backward; use fixed"
+                )

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crystalgfn.gflownet.keys import hash_rows
 from crystalgfn.gflownet.metrics.base import SampleMetric
-from crystalgfn.gflownet.metrics.keys import hash_rows
 
 
 def top_k_rows(log_reward: Tensor, hashes: Tensor, k: int) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crystalgfn.gflownet.keys import hash_rows
 from crystalgfn.gflownet.metrics.base import SampleMetric
-from crystalgfn.gflownet.metrics.keys import hash_rows
 
 
 def unique_fraction(keys: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def unique_fraction(keys: Tensor) -> Tensor:
 class Uniqueness(SampleMetric):
     """Share of distinct objects among those seen.
 
-    An object is known by a row of integers, from `crystalgfn.gflownet.metrics.keys`. Only a hash of it is kept: 8 bytes an
+    An object is known by a row of integers, from `crystalgfn.gflownet.keys`. Only a hash of it is kept: 8 bytes an
     object.
 
     ``compute`` returns scalars: ``fraction`` (float64), ``distinct`` and ``total`` (int64).

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from crystalgfn.crystal.tables import parse_formula
 from crystalgfn.errors import InputError
+from crystalgfn.files import atomic_path, check_writable
 from crystalgfn.proxies.hull.facets import SystemFacets, enumerate_facets
 from crystalgfn.proxies.hull.hull import ConvexHull, load_hull
 from crystalgfn.proxies.hull.packing import STEP
 from crystalgfn.proxies.hull.phases import PhaseTable, ordered_elements, read_phases
 from crystalgfn.proxies.hull.sampling import fractions, random_compositions
-from crystalgfn.crystal.tables import atomic_path, check_writable, parse_formula
 
 PUBLISHED = "energy_above_hull"
 """Column that the report compares with, if the table has it."""

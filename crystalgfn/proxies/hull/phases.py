@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from crystalgfn.crystal.crystallography import element_symbols
 from crystalgfn.crystal.crystallography.elements import atomic_numbers
+from crystalgfn.crystal.tables import parse_formula
 from crystalgfn.errors import InputError
-from crystalgfn.crystal.tables import parse_formula, read_frame
+from crystalgfn.files import read_frame
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from crystalgfn.crystal.crystallography.elements import atomic_numbers
-from crystalgfn.errors import InputError
 from crystalgfn.crystal.tables import CrystalTable
+from crystalgfn.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from crystalgfn.files import atomic_path
 from crystalgfn.proxies.network.metrics import (
     Predictions,
     ReferenceConfig,
@@ -19,7 +20,6 @@ from crystalgfn.proxies.network.metrics import (
     percentiles,
 )
 from crystalgfn.proxies.network.splits import SplitTable
-from crystalgfn.crystal.tables import atomic_path
 
 VOLUME_PERCENTILES = (0.1, 0.5, 1, 5, 50, 95, 99, 99.5, 99.9)
 

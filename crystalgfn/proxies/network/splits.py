@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.errors import InputError
 from crystalgfn.crystal.tables import CrystalTable, read_table
+from crystalgfn.errors import InputError
 
 SPLITS = ("train", "val", "test")
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS
 from crystalgfn.errors import InputError
+from crystalgfn.files import check_writable
 from crystalgfn.proxies.network.error_model import ErrorConfig, fit_errors
 from crystalgfn.proxies.network.fitting import EVALUATION_BATCH, OptimizerConfig, fit_ensemble
 from crystalgfn.proxies.network.metrics import Predictions, ReferenceConfig, ReportConfig, check_report
@@ -24,7 +26,6 @@ from crystalgfn.proxies.network.model_card import write_report
 from crystalgfn.proxies.network.networks import NetworkSizes
 from crystalgfn.proxies.network.property_network import PropertyNetwork, is_property_name
 from crystalgfn.proxies.network.splits import SPLITS, DataConfig, SplitTable, split_table
-from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, check_writable
 
 _TAKEN = (*CRYSTAL_COLUMNS, "reason", "log_reward", "log_pf")
 """Columns of the tables that commands write, which cannot be properties."""

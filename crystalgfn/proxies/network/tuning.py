@@ -3,7 +3,7 @@
 What a generator proposes is unlike the table that a proxy was trained on, and the proxy errs in the generator's favour
 there. `tune` goes on from the trained weights: every batch mixes new rows with old ones. Members stay different, as
 each one sees its own bootstrap of the new rows in its own order. Where the old rows are not at hand, the network
-rehearses what it said before of crystals that are made up (`crystalgfn.proxies.network.rehearsal`). The network that knows the
+rehearses what it said before of crystals that are made up (`rehearsal.py`). The network that knows the
 errors learns those that the proxy made on the new rows before it saw them.
 """
 

@@ -17,7 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from crystalgfn.crystal.tables import CrystalTable, read_table
 from crystalgfn.errors import InputError
+from crystalgfn.files import atomic_path, check_writable, read_numbers
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS
 from crystalgfn.proxies.network.metrics import ReferenceConfig, ReportConfig, check_report, errors
 from crystalgfn.proxies.network.model_card import LIMITS, error_table, settings_text
@@ -25,7 +27,6 @@ from crystalgfn.proxies.network.property_network import PropertyNetwork
 from crystalgfn.proxies.network.splits import DataConfig, SplitTable, reduced_formulas, split_table
 from crystalgfn.proxies.network.training import predict
 from crystalgfn.proxies.network.tuning import TuningConfig, tune
-from crystalgfn.crystal.tables import CrystalTable, atomic_path, check_writable, read_numbers, read_table
 
 WEIGHT, ERROR_BEFORE = "weight", "error_before"
 """Optional columns of the new rows: weight in the loss; absolute error of a prediction made before training on them."""

@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from crystalgfn.gflownet.envs import CategoricalHead, Environment
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.envs import CategoricalHead, Environment
 from crystalgfn.registry import ENVIRONMENTS
 
 

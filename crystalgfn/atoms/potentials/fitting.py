@@ -1,0 +1,121 @@
+"""Fit elemental references to crystals with known formation energies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pymatgen.core import Structure
+
+from crystalgfn.atoms import require_extra
+from crystalgfn.atoms.potentials.chgnet import FORBIDDEN, MODEL, energies, silence
+from crystalgfn.atoms.potentials.references import References, fit
+from crystalgfn.crystal.tables import parse_formula
+from crystalgfn.errors import InputError
+from crystalgfn.files import check_writable, read_frame
+
+MAX_ATOMS = 24
+"""Largest primitive cell that is used: small ones are cheap, and there are enough of them."""
+
+
+def make(table: Path, structures: Path, out: Path, split: str, per_element: int, seed: int) -> References:
+    """Choose crystals, evaluate CHGNet, fit, and write the references.
+
+    Args:
+        table: crystals with the columns material_id, formula, formation_energy [eV/atom], optionally split and
+            formation_energy_kind, of which only ``exact`` is used.
+        structures: the columns material_id, cif.
+        out: JSON file.
+        split: which rows.
+        per_element: crystals for each element, as far as there are.
+        seed: of the choice.
+
+    Returns:
+        the references as written.
+
+    Raises:
+        InputError: if something cannot be read or written, or no row is left.
+    """
+    require_extra()
+    check_writable(out)
+    if per_element < 1:
+        raise InputError(f"--per-element: {per_element} is not allowed; 1 or more")
+    rows = join(table, structures)
+    if "split" in rows.columns:
+        rows = rows[rows["split"].astype(str) == split]
+    chosen = choose(rows, per_element, seed)
+    if not len(chosen):
+        raise InputError(f"{table}: no usable row with a structure in {structures} (split {split!r})")
+    crystals = read_structures(chosen)
+    values = energies(crystals)
+    labels = chosen["formation_energy"].to_numpy(dtype=float)
+    good = np.isfinite(values) & np.isfinite(labels)
+    compositions = [crystal.composition for crystal, use in zip(crystals, good, strict=True) if use]
+    solution = fit(values[good], labels[good], compositions)
+    references = References(solution)
+    residual = [
+        references.formation_energy(float(value), composition) - label
+        for value, composition, label in zip(values[good], compositions, labels[good], strict=True)
+    ]
+    recipe = {
+        "crystals": int(good.sum()), "split": split, "per_element": per_element, "seed": seed,
+        "max_atoms": MAX_ATOMS, "mean_absolute_residual": round(float(np.nanmean(np.abs(residual))), 4),
+    }  # fmt: skip
+    references = References(solution, MODEL, recipe)
+    references.save(out)
+    return references
+
+
+def join(table: Path, structures: Path, exact: bool = True) -> pd.DataFrame:
+    """Rows of a table that have a formation energy and a structure, with the column cif.
+
+    Args:
+        table: the columns material_id, formula, formation_energy.
+        structures: the columns material_id, cif.
+        exact: of a table with the column formation_energy_kind, only rows where it is ``exact``.
+
+    Raises:
+        InputError: if a table cannot be read or lacks a column.
+    """
+    labels = read_frame(table, ["material_id", "formula", "formation_energy"])
+    cells = read_frame(structures, ["material_id", "cif"])
+    if exact and "formation_energy_kind" in labels.columns:
+        labels = labels[labels["formation_energy_kind"] == "exact"]
+    labels = labels.assign(formation_energy=pd.to_numeric(labels["formation_energy"], errors="coerce"))
+    labels = labels[labels["formation_energy"].notna()]
+    return labels.merge(cells[["material_id", "cif"]], on="material_id", validate="one_to_one").reset_index(drop=True)
+
+
+def choose(rows: pd.DataFrame, per_element: int, seed: int) -> pd.DataFrame:
+    """Few rows that hold each element often enough: rare elements are served first, each with random crystals.
+
+    Args:
+        rows: table with formula and cif.
+        per_element: crystals for each element, as far as there are.
+        seed: of the choice.
+    """
+    sets = [frozenset(parse_formula(formula)) for formula in rows["formula"]]
+    sizes = rows["cif"].str.count(r"\n\s+[A-Z][a-z]?[0-9+-]*\s+[A-Z][a-z]?\d+\s").to_numpy()
+    usable = [row for row, elements in enumerate(sets) if sizes[row] <= MAX_ATOMS and not elements & FORBIDDEN]
+    order = np.random.default_rng(seed).permutation(usable).tolist()
+    holders: dict[str, list[int]] = {}
+    for row in order:
+        for element in sets[row]:
+            holders.setdefault(element, []).append(row)
+    chosen: set[int] = set()
+    for element in sorted(holders, key=lambda symbol: (len(holders[symbol]), symbol)):
+        have = sum(element in sets[row] for row in chosen)
+        fresh = (row for row in holders[element] if row not in chosen)
+        for row in fresh:
+            if have >= per_element:
+                break
+            chosen.add(row)
+            have += 1
+    return rows.iloc[sorted(chosen)]
+
+
+def read_structures(rows: pd.DataFrame) -> list[Structure]:
+    """Structures of the column cif."""
+    with silence():
+        return [Structure.from_str(text, fmt="cif") for text in rows["cif"]]

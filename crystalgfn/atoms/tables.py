@@ -1,0 +1,243 @@
+"""Put atoms into all crystals of a table or a batch, and evaluate them with CHGNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crystalgfn.atoms import outputs, require_extra
+from crystalgfn.atoms.hull import Reference
+from crystalgfn.atoms.outputs import TABLE
+from crystalgfn.atoms.potentials.references import SHIPPED, References
+from crystalgfn.atoms.run import Workers, file_hash, results, run
+from crystalgfn.crystal.crystallography.elements import element_symbols
+from crystalgfn.crystal.tables import read_table
+from crystalgfn.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymatgen.core import Structure
+
+    from crystalgfn.crystal.crystals import Crystals
+
+PROXY_COLUMN = "formation_energy"
+"""Column of the samples that is passed on where there is no other wish."""
+
+
+def build_table(
+    table: Path,
+    out: Path,
+    relax: bool,
+    top: int | None,
+    tries: int,
+    seed: int,
+    workers: Workers,
+    reference: Path | None = None,
+    proxy_column: str | None = None,
+    chgnet_references: Path | None = None,
+    distinct: bool = False,
+) -> pd.DataFrame:
+    """Build the crystals of a table and write structures and results into a folder.
+
+    Args:
+        table: CSV or parquet file.
+        out: folder.
+        relax: whether to relax positions and cell.
+        top: number of rows: those with the highest ``log_reward`` if there is such a column, else the first ones; None
+            takes all.
+        tries: arrangements that are relaxed in the sampled cell.
+        seed: of the random choices.
+        workers: where the work is done.
+        reference: table of known crystals.
+        proxy_column: column of the table to pass on, with ``proxy_`` before its name.
+        chgnet_references: elemental references.
+        distinct: whether to take only the first row of each reduced formula, in that order.
+
+    Returns:
+        the table of results as written.
+
+    Raises:
+        InputError: if something cannot be read, written or used.
+    """
+    for name, value in (("--top", top), ("--tries", tries)):
+        if value is not None and value < 1:
+            raise InputError(f"{name}: {value} is not allowed; 1 or more")
+    workers.check()
+    references = References.load(chgnet_references or SHIPPED)
+    inputs, tasks = read_tasks(table, top, proxy_column, {"tries": tries, "seed": seed, "relax": relax}, distinct)
+    hull = Reference(reference) if reference is not None else None
+    usable = [task for task in tasks if "counts" in task]
+    settings = {"table": file_hash(table), "tries": tries, "seed": seed, "relax": relax}
+    done = {result["id"]: result for result in run(usable, settings, out, workers)}
+    found = [done.get(task["id"], task) for task in tasks]
+    frame = outputs.make_table(found, inputs, references, hull, relax)
+    outputs.write(out, frame, found)
+    return frame
+
+
+@dataclass(frozen=True)
+class BuiltCrystals:
+    """Crystals with atoms, as far as atoms could be placed.
+
+    Attributes:
+        frame: one row a crystal, see docs/structures.md; ``reason`` says why a crystal was not built or not relaxed.
+        structures: for each row the relaxed structure, else the one in the sampled cell, else None.
+    """
+
+    frame: pd.DataFrame
+    structures: list[Structure | None]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a crystal, failures included."""
+        return self.frame
+
+    def to_structures(self) -> list[Structure]:
+        """The structures of the crystals that were built, in the order of the rows."""
+        return [structure for structure in self.structures if structure is not None]
+
+
+def build_crystals(
+    crystals: Crystals,
+    relax: bool = True,
+    tries: int = 4,
+    seed: int = 0,
+    jobs: int = 1,
+    timeout: float = 600.0,
+    reference: Path | None = None,
+) -> BuiltCrystals:
+    """Put atoms into a batch of crystals with CHGNet. Needs ``crystalgfn[structures]``.
+
+    Args:
+        crystals: n crystals.
+        relax: whether to relax positions and cell.
+        tries: arrangements that are relaxed in the sampled cell.
+        seed: of the random choices.
+        jobs: crystals at the same time, each in a process of its own.
+        timeout: seconds for each crystal.
+        reference: table of known crystals for the energy above the hull; None leaves that column out.
+
+    Raises:
+        InputError: if a package is missing or a setting is not allowed.
+    """
+    import pandas as pd
+
+    require_extra()
+    if tries < 1:
+        raise InputError(f"tries: {tries} is not allowed; 1 or more")
+    names = [f"row-{row:06d}" for row in range(1, len(crystals) + 1)]
+    tasks = [
+        task | {"id": name, "tries": tries, "seed": seed, "relax": relax}
+        for name, task in zip(names, plain_crystals(crystals), strict=True)
+    ]
+    hull = Reference(reference) if reference is not None else None
+    done = {result["id"]: result for result in results(tasks, Workers(jobs, timeout=timeout), progress="build")}
+    found = [done[name] for name in names]
+    inputs = pd.DataFrame(
+        {
+            "id": names,
+            "row": range(1, len(crystals) + 1),
+            "formula": crystals.formulas(),
+            "space_group": crystals.space_group.tolist(),
+        }
+    )
+    frame = outputs.make_table(found, inputs, References.load(), hull, relax)
+    return BuiltCrystals(frame, [outputs.final_structure(result) for result in found])
+
+
+def plain_crystals(crystals: Crystals) -> list[dict[str, Any]]:
+    """For each crystal its space_group, counts by symbol and lattice as plain values, what a `Task` needs of it."""
+    symbols = element_symbols()
+    columns = (crystals.space_group.tolist(), crystals.counts.tolist(), crystals.lattice.tolist())
+    return [
+        {"space_group": group, "counts": {symbols[z]: n for z, n in enumerate(counts) if n}, "lattice": lattice}
+        for group, counts, lattice in zip(*columns, strict=True)
+    ]
+
+
+def read_tasks(
+    table: Path, top: int | None, proxy_column: str | None, common: dict[str, Any], distinct: bool = False
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """The rows to build.
+
+    Returns:
+        a table with id, row (counted from 1), formula, space_group and the columns passed on, and for each of its rows
+        the task, or for a row that cannot be used its id and the reason.
+    """
+    import pandas as pd
+
+    data = read_table(table, strict=False)
+    frame = data.frame.reset_index(drop=True)
+    if proxy_column is not None and proxy_column not in frame.columns:
+        present = ", ".join(str(c) for c in frame.columns)
+        raise InputError(f"--proxy-column: {table} has no column {proxy_column!r}; it has: {present}")
+    order = np.arange(len(frame))
+    if "log_reward" in frame.columns:
+        rewards = pd.to_numeric(frame["log_reward"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+        order = np.argsort(-np.nan_to_num(rewards, nan=-np.inf), kind="stable")
+    place = {row: index for index, row in enumerate(data.rows.tolist())}
+    if distinct:
+        order = _first_of_each(order, data.crystals.counts.numpy(), place)
+    chosen = order[:top].tolist()
+    inputs = pd.DataFrame(
+        {
+            "id": [f"row-{row + 1:06d}" for row in chosen],
+            "row": [row + 1 for row in chosen],
+            "formula": frame["formula"].iloc[chosen].tolist(),
+            "space_group": pd.to_numeric(frame["space_group"].iloc[chosen], errors="coerce").tolist(),
+        }
+    )
+    passed = proxy_column or (PROXY_COLUMN if PROXY_COLUMN in frame.columns else None)
+    for column, name in ((passed, f"proxy_{passed}"), ("log_reward", "log_reward")):
+        if column in frame.columns:
+            inputs[name] = pd.to_numeric(frame[column].iloc[chosen], errors="coerce").tolist()
+    plain = plain_crystals(data.crystals)
+    tasks: list[dict[str, Any]] = []
+    for row, name in zip(chosen, inputs["id"], strict=True):
+        if row not in place:
+            tasks.append({"id": name, "reason": f"not built: {data.problems[row]}"})
+            continue
+        tasks.append(plain[place[row]] | {"id": name} | common)
+    return inputs, tasks
+
+
+def _first_of_each(order: Any, counts: Any, place: dict[int, int]) -> Any:
+    """Of rows in some order, the first of each reduced formula; rows that are no crystals stay."""
+    seen: set[tuple[int, ...]] = set()
+    kept = []
+    for row in order.tolist():
+        if row in place:
+            own = counts[place[row]]
+            key = tuple((own // np.gcd.reduce(own)).tolist())
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(row)
+    return np.array(kept, dtype=np.int64)
+
+
+def summary(frame: pd.DataFrame, out: Path) -> list[str]:
+    """What to tell about a table of results."""
+    built = frame["energy_built"].notna()
+    lines = [f"{out / TABLE}: {int(built.sum())} of {len(frame)} crystals built"]
+    if "energy_relaxed" in frame.columns:
+        relaxed = frame["energy_relaxed"].notna()
+        kept = (frame["symmetry"] == "sampled").sum()
+        higher = (frame["symmetry"] == "higher").sum()
+        lines[0] += f", {int(relaxed.sum())} relaxed, {kept} of these in the sampled group, {higher} in a higher one"
+    if "energy_above_hull" in frame.columns and frame["energy_above_hull"].notna().any():
+        above = frame["energy_above_hull"]
+        lines.append(
+            f"energy above hull: {int((above < 0.1).sum())} below 0.1 eV/atom, best {above.min():.3f}, "
+            f"median {above.median():.3f} eV/atom"
+        )
+    reasons = frame.loc[frame["reason"] != "", ["id", "reason"]]
+    lines += [f"  {row.id}: {row.reason}" for row in reasons.head(5).itertuples()]
+    if len(reasons) > 5:
+        lines.append(f"  ... and {len(reasons) - 5} more, see the column 'reason'")
+    return lines

@@ -1,0 +1,57 @@
+"""Checks of single settings: one message for each kind, which names the setting, its value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from crystalgfn.errors import InputError
+
+
+def refuse(name: str, value: Any, allowed: str) -> InputError:
+    """The error for a value that is not allowed.
+
+    Args:
+        name: the setting, as the user knows it.
+        value: what it was set to.
+        allowed: what it may be, such as ``it must be at least 1``.
+    """
+    return InputError(f"{name}: {value} is not allowed; {allowed}")
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Raise an `InputError` unless a number is ``least`` or more."""
+    if not value >= least:
+        raise refuse(name, value, f"it must be at least {least}")
+
+
+def positive(name: str, value: float) -> None:
+    """Raise an `InputError` unless a number is above 0 and finite."""
+    if not 0 < value < math.inf:
+        raise refuse(name, value, "it must be a positive number")
+
+
+def not_negative(name: str, value: float) -> None:
+    """Raise an `InputError` unless a number is 0 or above, and finite."""
+    if not 0 <= value < math.inf:
+        raise refuse(name, value, "it must be 0 or a positive number")
+
+
+def between(name: str, value: float, low: float, high: float) -> None:
+    """Raise an `InputError` unless a number is from ``low`` to ``high``, both included."""
+    if not low <= value <= high:
+        raise refuse(name, value, f"it must lie between {low:g} and {high:g}")
+
+
+def finite(name: str, value: float) -> None:
+    """Raise an `InputError` unless a number is finite."""
+    if not math.isfinite(value):
+        raise refuse(name, value, "it must be a finite number")
+
+
+def one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raise an `InputError` unless a value is one of those that are allowed."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise refuse(name, repr(value), f"allowed: {', '.join(map(str, allowed))}")

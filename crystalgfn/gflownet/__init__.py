@@ -1,0 +1,1 @@
+"""The sampler: environments, policies, losses, rewards and training. It knows nothing of crystals."""

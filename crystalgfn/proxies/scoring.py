@@ -1,0 +1,116 @@
+"""Predictions for the crystals of a table."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.tables import read_table
+from crystalgfn.errors import InputError
+from crystalgfn.files import check_writable, table_kind, write_frame
+from crystalgfn.gflownet.proxies.base import Proxy
+from crystalgfn.gflownet.proxies.proxy_set import UNCERTAINTY
+from crystalgfn.plugins import load_everything
+from crystalgfn.registry import PROXIES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BATCH = 2048
+"""Crystals scored at once, to bound memory."""
+
+REASON = "reason"
+"""Column that says why a row has no score; empty for the others."""
+
+
+def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tuple[pd.DataFrame, str, str]:
+    """Add a proxy's property to a table and write the result.
+
+    All rows and columns are kept, in order. Added are the property and, if the proxy has one, its uncertainty under
+    the property's name with ``_uncertainty``, both empty where a row could not be scored, and the column ``reason``,
+    which says why.
+
+    Args:
+        table: CSV or parquet file.
+        proxy: name of a registered proxy.
+        out: table to write; replaced if it exists.
+        weights: file of weights for a proxy that takes one.
+
+    Returns:
+        the table as written, the name of the property and its unit.
+
+    Raises:
+        InputError: if the table cannot be read, the proxy is unknown or cannot take weights, a column of the table has
+            the name of a new one, or the output cannot be written.
+    """
+    table_kind(out)
+    check_writable(out)
+    model = make_proxy(proxy, weights)
+    data = read_table(table, strict=False)
+    added = [model.name, *([model.name + UNCERTAINTY] if model.has_uncertainty else [])]
+    taken = [column for column in (*added, REASON) if column in data.frame.columns]
+    if taken:
+        raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
+    # In the proxy's own precision: a float32 written as float64 shows digits that mean nothing.
+    values = torch.full((len(added), len(data.frame)), float("nan"), dtype=precision(model, proxy))
+    reasons = ["" if problem is None else str(problem) for problem in data.problems]
+    with torch.no_grad():
+        for start in range(0, len(data.rows), BATCH):
+            crystals, rows = data.crystals[start : start + BATCH], data.rows[start : start + BATCH]
+            refused = model.refused(crystals)
+            for row, reason in zip(rows.tolist(), refused, strict=True):
+                reasons[row] = reason
+            good = torch.tensor([not reason for reason in refused])
+            rows = rows[good]
+            if len(rows):
+                prediction = model.predict(crystals[good])
+                values[0, rows] = prediction.value
+                if prediction.uncertainty is not None:
+                    values[1, rows] = prediction.uncertainty.to(values.dtype)
+    for row in data.rows[~values[:, data.rows].isfinite().all(0)].tolist():
+        reasons[row] = reasons[row] or f"{proxy} gives no finite value"
+        values[:, row] = float("nan")
+    frame = data.frame.reset_index(drop=True)
+    for column, numbers in zip(added, values, strict=True):
+        frame[column] = numbers.numpy()
+    frame[REASON] = reasons
+    write_frame(frame, out)
+    return frame, model.name, model.unit
+
+
+def precision(model: Proxy, name: str) -> torch.dtype:
+    """Type of the numbers that a proxy gives for a crystal, here rock salt.
+
+    Raises:
+        InputError: if it gives none: there are proxies of other objects.
+    """
+    salt = Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.69, 5.69, 5.69, 90, 90, 90]])
+    try:
+        with torch.no_grad():
+            return model(salt).dtype
+    except Exception as error:  # whatever a proxy of other objects stumbles over
+        raise InputError(f"--proxy: {name} gives no value for crystals: {type(error).__name__}: {error}") from None
+
+
+def make_proxy(name: str, weights: Path | None) -> Proxy:
+    """The proxy called ``name``."""
+    load_everything()
+    if name not in PROXIES:
+        raise InputError(f"--proxy: unknown proxy {name!r}; registered: {', '.join(sorted(PROXIES))}")
+    proxy: type[Proxy] = PROXIES.get(name)
+    parameters = inspect.signature(proxy).parameters.values()
+    takes_weights = "weights" in [p.name for p in parameters]
+    if weights is not None and not takes_weights:
+        raise InputError(f"--weights: {name} takes no weights")
+    given = {} if weights is None else {"weights": weights}
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    missing = [parameter for parameter in required if parameter not in given]
+    if missing == ["weights"]:
+        raise InputError(f"--weights: {name} needs a file of weights, as crystalgfn train-proxy writes it")
+    if missing:
+        raise InputError(f"--proxy: {name} cannot be made without settings ({', '.join(missing)})")
+    return proxy(**given)

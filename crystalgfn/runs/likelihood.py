@@ -1,0 +1,82 @@
+"""How likely a trained model is to sample the objects of a table."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from crystalgfn.errors import InputError
+from crystalgfn.gflownet.data_set import BATCH, read_states
+from crystalgfn.gflownet.likelihood import log_likelihood
+from crystalgfn.gflownet.metrics import LikelihoodAgreement
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.random import generator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REASON = "reason"
+"""Column that says why a row has no likelihood; empty for the others."""
+
+
+def likelihood_table(
+    module: GFlowNet,
+    table: Path,
+    only: dict[str, str] | None = None,
+    tolerance: float = 0.01,
+    trajectories: int = 100,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Score the objects of a table by log p and log R.
+
+    Args:
+        module: the trained model.
+        table: CSV or parquet file.
+        only: values that columns of the table must have; other rows are left out of the result.
+        tolerance: largest relative deviation of an object from one that can be built; it is moved there.
+        trajectories: backward trajectories for each object, where there can be several.
+        seed: of these.
+
+    Returns:
+        the rows with the columns ``log_p``, ``log_p_standard_error``, ``log_reward`` and ``reason``, and the metrics.
+
+    Raises:
+        InputError: if the table cannot be used or has a column of that name.
+    """
+    known = read_states(module.env, table, tolerance, only, "table")
+    added = ("log_p", "log_p_standard_error", "log_reward", REASON)
+    taken = [column for column in added if column in known.frame.columns]
+    if taken:
+        raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
+    log_p, errors = log_likelihood(
+        module.env,
+        module.policy,
+        known.states,
+        generator(seed, "likelihood"),
+        trajectories,
+        module.backward_policy,
+    )
+    rewards = [module.evaluate(part)[1] for part in known.states.split(BATCH) if len(part)]
+    log_reward = torch.cat(rewards) if rewards else log_p
+    reasons = known.problems | {int(row): "no finite prediction" for row in known.rows[~log_reward.isfinite()]}
+    values = torch.full((3, len(known.frame)), float("nan"), dtype=torch.float64)
+    values[:, known.rows] = torch.stack([log_p, errors, log_reward])
+    frame = known.frame.reset_index(drop=True)
+    for column, numbers in zip(added, values, strict=False):
+        frame[column] = numbers.numpy()
+    frame[REASON] = [reasons.get(row, "") for row in range(len(frame))]
+    agreement = LikelihoodAgreement()
+    agreement.update(log_p, log_reward)
+    results = {name: float(value) for name, value in agreement.compute().items()}
+    metrics = {
+        "rows": int(known.wanted.sum()),
+        **{name: (value if math.isfinite(value) else None) for name, value in results.items()},
+        "log_z": module.log_z.item(),
+        "left_out": dict(Counter(reasons.values()).most_common()),
+    }
+    metrics["n"] = int(results["n"])
+    return frame[known.wanted.numpy()], metrics

@@ -1,0 +1,193 @@
+"""A trained model in Python: sample from it, restrict it, put atoms into its crystals."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from crystalgfn.callbacks.sample_writer import samples_frame
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.errors import InputError
+from crystalgfn.gflownet.data import Tickets
+from crystalgfn.gflownet.envs import Environment
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.proxies import ProxySet
+from crystalgfn.runs.runner import find_checkpoint, run
+from crystalgfn.settings import find_config, find_file, merged, read_config, read_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymatgen.core import Structure
+
+    from crystalgfn.atoms.tables import BuiltCrystals
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
+
+    Attributes:
+        module: the `GFlowNet` with its environment, proxies, reward and policy.
+        checkpoint: the file it comes from; None if training wrote none.
+    """
+
+    module: GFlowNet
+    checkpoint: Path | None
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        restrict: Mapping[str, Any] | str | Path | None = None,
+        finetune_steps: int = 0,
+        finetune_lr: float = 1e-3,
+    ) -> SampledObjects:
+        """Sample n objects; the same samples as ``crystalgfn predict`` with these settings.
+
+        Args:
+            n: number of samples. Fewer samples are the first of more.
+            seed: of the random streams.
+            restrict: what may be sampled: settings by name, such as ``{"elements": ["Fe", "O"]}``, or a YAML file that
+                holds them. None for everything that the model knows.
+            finetune_steps: training steps in the restricted space before sampling; the model itself stays as it is.
+            finetune_lr: learning rate of these steps at the start.
+
+        Raises:
+            InputError: if a setting is not allowed, or nothing is left to sample.
+        """
+        if n < 1:
+            raise InputError(f"n: {n} is not allowed; it must be at least 1")
+        if finetune_steps and restrict is None:
+            raise InputError(f"finetune_steps: {finetune_steps} is not allowed without a restriction; give restrict")
+        # Fine-tuning changes a copy.
+        module = copy.deepcopy(self.module) if finetune_steps else self.module
+        whole = module.env
+        env = whole if restrict is None else whole.restricted(read_restriction(restrict))
+        try:
+            module.env = env
+            if finetune_steps:
+                module.finetune(env, finetune_steps, finetune_lr, seed)
+            with torch.no_grad():
+                tickets = Tickets(n, seed, "predict")
+                parts = [module.predict_step(tickets[i], i) for i in range(len(tickets))]
+        finally:
+            module.env = whole
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return SampledObjects(env, module.proxies, outputs)
+
+
+@dataclass(frozen=True)
+class SampledObjects:
+    """Objects that a model has sampled.
+
+    Attributes:
+        env: the environment that they were sampled in.
+        proxies: what predicted their properties.
+        outputs: ``states`` (n, state_size), ``properties`` (n, columns), ``log_reward``, ``log_pf`` and ``log_pb``
+            (n,), as `GFlowNet` gives them.
+    """
+
+    env: Environment
+    proxies: ProxySet
+    outputs: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.outputs["states"])
+
+    @property
+    def objects(self) -> Any:
+        """The objects as the environment decodes them: `Crystals` for crystals."""
+        return self.env.decode(self.outputs["states"])
+
+    @property
+    def crystals(self) -> Crystals:
+        """The objects, where they are crystals.
+
+        Raises:
+            InputError: if the model's environment builds something else.
+        """
+        objects = self.objects
+        if not isinstance(objects, Crystals):
+            raise InputError(f"the environment {type(self.env).__name__} builds no crystals")
+        return objects
+
+    @property
+    def log_p(self) -> Tensor:
+        """(n,) float64 log p(x). Exact in a tree, such as `Crystal`; elsewhere an estimate from one trajectory."""
+        return self.outputs["log_pf"] - self.outputs["log_pb"]
+
+    @property
+    def log_reward(self) -> Tensor:
+        """(n,) float64 log R(x)."""
+        return self.outputs["log_reward"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an object, with the columns of ``samples.csv``."""
+        return samples_frame(self.env, self.proxies, self.outputs)
+
+    def to_structures(self) -> list[Structure]:
+        """Structures of objects whose atoms are known.
+
+        Raises:
+            InputError: for objects without atoms; `build` places them.
+        """
+        raise InputError(
+            "these samples have a space group, a composition and a cell, but no atoms; "
+            "samples.build().to_structures() places and relaxes them (needs crystalgfn[structures])"
+        )
+
+    def build(self, **settings: Any) -> BuiltCrystals:
+        """Put atoms into the crystals with CHGNet; settings are those of `crystalgfn.atoms.tables.build_crystals`."""
+        from crystalgfn.atoms.tables import build_crystals
+
+        return build_crystals(self.crystals, **settings)
+
+
+def load(name: str | Path) -> Model:
+    """A trained model.
+
+    Args:
+        name: a checkpoint file, the folder of a run, or a model that comes with the package: ``discovered``.
+
+    Raises:
+        InputError: if there is no such file, or it is damaged.
+    """
+    path = find_checkpoint(name)
+    return Model(GFlowNet.load_from_checkpoint(path), path)
+
+
+def fit(
+    config: str | Path | Mapping[str, Any], *changes: Mapping[str, Any], ckpt_path: str | Path | None = None
+) -> Model:
+    """Train a model, as ``crystalgfn fit`` does.
+
+    Args:
+        config: a file, the name of a shipped config such as ``eform.yaml``, or settings.
+        changes: settings that change it, such as ``{"trainer": {"max_steps": 100}}``.
+        ckpt_path: a checkpoint to go on from, or ``last``.
+
+    Returns:
+        the trained model.
+
+    Raises:
+        InputError: for settings or files that cannot be used.
+    """
+    settings = config if isinstance(config, Mapping) else read_config(find_config(str(config)))
+    runner = run("fit", merged([settings, *changes]), ckpt_path)
+    written = [getattr(callback, "last_model_path", None) for callback in runner.trainer.checkpoint_callbacks]
+    module = runner.model
+    assert isinstance(module, GFlowNet)
+    return Model(module.eval(), next((Path(path) for path in written if path), None))
+
+
+def read_restriction(restrict: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    """The settings of a restriction: those given, or those in a YAML file, which may be a shipped one."""
+    if isinstance(restrict, Mapping):
+        return restrict
+    return read_yaml(find_file(str(restrict)) or restrict, "restrict")

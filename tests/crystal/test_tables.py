@@ -1,0 +1,229 @@
+"""Tables of crystals: what is read, and what is refused with which words."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.tables import parse_formula, read_table
+from crystalgfn.errors import InputError
+from crystalgfn.files import atomic_path, check_writable, read_frame, write_frame
+
+ROWS = {
+    "name": ["salt", "iron", "quartz"],
+    "formula": ["Na4 Cl4", "Fe2", "Si3O6"],
+    "space_group": [225, 229, 152],
+    "a": [5.69, 2.87, 4.92],
+    "b": [5.69, 2.87, 4.92],
+    "c": [5.69, 2.87, 5.43],
+    "alpha": [90.0, 90.0, 90.0],
+    "beta": [90.0, 90.0, 90.0],
+    "gamma": [90.0, 90.0, 120.0],
+    "energy": [-2.1, 0.0, -3.0],
+}
+
+
+def write(path: Path, **changes: list[object]) -> Path:
+    frame = pd.DataFrame({**ROWS, **changes})
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".CSV"])
+def test_reads_crystals_and_labels(tmp_path: Path, suffix: str) -> None:
+    table = read_table(write(tmp_path / f"table{suffix}") if suffix != ".CSV" else _upper(tmp_path), label="energy")
+    assert table.rows.tolist() == [0, 1, 2]
+    assert table.crystals.formulas() == ["Na4 Cl4", "Fe2", "Si3 O6"]
+    assert table.crystals.space_group.tolist() == [225, 229, 152]
+    assert table.crystals.lattice[2].tolist() == [4.92, 4.92, 5.43, 90.0, 90.0, 120.0]
+    assert table.labels is not None and table.labels.tolist() == [-2.1, 0.0, -3.0]
+    assert list(table.frame.columns) == list(ROWS)
+
+
+def _upper(folder: Path) -> Path:
+    return write(folder / "table.csv").rename(folder / "TABLE.CSV")
+
+
+@pytest.mark.parametrize(
+    ("formula", "counts"),
+    [
+        ("Na4 Cl4", {"Na": 4, "Cl": 4}),
+        ("Na4Cl4", {"Na": 4, "Cl": 4}),
+        ("  NaCl ", {"Na": 1, "Cl": 1}),
+        ("NaN", {"Na": 1, "N": 1}),
+        ("CO2 C1", {"C": 2, "O": 2}),
+        ("Pu", {"Pu": 1}),
+    ],
+)
+def test_formulas(formula: str, counts: dict[str, int]) -> None:
+    assert parse_formula(formula) == counts
+
+
+def test_sodium_nitride_is_no_missing_value(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path / "table.csv", formula=["NaN", "Fe2", "Si3O6"]))
+    assert table.crystals.formulas()[0] == "Na1 N1"
+
+
+BAD = [
+    ("formula", "Xx2", "'Xx' that is unknown or beyond Pu"),
+    ("formula", "Am2", "'Am' that is unknown or beyond Pu"),
+    ("formula", "na2", "cannot read 'na2'"),
+    ("formula", "Ca(OH)2", "cannot read '(OH)2'"),
+    ("formula", "Na0.5Cl", "count of Na that is not whole"),
+    ("formula", "Na0Cl1", "count of Na outside"),
+    ("formula", "Na-1", "cannot read '-1'"),
+    ("formula", "Na99999999999999999999", "count of Na outside"),
+    ("formula", "Na10000 Na", "count of Na outside"),
+    ("formula", "", "empty formula"),
+    ("formula", "12", "cannot read '12'"),
+    ("space_group", 0, "whole number from 1 to 230"),
+    ("space_group", 231, "whole number from 1 to 230"),
+    ("space_group", 1.5, "whole number from 1 to 230"),
+    ("space_group", "Fm-3m", "whole number from 1 to 230"),
+    ("space_group", None, "whole number from 1 to 230"),
+    ("a", -1.0, "positive, finite length"),
+    ("b", 0.0, "positive, finite length"),
+    ("c", "long", "positive, finite length"),
+    ("c", float("inf"), "positive, finite length"),
+    ("c", None, "positive, finite length"),
+    ("alpha", 0.0, "between 0 and 180"),
+    ("beta", 180.0, "between 0 and 180"),
+    ("gamma", None, "between 0 and 180"),
+    ("energy", None, "a finite number"),
+    ("energy", "low", "a finite number"),
+    ("energy", float("inf"), "a finite number"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "words"), BAD)
+def test_bad_values_name_file_row_column_and_value(tmp_path: Path, column: str, value: object, words: str) -> None:
+    path = write(tmp_path / "table.csv", **{column: [ROWS[column][0], value, ROWS[column][2]]})
+    with pytest.raises(InputError) as caught:
+        read_table(path, label="energy")
+    message = str(caught.value)
+    assert all(part in message for part in ("table.csv: row 2 ", f"column {column}: ", words, "allowed: "))
+    assert value is None or repr(str(value))[:10] in message
+    table = read_table(path, label="energy", strict=False)
+    assert table.rows.tolist() == [0, 2] and len(table.crystals) == 2
+    assert [problem is None for problem in table.problems] == [True, False, True]
+    assert words in str(table.problems[1])
+
+
+def test_angles_that_close_no_cell(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.csv", alpha=[90.0, 60.0, 90.0], beta=[90.0, 60.0, 90.0], gamma=[90.0, 150.0, 120.0])
+    with pytest.raises(
+        InputError, match=r"row 2 .*alpha, beta, gamma: value '60.0, 60.0, 150.0' are angles of no cell"
+    ):
+        read_table(path)
+
+
+def test_parquet_with_missing_values_and_other_types(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    frame = pd.DataFrame({**ROWS, "formula": ["Na4 Cl4", None, "Si3O6"]})
+    frame["space_group"] = pd.array([225, 229, None], dtype="Int16")
+    frame.to_parquet(path)
+    table = read_table(path, strict=False)
+    assert table.rows.tolist() == [0]
+    assert [p.column for p in table.problems if p] == ["formula", "space_group"]
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    pd.DataFrame(ROWS).drop(columns=["a", "gamma"]).to_csv(path, index=False)
+    with pytest.raises(
+        InputError, match=r"missing column\(s\) a, gamma, gap; the table has: name, formula, space_group"
+    ):
+        read_table(path, label="gap")
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    def refused(name: str, content: bytes | None, words: str) -> None:
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match=words) as caught:
+            read_table(path)
+        assert name in str(caught.value)
+
+    refused("none.csv", None, "no such file")
+    refused("empty.csv", b"", "is empty")
+    refused("header.csv", b"formula,space_group,a,b,c,alpha,beta,gamma\n", "no rows")
+    refused("table.xlsx", b"x", "a table ends in .csv")
+    refused("table", b"x", "a table ends in .csv")
+    refused("binary.csv", bytes(range(256)) * 4, "cannot be read as CSV|missing column")
+    refused("broken.parquet", b"PAR1 no more", "cannot be read as parquet")
+    refused("ragged.csv", b"a,b\n1,2\n1,2,3,4\n", "cannot be read as CSV")
+    (tmp_path / "folder.csv").mkdir()
+    refused("folder.csv", None, "is not a file")
+
+
+class _Marker:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("unpickled"),))
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("table.parquet", "table.csv"):
+        Path(name).write_bytes(pickle.dumps(_Marker()))
+        with pytest.raises(InputError):
+            read_table(name)
+    assert not Path("unpickled").exists()
+
+
+def test_csv_is_written_as_it_was_read(tmp_path: Path) -> None:
+    text = "formula,space_group,a,note\nNa4 Cl4,225,5.690,NA\nFe2,229,2.87,\n"
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    write_frame(read_frame(path), tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_text() == text
+
+
+def test_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + b"formula,a\nFe2,1\n")
+    assert list(read_frame(path).columns) == ["formula", "a"]
+
+
+def test_round_trip_with_crystals(tmp_path: Path) -> None:
+    crystals = Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.69, 5.69, 5.69, 90, 90, 90]])
+    write_frame(crystals.to_frame(), tmp_path / "table.csv")
+    again = read_table(tmp_path / "table.csv").crystals
+    assert torch.equal(again.counts, crystals.counts) and torch.equal(again.lattice, crystals.lattice)
+
+
+def test_atomic_path_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_check_writable(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder" / "table.csv")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    with pytest.raises(InputError, match="is a folder"):
+        check_writable(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        check_writable(tmp_path / "file" / "table.csv")
+
+
+def test_many_rows_are_fast(tmp_path: Path) -> None:
+    frame = pd.concat([pd.DataFrame(ROWS)] * 5000, ignore_index=True)
+    path = tmp_path / "table.csv"
+    frame.to_csv(path, index=False)
+    started = time.perf_counter()
+    assert len(read_table(path).crystals) == 15_000
+    assert time.perf_counter() - started < 5  # about 0.4 s; the limit is for busy machines
