@@ -92,7 +92,8 @@ run("import-matbench matbench_mp_gap --file matbench_mp_gap.json.gz --out gaps.c
 
 small = (
     "--first_steps 2 --steps 2 --final_steps 2 --rounds 1 --evaluations 1 --final 1 --start.random 1 "
-    "--start.perturbed 0 --start.real 0 --screen.pool 20 --label.tries 1 --label.timeout 120 --tuning.steps 2 --tuning.error_steps 2"
+    "--start.perturbed 0 --start.real 0 --screen.pool 20 --label.tries 1 --label.timeout 120 "
+    "--tuning.steps 2 --tuning.error_steps 2"
 )
 run(f"discover --config discover.yaml --out run {small}", "run/final/summary.json", "run/labels.db")
 

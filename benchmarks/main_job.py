@@ -14,7 +14,6 @@ formation_energy, split) it also gives the percentiles of its validation rows wi
 from __future__ import annotations
 
 import argparse
-import re
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +21,8 @@ import numpy as np
 import pandas as pd
 
 from crystalgfn.crystal.crystallography import space_groups
+from crystalgfn.crystal.crystallography.group_ranges import group_range
+from crystalgfn.crystal.formulas import parse_formula
 from crystalgfn.evaluation.checks import (
     assignment_is_right,
     cell_volumes,
@@ -129,14 +130,11 @@ def classes(table: pd.DataFrame, kind: str) -> int:
     return len({getattr(space_groups()[number - 1], kind) for number in table.space_group})
 
 
-@cache
-def counts_of(formula: str) -> dict[str, int]:
-    return {symbol: int(count) for symbol, count in re.findall(r"([A-Z][a-z]?)(\d+)", formula)}
+counts_of = cache(parse_formula)
 
 
 def allowed_groups(entries: list) -> set[int]:
-    ends = [str(entry).split("-") for entry in entries]
-    return {number for end in ends for number in range(int(end[0]), int(end[-1]) + 1)}
+    return {number for entry in entries for number in group_range(entry)}
 
 
 def violation(row, settings: dict) -> str | None:
@@ -177,7 +175,7 @@ def reference_line(path: Path, elements: list[str]) -> str:
     table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     known = table[table.formation_energy.notna() & (table.split == "val")]
     allowed = set(elements)
-    inside = known[[set(re.findall(r"[A-Z][a-z]?", formula)) <= allowed for formula in known.formula]]
+    inside = known[[set(counts_of(formula)) <= allowed for formula in known.formula]]
     low, middle = np.percentile(inside.formation_energy, [5, 50])
     return (
         f"\nReference, validation rows within the {len(allowed)} elements ({len(inside)}): 5th percentile {low:.2f}, "

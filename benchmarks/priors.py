@@ -74,7 +74,7 @@ def compare(args: argparse.Namespace) -> None:
     for split in ("train", "val"):
         crystals = known(args.data, split)
         crystals = crystals[within(crystals, args.atoms, args.elements)]
-        # The environment builds nothing else than what is neutral with one state for each element.
+        # The environment builds nothing else than what is neutral with one oxidation state for each element.
         columns[f"known, {split}"] = crystals[ElectronegativityOrder().assign(crystals.counts).neutral]
     columns |= {path.stem: read_table(path).crystals for path in args.samples}
     print(*(f"{name}: {len(crystals)} crystals" for name, crystals in columns.items()), sep="; ")

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from crystalgfn.crystal.tables import parse_formula
+from crystalgfn.crystal.formulas import parse_formula
 
 MAX_ATOMS = 20
 NEAR = 0.1  # eV/atom above the hull
@@ -63,14 +63,14 @@ def judge_references(data: Path, n: int, seed: int, references: list[Path] | Non
     """Mean absolute errors on real structures of the test split with exact labels."""
     from crystalgfn.atoms.potentials.chgnet import energies
     from crystalgfn.atoms.potentials.fitting import join, read_structures
-    from crystalgfn.atoms.potentials.references import SHIPPED, References
+    from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
 
     rows = join(data / "crystals.parquet", data / "structures.parquet")
     rows = rows[(rows.split == "test") & (rows.n_atoms <= 60)].sample(n, random_state=seed)
     structures = read_structures(rows)
     values = energies(structures)
     print("| references | source | n | MAE [eV/atom] | median | mean error |\n|---|---|--:|--:|--:|--:|")
-    tables = [References.load(path) for path in [SHIPPED, *(references or [])]]
+    tables = [ElementReferences.load(path) for path in [SHIPPED, *(references or [])]]
     pairs = list(zip(values.tolist(), structures, strict=True))
     predicted = np.array([[table.formation_energy(e, s.composition) for e, s in pairs] for table in tables])
     everywhere = np.isfinite(predicted).all(axis=0)  # the same crystals for all tables
@@ -86,11 +86,11 @@ def judge_references(data: Path, n: int, seed: int, references: list[Path] | Non
 def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int, jobs: int) -> None:
     """Build real stable crystals, and relax the real structures for comparison."""
     from crystalgfn.atoms import outputs
-    from crystalgfn.atoms.hull import Reference
     from crystalgfn.atoms.potentials.fitting import join, read_structures
-    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.atoms.run import Workers, run
     from crystalgfn.atoms.tables import build_table
+    from crystalgfn.proxies.hull.phases import ReferenceHull
 
     rows = join(data / "crystals.parquet", data / "structures.parquet")
     stable = (rows.split == split) & (rows.energy_above_hull == 0) & (rows.n_atoms <= MAX_ATOMS)
@@ -110,7 +110,7 @@ def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int
     settings = {"seed": seed, "split": split, "n": n}
     results = run(tasks, settings, out / "real", workers, "crystalgfn.atoms.build:relax_given")
     inputs = built[["id", "row", "formula", "space_group"]]
-    real = outputs.make_table(results, inputs, References.load(), Reference(hull), relaxed=True)
+    real = outputs.make_table(results, inputs, ElementReferences.load(), ReferenceHull(hull), relaxed=True)
     matches = _matches(out, built["id"], structures)
     print(f"{n} stable crystals of the {split} split, up to {MAX_ATOMS} atoms in the conventional cell, seed {seed}\n")
     print("| | built | real |\n|---|--:|--:|")
@@ -152,7 +152,7 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
     """CHGNet minus DFT, for real crystals of the elements of configs/eform.yaml, labelled as any other crystal, and for
     their real structures; half of them from the Materials Project and half from WBM."""
     from crystalgfn.atoms.potentials.fitting import join, read_structures
-    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.atoms.run import Workers, run
     from crystalgfn.discovery.candidate import Candidate
     from crystalgfn.discovery.database import LabelDatabase
@@ -177,7 +177,7 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
     out.mkdir(parents=True, exist_ok=True)
     database = LabelDatabase(out / "labels.db")
     evaluate(crystals, database, workers, tries, seed)
-    references = References.load()
+    references = ElementReferences.load()
     frame = with_energies(database.frame(), references, load_hull(SHIPPED_HULL)).set_index("key")
     frame = frame.loc[[crystal.key for crystal in crystals]].reset_index()
     structures = read_structures(rows)
@@ -214,7 +214,7 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
 def distances(data: Path, n: int, seed: int) -> None:
     """Shares of real structures whose closest atoms are closer than some ratios of the sum of covalent radii, and how
     many neighbours their atoms have."""
-    from crystalgfn.atoms.candidates import crowding, distance_ratios
+    from crystalgfn.atoms.arrangements import crowding, distance_ratios
     from crystalgfn.atoms.potentials.fitting import join, read_structures
 
     rows = join(data / "crystals.parquet", data / "structures.parquet", exact=False).sample(n, random_state=seed)

@@ -119,7 +119,7 @@ def write_table(space: Space, path: Path) -> None:
     elif isinstance(env, Box):
         stream = generator("data set")
         points = torch.empty(5000, env.dimensions, dtype=torch.float64).uniform_(generator=stream)
-        states, _ = env.encode_objects(points)
+        states, _ = env.states_of(points)
     else:
         states = sample_forward(env, RandomPolicy(env), 5000, generator("data set"))[0].states
     env.to_frame(states).to_csv(path, index=False)

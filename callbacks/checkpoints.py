@@ -13,7 +13,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
-from crystalgfn.errors import InputError, Stopped
+from crystalgfn.checks import at_least
+from crystalgfn.errors import Stopped
 from crystalgfn.gflownet.checkpoint_files import CheckpointFiles
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -37,8 +38,7 @@ class Checkpoints(ModelCheckpoint):
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
-        if every_n_steps < 1:
-            raise InputError(f"every_n_steps: {every_n_steps} is not allowed; it must be at least 1")
+        at_least("every_n_steps", every_n_steps, 1)
         super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps)
         self._every_n_steps = every_n_steps
         self._stop: signal.Signals | None = None

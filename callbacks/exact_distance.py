@@ -17,9 +17,6 @@ from crystalgfn.gflownet.metrics import ExactDistance
 MOST = 1_000_000
 """Largest number of terminal states that are listed."""
 
-BATCH = 4096
-"""States evaluated at once, to bound memory."""
-
 
 class LogExactDistance(WindowCallback):
     """Logs, for validations and tests, the distance of the samples to R(x) / Z, for environments that can be listed.
@@ -51,7 +48,7 @@ class LogExactDistance(WindowCallback):
                 f"callback LogExactDistance: {type(env).__name__} has {len(states):,} objects, more than {MOST:,}; "
                 "remove it from trainer.callbacks"
             )
-        log_reward = torch.cat([module.evaluate(part)[1] for part in states.split(BATCH)]).nan_to_num(float("-inf"))
+        log_reward = module.log_rewards(states).nan_to_num(float("-inf"))
         self._log_z = float(log_reward.logsumexp(0))
         self._hashes, self._order = hash_rows(state_keys(states)).sort()
         return {"distance": ExactDistance(log_reward.softmax(0))}

@@ -23,7 +23,7 @@ from crystalgfn.gflownet.proxies.base import Proxy
 if TYPE_CHECKING:
     import pandas as pd
 
-    from crystalgfn.evaluation.drawing import Reference
+    from crystalgfn.evaluation.drawing import ReferenceCrystals
 
 
 class LogFigures(WindowCallback):
@@ -55,7 +55,7 @@ class LogFigures(WindowCallback):
         if reference is not None and not Path(reference).is_file():
             raise InputError(f"reference: {reference} is not allowed; it must be an existing CSV or parquet file")
         self.reference, self.reference_split = reference, reference_split
-        self._references: dict[str, Reference] = {}
+        self._references: dict[str, ReferenceCrystals] = {}
 
     def make_metrics(self, pl_module: LightningModule) -> Metrics:
         properties = {
@@ -113,7 +113,7 @@ class LogFigures(WindowCallback):
 @torch.no_grad()
 def read_references(
     path: Path, split: str | None, elements: tuple[str, ...], proxies: Sequence[Proxy]
-) -> dict[str, Reference]:
+) -> dict[str, ReferenceCrystals]:
     """The rows of a table of crystals that samples can be compared with, for each property.
 
     Args:
@@ -125,7 +125,7 @@ def read_references(
     Raises:
         InputError: if the table cannot be read, it has no such split, or no row is left.
     """
-    from crystalgfn.evaluation.drawing import Reference
+    from crystalgfn.evaluation.drawing import ReferenceCrystals
 
     # A table of crystals need not have the property: a generic one serves every proxy.
     table = read_table(path, strict=False)
@@ -158,7 +158,7 @@ def read_references(
             )
         groups = torch.bincount(crystals.space_group[keep] - 1, minlength=N_SPACE_GROUPS)
         label = f"reference ({split})" if split is not None else "reference"
-        references[proxy.name] = Reference(label, values[keep].numpy(), groups.numpy())
+        references[proxy.name] = ReferenceCrystals(label, values[keep].numpy(), groups.numpy())
     return references
 
 

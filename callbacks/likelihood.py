@@ -14,9 +14,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Generator, Tensor
 
 from crystalgfn.callbacks.sink import Sink
-from crystalgfn.callbacks.window import Metrics, WindowCallback, check_positive, gflownet
+from crystalgfn.callbacks.window import Metrics, WindowCallback, gflownet
+from crystalgfn.checks import at_least, between
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.data_set import BATCH, KnownStates, check_tolerance, read_states
+from crystalgfn.gflownet.data_set import KnownStates, read_states
 from crystalgfn.gflownet.likelihood import log_likelihood
 from crystalgfn.gflownet.metrics import LikelihoodAgreement, PartitionEstimate
 from crystalgfn.random import generator
@@ -54,8 +55,8 @@ class LogLikelihood(WindowCallback):
         name: str = "known",
     ) -> None:
         super().__init__(None)
-        check_positive("trajectories", trajectories)
-        check_tolerance("tolerance", tolerance)
+        at_least("trajectories", trajectories, 1)
+        between("tolerance", tolerance, 0, 0.5, without=0.5)
         if not re.fullmatch(r"[\w.-]+", name):
             raise InputError(f"name: {name!r} is not allowed; it is made of letters, digits, and the signs _ . -")
         self.table, self.only, self.name = table, only, name
@@ -112,9 +113,7 @@ class LogLikelihood(WindowCallback):
         assert isinstance(metric, LikelihoodAgreement)
         states = self._known.states[trainer.global_rank :: trainer.world_size].to(module.device)
         if self._known_log_reward is None:
-            nothing = states.new_zeros(0)
-            parts = [module.evaluate(part)[1] for part in states.split(BATCH) if len(part)]
-            self._known_log_reward = torch.cat([nothing, *parts])
+            self._known_log_reward = module.log_rewards(states)
         metric.to(module.device)
         metric.update(self._log_p(module, states, self._stream(module, "known")), self._known_log_reward)
 

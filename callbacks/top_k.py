@@ -10,14 +10,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from crystalgfn.callbacks.sink import Sink
-from crystalgfn.callbacks.window import (
-    Metrics,
-    WindowCallback,
-    check_positive,
-    crystal_environment,
-    environment,
-    proxies_of,
-)
+from crystalgfn.callbacks.window import Metrics, WindowCallback, crystal_environment, environment, proxies_of
+from crystalgfn.checks import at_least
 from crystalgfn.crystal.crystallography import space_groups
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.keys import composition_keys
@@ -44,7 +38,7 @@ class LogTopK(WindowCallback):
 
     def __init__(self, k: int = 10, every_n_steps: int = 500, one_per_composition: bool = False) -> None:
         super().__init__(every_n_steps)
-        check_positive("k", k)
+        at_least("k", k, 1)
         self.k, self.one_per_composition = k, one_per_composition
 
     @property
@@ -59,7 +53,7 @@ class LogTopK(WindowCallback):
     def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
         metric = metrics["top_k"]
         assert isinstance(metric, TopK)
-        rows = metric.candidates(outputs["log_reward"])
+        rows = metric.contenders(outputs["log_reward"])
         if len(rows) == 0:
             return
         states, values, log_reward = (outputs[name][rows] for name in ("states", "properties", "log_reward"))

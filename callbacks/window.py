@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from crystalgfn.callbacks.sink import Sink
+from crystalgfn.checks import at_least
 from crystalgfn.crystal.envs import Crystal
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs import Environment
@@ -47,7 +48,7 @@ class WindowCallback(Callback, ABC):
 
     def __init__(self, every_n_steps: int | None) -> None:
         if every_n_steps is not None:
-            check_positive("every_n_steps", every_n_steps)
+            at_least("every_n_steps", every_n_steps, 1)
         self.every_n_steps = every_n_steps
         self._training: Metrics = {}
         self._evaluation: Metrics = {}
@@ -201,12 +202,6 @@ class WindowCallback(Callback, ABC):
             for name, state in self._loaded["metrics"].items():
                 self._training[name].load_merged_state(state)
         self._loaded = None
-
-
-def check_positive(field: str, value: int) -> None:
-    """Raise InputError unless a whole number is at least 1."""
-    if value < 1:
-        raise InputError(f"{field}: {value} is not allowed; it must be at least 1")
 
 
 def environment(pl_module: LightningModule) -> Environment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from crystalgfn.errors import InputError
@@ -38,10 +38,18 @@ def not_negative(name: str, value: float) -> None:
         raise refuse(name, value, "it must be 0 or a positive number")
 
 
-def between(name: str, value: float, low: float, high: float) -> None:
-    """Raise an `InputError` unless a number is from ``low`` to ``high``, both included."""
-    if not low <= value <= high:
-        raise refuse(name, value, f"it must lie between {low:g} and {high:g}")
+def between(name: str, value: float, low: float, high: float, without: float | None = None) -> None:
+    """Raise an `InputError` unless a number is from ``low`` to ``high``; both are included, but ``without`` is not."""
+    if not low <= value <= high or value == without:
+        excluded = "" if without is None else f", {without:g} excluded"
+        raise refuse(name, value, f"it must lie between {low:g} and {high:g}{excluded}")
+
+
+def rising(name: str, ends: Sequence[float], low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise an `InputError` unless the two ends of a range rise, above ``low`` and below ``high``."""
+    if not low < ends[0] < ends[1] < high:
+        below, above = f"{low:g} < " * math.isfinite(low), f" < {high:g}" * math.isfinite(high)
+        raise refuse(name, list(ends), f"it must be low and high with {below}low < high{above}")
 
 
 def finite(name: str, value: float) -> None:

@@ -265,7 +265,7 @@ def parse_function(
     skip: Sequence[str] = (),
     plain: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The arguments of a function, from the options of a command and its ``--config`` files.
+    """The arguments of a function or class, from the options of a command and its ``--config`` files.
 
     Args:
         prog: name of the command.
@@ -283,7 +283,8 @@ def parse_function(
 
     parser = ArgumentParser(prog=prog, description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_function_arguments(function, skip=set(skip), as_group=False)
+    add = parser.add_class_arguments if isinstance(function, type) else parser.add_function_arguments
+    add(function, skip=set(skip), as_group=False)
     settings, others = take_configs(args)
     configs = ["--config", yaml.safe_dump(settings, sort_keys=False)] if settings else []
     options = parser.parse_args([*configs, *others])

@@ -1,4 +1,4 @@
-"""Structures with atoms for sampled crystals, relaxed and judged by CHGNet. Needs ``crystalgfn[structures]``."""
+"""Place atoms in sampled crystals, and relax and evaluate them with CHGNet. Needs ``crystalgfn[structures]``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ EXTRA = ("chgnet", "ase", "joblib")
 
 
 def require_extra(packages: tuple[str, ...] = EXTRA) -> None:
-    """Make sure that the optional packages are there, without importing them.
+    """Check that the optional packages are installed, without importing them.
+
+    Args:
+        packages: names of the packages, as they are imported.
 
     Raises:
-        InputError: if one is missing; the message says what to install.
+        InputError: if a package is missing; the message says what to install.
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""One crystal from a row of a table to a structure: search, relax, judge. Values in and out are plain (JSON)."""
+"""Build one crystal: place its atoms, relax it and describe it. Arguments and results can be written as JSON."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 SYMPREC = 0.1
-"""Tolerance of the symmetry search [Å], that of the Materials Project."""
+"""Tolerance of the symmetry search [Å], the same as in the Materials Project."""
 
 RELAX_WINDOW = 0.1
-"""Arrangements within this energy [eV/atom] of the best one are relaxed too, and compared again."""
+"""Arrangements with an energy at most this much [eV/atom] above the best one are relaxed too and compared again."""
 
 RACE_STEPS = 15
-"""Steps of relaxation after which the better one goes on alone."""
+"""Relaxation steps of each of these arrangements. Afterwards only the one with the lowest energy is continued."""
 
 
 class Task(TypedDict):
-    """What to build.
+    """A crystal to build, and how to build it.
 
     Attributes:
-        id: name of the crystal; with the seed it decides all random choices.
+        id: name of the crystal. The id and the seed determine all random choices.
         space_group: 1 to 230.
         counts: atoms of each element in the conventional cell.
         lattice: a, b, c [Å], alpha, beta, gamma [degrees] of the conventional standard cell.
         tries: arrangements that are relaxed in the sampled cell.
-        seed: of the random choices.
-        relax: whether to relax positions and cell of the best.
+        seed: seed of the random choices.
+        relax: whether to relax positions and cell of the best arrangements.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Task(TypedDict):
 
 
 def prepare() -> None:
-    """Load CHGNet, so that no crystal's time is spent on it."""
+    """Load CHGNet, so that loading it does not count towards the time limit of a crystal."""
     from crystalgfn.atoms.potentials import chgnet
 
     chgnet.load()
@@ -56,8 +56,8 @@ def build(task: Mapping[str, Any]) -> dict[str, Any]:
         task: the keys of `Task`.
 
     Returns:
-        numbers, names and structures (``as_dict`` of pymatgen), and ``reason``: empty, or why there is no structure or
-        no relaxed one. Energies are CHGNet's total energies [eV/atom].
+        numbers, names and structures (``as_dict`` of pymatgen). ``reason`` is empty, or says why there is no structure
+        or no relaxed structure. Energies are CHGNet's total energies [eV/atom].
     """
     import numpy as np
 
@@ -80,13 +80,13 @@ def build(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def relax_given(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Relax and judge a structure whose atoms are known, as `build` does with one that it made.
+    """Relax and describe a structure with known atoms, in the same way as `build`.
 
     Args:
-        task: ``id``, ``structure`` (``as_dict`` of pymatgen), ``seed``.
+        task: ``id``, ``structure`` (``as_dict`` of pymatgen) and ``seed``.
 
     Returns:
-        as `build`.
+        the same kind of result as `build`, without the numbers of the search.
     """
     from pymatgen.core import Structure
 
@@ -98,7 +98,7 @@ def relax_given(task: Mapping[str, Any]) -> dict[str, Any]:
     energy = float(energies([structure])[0])
     row: dict[str, Any] = {"id": task["id"], "reason": ""}
     if math.isnan(energy):
-        return row | {"reason": "not built: CHGNet cannot treat it"} | clock.read()
+        return row | {"reason": "not built: CHGNet cannot evaluate this structure"} | clock.read()
     row |= _described("built", structure, energy)
     try:
         row |= relaxed_columns([(structure, energy)], generator(task["seed"], task["id"]))
@@ -108,14 +108,17 @@ def relax_given(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def relaxed_columns(found: list[tuple[Structure, float]], random: Any) -> dict[str, Any]:
-    """Relax structures with symmetry and the best one without, and describe it.
+    """Relax structures with fixed symmetry, then the best one without constraint, and describe the result.
 
     Args:
         found: structures and their energies [eV/atom], lowest first.
-        random: generator of the displacements.
+        random: random number generator for the displacements.
+
+    Returns:
+        numbers about the relaxation, and the relaxed structure with its energy.
 
     Raises:
-        RuntimeError: if none can be relaxed.
+        RuntimeError: if no structure can be relaxed.
     """
     from crystalgfn.atoms.relax import FREE_STEPS, MAX_STEPS, Relaxation
 
@@ -164,7 +167,7 @@ def relaxed_columns(found: list[tuple[Structure, float]], random: Any) -> dict[s
 
 
 class _Clock:
-    """Wall-clock and processor time since it was made; on a busy machine only the second tells what a crystal costs."""
+    """Measures wall-clock and processor time. On a busy machine only processor time shows what a crystal costs."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
@@ -179,12 +182,12 @@ def space_group(structure: Structure) -> int:
 
     try:
         return int(SpacegroupAnalyzer(structure, symprec=SYMPREC).get_space_group_number())
-    except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing where atoms coincide
+    except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing if atoms coincide
         return 0
 
 
 def _described(stage: str, structure: Structure, energy: float) -> dict[str, Any]:
-    from crystalgfn.atoms.candidates import distance_ratios
+    from crystalgfn.atoms.arrangements import distance_ratios
 
     ratio, shortest = distance_ratios([structure])
     return {

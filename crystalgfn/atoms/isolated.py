@@ -1,9 +1,10 @@
-"""Run a function in a process of its own that can be killed: a hard time-out that works in any thread of any worker.
+"""Run a function in a child process with a time limit. The limit works in every thread of every kind of worker.
 
-Signals reach only a main thread, and workers of clusters run tasks in others; compiled code does not listen to them at
-all. So each thread that asks has one child process, kept between calls because importing CHGNet takes seconds. Parent
-and child talk in lines of JSON. A child whose time is up is killed, and the next call starts a new one. A child whose
-parent dies reads the end of its input and ends at once.
+Signals cannot enforce the limit: only the main thread receives them, workers of clusters run tasks in other threads,
+and compiled code does not react to signals. Each calling thread therefore has one child process. The child is kept
+between calls because importing CHGNet takes seconds. Parent and child exchange lines of JSON. A child that exceeds the
+limit is killed, and the next call starts a new child. When the parent dies, the child's input ends, and the child exits
+at once.
 """
 
 from __future__ import annotations
@@ -22,33 +23,33 @@ from collections.abc import Mapping
 from typing import Any
 
 _START_TIMEOUT = 300.0
-"""Seconds that a child may need to start, on a busy machine."""
+"""Seconds that a child may take to start; a busy machine needs long."""
 
 _IDLE = 300.0
-"""Seconds without a call after which a child ends: workers of a cluster live on when the work is done."""
+"""Seconds without a call after which a child exits. Without this limit, children of cluster workers would remain."""
 
 _local = threading.local()
 _children: weakref.WeakSet[_Child] = weakref.WeakSet()
 
 
 class Failed(Exception):
-    """The function raised, was too slow, or its process died; the message says which."""
+    """The function raised an exception or was too slow, or its process died. The message says which."""
 
 
 def run(function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
     """Call a function in this thread's child process.
 
     Args:
-        function: ``module:name`` of a function of one argument. If the module has a function ``prepare``, the child
-            calls it once before.
-        arguments: that argument; values that JSON can hold.
-        timeout: seconds of wall-clock time for the call; starting a child does not count.
+        function: ``module:name`` of a function with one argument. If the module has a function ``prepare``, the child
+            calls it once at the start.
+        arguments: the argument of the function; it must be possible to write it as JSON.
+        timeout: seconds of wall-clock time for the call. The time to start a child does not count.
 
     Returns:
-        what the function returns, through JSON.
+        the return value of the function, converted to JSON and back.
 
     Raises:
-        Failed: if it raises, takes too long, or its process dies.
+        Failed: if the function raises an exception or takes too long, or if its process dies.
     """
     child: _Child | None = getattr(_local, "child", None)
     if child is None or not child.is_fresh() or child.function != function:
@@ -64,10 +65,18 @@ def run(function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
 
 
 def attempt(function: str, task: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """`run` for a task with an ``id``; what goes wrong becomes the ``reason`` of the result.
+    """Call `run` for a task. A failure does not raise an exception but gives a result with a ``reason``.
 
-    Such a result says in ``gave_up_after`` how many seconds it had. The function stands here, in
-    a module that imports little, because each worker imports it.
+    This function is in this module because each worker imports the module, and it imports little.
+
+    Args:
+        function: ``module:name`` of a function that returns a mapping.
+        task: the argument of the function, with an ``id``.
+        timeout: seconds of wall-clock time for the call.
+
+    Returns:
+        the return value of the function. After a failure: ``id``, ``reason``, ``seconds`` (None) and
+        ``gave_up_after``, which is ``timeout``.
     """
     try:
         result: dict[str, Any] = run(function, task, timeout)
@@ -95,10 +104,10 @@ class _Child:
 
     def __init__(self, function: str) -> None:
         self.function = function
-        # torch takes its number of threads from them: one, because each core has its own crystal.
+        # These variables set the number of threads of torch. One is enough because each core has its own crystal.
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         environment = os.environ | one_thread
-        # The child imports what the parent can, also where the parent's path was changed.
+        # The child can then import the same modules as the parent, even if the parent's sys.path was changed.
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "crystalgfn.atoms.isolated", function],
@@ -113,7 +122,7 @@ class _Child:
             raise Failed(ready["error"])
 
     def is_fresh(self) -> bool:
-        """Whether the process runs and is not about to end because it was idle."""
+        """Whether the process is running and will not exit soon because it was idle."""
         return self._process.poll() is None and time.monotonic() - self._used < _IDLE / 2
 
     def kill(self) -> None:
@@ -125,7 +134,7 @@ class _Child:
                 pipe.close()
 
     def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
-        """One call; raises `Failed`."""
+        """Call the function once; raises `Failed` if the call fails."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
@@ -139,7 +148,7 @@ class _Child:
         return answer["result"]
 
     def _read(self, timeout: float) -> dict[str, Any]:
-        """One line of the child, within a time."""
+        """Read one line from the child; raises `Failed` after ``timeout`` seconds."""
         assert self._process.stdout is not None
         end = time.monotonic() + timeout
         while b"\n" not in self._buffer:
@@ -158,10 +167,10 @@ class _Child:
 
 
 def _serve(function: str) -> None:
-    """The child: read arguments, call the function, write results, until the input ends."""
+    """Main loop of the child: read arguments, call the function and write the result, until the input ends."""
     from importlib import import_module
 
-    # Results have a channel of their own: libraries print.
+    # Libraries may print. Their output goes to standard error, so that it does not mix with the results.
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
@@ -192,7 +201,7 @@ def _serve(function: str) -> None:
 
 
 def _read_lines(lines: queue.SimpleQueue[bytes]) -> None:
-    """Pass on the input; end the whole process, whatever it is doing, when the parent is gone."""
+    """Put input lines into a queue. The input ends when the parent has gone; then end the whole process at once."""
     for line in sys.stdin.buffer:
         lines.put(line)
     os._exit(0)

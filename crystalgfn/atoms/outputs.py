@@ -1,4 +1,4 @@
-"""What a build leaves for people and other programs: CIF files, one extxyz file, one table."""
+"""Output files of ``crystalgfn build``: CIF files, one extxyz file and one table."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalgfn.crystal.tables import parse_formula
+from crystalgfn.crystal.formulas import parse_formula
 from crystalgfn.files import atomic_path, write_frame
 
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
-    from crystalgfn.atoms.hull import Reference
-    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.potentials.references import ElementReferences
+    from crystalgfn.proxies.hull.phases import ReferenceHull
 
 TABLE = "structures.csv"
 EXTXYZ = "structures.extxyz"
@@ -28,11 +28,11 @@ COLUMNS = (
     "min_distance_relaxed", "min_distance_ratio_relaxed", "tries", "proposed", "too_close", "failed",
     "relaxation_failures", "steps", "converged", "settled", "seconds", "cpu_seconds", "reason",
 )  # fmt: skip
-"""Columns of the table; those that were not asked for are left out. Energies in eV/atom, distances in Å."""
+"""Columns of the table; columns that do not apply to a run are left out. Energies in eV/atom, distances in Å."""
 
 
 def final_structure(result: Mapping[str, Any]) -> Structure | None:
-    """The relaxed structure of a result, else the built one, else None."""
+    """The relaxed structure of a result; the built one if it was not relaxed; None if there is no structure."""
     from pymatgen.core import Structure
 
     content = result.get("structure_relaxed", result.get("structure_built"))
@@ -42,21 +42,21 @@ def final_structure(result: Mapping[str, Any]) -> Structure | None:
 def make_table(
     results: Sequence[Mapping[str, Any]],
     inputs: pd.DataFrame,
-    references: References,
-    hull: Reference | None,
+    references: ElementReferences,
+    hull: ReferenceHull | None,
     relaxed: bool,
 ) -> pd.DataFrame:
-    """One row a crystal.
+    """Make the table of results, with one row for each crystal.
 
     Args:
         results: n results of `crystalgfn.atoms.build.build`.
-        inputs: n rows with id, row, formula, space_group, and columns of the user's table to pass on.
+        inputs: n rows with id, row, formula and space_group, and the columns to copy from the user's table.
         references: elemental references.
-        hull: known crystals; without them there is no energy above the hull.
+        hull: convex hull of known crystals; None for a table without the energy above the hull.
         relaxed: whether structures were relaxed.
 
     Returns:
-        the columns of `COLUMNS` that apply, then the ones passed on before ``reason``.
+        a table with the columns of `COLUMNS` that apply. The copied columns stand before ``reason``.
     """
     import pandas as pd
 
@@ -93,16 +93,17 @@ def make_table(
 
 
 def symmetry(structure: Structure, number: int, counts: Mapping[str, int]) -> str:
-    """How a structure's symmetry compares with the one that was asked for.
+    """Compare the symmetry of a structure with the sampled space group.
 
     Args:
         structure: the structure.
-        number: space group that was asked for.
+        number: number of the sampled space group.
         counts: atoms of each element in the conventional cell of that group.
 
     Returns:
-        ``sampled`` if spglib finds that group; ``higher`` or ``lower`` by the number of symmetry operations for each
-        atom, which grows with the point group and falls with the primitive cell; ``other`` if that is the same.
+        ``sampled`` if spglib finds the sampled group. Otherwise ``higher`` or ``lower``, depending on the number of
+        symmetry operations per atom; it is larger for a larger point group and for a smaller primitive cell.
+        ``other`` if this number is the same, or if spglib finds no symmetry.
     """
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 
@@ -113,11 +114,11 @@ def symmetry(structure: Structure, number: int, counts: Mapping[str, int]) -> st
         analyzer = SpacegroupAnalyzer(structure, symprec=SYMPREC)
         found = analyzer.get_space_group_number()
         primitive = analyzer.find_primitive()
-    except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing where atoms coincide
+    except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing if atoms coincide
         return "other"
     if found == number:
         return "sampled"
-    # The multiplicity of the general position counts the operations of the conventional cell.
+    # The multiplicity of the general position is the number of symmetry operations of the conventional cell.
     asked = positions(number)[0].multiplicity / sum(counts.values())
     have = len(positions(found)[0].rotations) / len(primitive if primitive is not None else structure)
     return "other" if math.isclose(have, asked) else "higher" if have > asked else "lower"
@@ -136,7 +137,16 @@ _RELAXED_ONLY = (
 
 
 def write(out: Path, frame: pd.DataFrame, results: Sequence[Mapping[str, Any]]) -> int:
-    """Write the table, the CIF files and the extxyz file; returns the number of structures."""
+    """Write the table, the CIF files and the extxyz file.
+
+    Args:
+        out: existing folder.
+        frame: n rows, as `make_table` returns them.
+        results: the n results of `crystalgfn.atoms.build.build` for these rows.
+
+    Returns:
+        the number of structures.
+    """
     (out / CIFS).mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     structures = [(row, final_structure(result)) for row, result in zip(rows, results, strict=True)]
@@ -149,10 +159,15 @@ def write(out: Path, frame: pd.DataFrame, results: Sequence[Mapping[str, Any]]) 
 
 
 def write_cif(structure: Structure, path: Path, name: str) -> None:
-    """Write a structure with its symmetry: the conventional cell in the standard setting, atoms on ideal positions.
+    """Write a structure as a CIF file: the conventional cell in the standard setting, with atoms on ideal positions.
 
-    The symmetry is what spglib finds with `SYMPREC`, and the setting its standard one (first Hall number of the group),
-    which the file's first lines name.
+    The symmetry is the one that spglib finds with `SYMPREC`. The setting is spglib's standard setting (the first Hall
+    number of the group); a comment in the file names it. If spglib finds no symmetry, the file lists all atoms.
+
+    Args:
+        structure: the structure.
+        path: the file to write.
+        name: name of the crystal, for the first line of the file.
     """
     from pymatgen.io.cif import CifWriter
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
@@ -170,14 +185,14 @@ def write_cif(structure: Structure, path: Path, name: str) -> None:
                 f"Hall number {data.hall_number}, {data.hall}"
             )
             text = str(CifWriter(cell, symprec=1e-3, refine_struct=False))
-        except (TypeError, ValueError):  # spglib finds no symmetry where atoms nearly coincide
+        except (TypeError, ValueError):  # spglib finds no symmetry if atoms nearly coincide
             setting, text = "# no symmetry found: all atoms are listed", str(CifWriter(structure))
     with atomic_path(path) as temporary:
         temporary.write_text(f"# {name}\n{setting}\n{text}")
 
 
 def _write_extxyz(path: Path, structures: Sequence[tuple[dict[str, Any], Structure]]) -> None:
-    """All primitive cells in one file; the numbers of the table go along."""
+    """Write all primitive cells to one file, together with the main columns of the table."""
     from ase.io import write as ase_write
     from pymatgen.io.ase import AseAtomsAdaptor
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from crystalgfn.atoms import isolated, require_extra
+from crystalgfn.checks import at_least, one_of, positive
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path
 
@@ -43,12 +44,9 @@ class Workers:
 
     def check(self) -> None:
         """Raise an `InputError` for settings that cannot work."""
-        if self.jobs < 1:
-            raise InputError(f"--jobs: {self.jobs} is not allowed; 1 or more")
-        if self.backend not in BACKENDS:
-            raise InputError(f"--backend: unknown {self.backend!r}; allowed: {', '.join(BACKENDS)}")
-        if not self.timeout > 0:
-            raise InputError(f"--timeout: {self.timeout:g} is not allowed; more than 0 seconds")
+        at_least("--jobs", self.jobs, 1)
+        one_of("--backend", self.backend, BACKENDS)
+        positive("--timeout", self.timeout)
         if self.scheduler is not None and self.backend == "loky":
             raise InputError("--scheduler: only with --backend dask or ray")
         if self.backend != "loky":

@@ -1,6 +1,6 @@
 """Find the atoms of one crystal: many arrangements, the best of them by CHGNet, in the sampled cell.
 
-1. Propose arrangements (`candidates`) and drop those whose atoms are too close or too crowded.
+1. Propose arrangements (`arrangements`) and drop those whose atoms are too close or too crowded.
 2. Evaluate CHGNet's energy of all, and keep the best different ones, `tries` of them.
 3. Relax their free coordinates by CHGNet's forces, all together in batches; at each stage the better half goes on.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalgfn.atoms.candidates import Candidates, crowding, distance_ratios, propose
+from crystalgfn.atoms.arrangements import Arrangements, crowding, distance_ratios, propose
 from crystalgfn.atoms.potentials import chgnet
 from crystalgfn.crystal.crystallography.positions import Way, settings, ways
 
@@ -56,7 +56,7 @@ MAX_STEP = 0.2
 """Longest step of an atom [Å]."""
 
 FORCE = 0.05
-"""A candidate is done when the largest force on its parameters is below this [eV/Å]."""
+"""An arrangement is done when the largest force on its parameters is below this [eV/Å]."""
 
 
 class NoStructure(Exception):
@@ -122,13 +122,13 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
     if not choices:
         raise NoStructure(f"the composition does not fit the Wyckoff positions of space group {number}")
     pairs = [(way, cell) for way in choices for cell in cells]
-    candidates, energies, too_close, failed = sample(number, counts, pairs, PROPOSALS * tries, random)
-    proposed = len(candidates) + too_close + failed
-    if not len(candidates):
+    arrangements, energies, too_close, failed = sample(number, counts, pairs, PROPOSALS * tries, random)
+    proposed = len(arrangements) + too_close + failed
+    if not len(arrangements):
         what = "atoms without neighbours within 6 Å" if failed else "atoms too close or too crowded"
         raise NoStructure(f"{what} in all of {proposed} arrangements")
     best = different(energies, tries)
-    relaxed, values = descend(candidates[best], energies[best])
+    relaxed, values = descend(arrangements[best], energies[best])
     # CHGNet may pull atoms into each other: it has not seen such distances.
     values = np.where(are_apart(relaxed.structures()), values, np.inf)
     order = different(values, KEPT)
@@ -143,7 +143,7 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
 
 def sample(
     number: int, counts: Mapping[str, int], pairs: Sequence[tuple[Way, Array]], n: int, random: np.random.Generator
-) -> tuple[Candidates, Array, int, int]:
+) -> tuple[Arrangements, Array, int, int]:
     """Propose arrangements in rounds, and evaluate CHGNet for those whose atoms are apart.
 
     The first round takes each pair of a way and a cell once, those met first if there are too many. The next ones take
@@ -161,15 +161,15 @@ def sample(
         number that CHGNet could not treat.
     """
     lowest = np.full(len(pairs), np.inf)
-    parts: list[tuple[Candidates, Array]] = []
+    parts: list[tuple[Arrangements, Array]] = []
     too_close = failed = 0
     chosen = list(range(min(len(pairs), n // 2)))
     free = np.array([way.freedom > 0 for way, _ in pairs])
     for best in (len(chosen) // 4, len(chosen) // 16, 0):
         if not chosen:
             break
-        candidates = propose(number, counts, [pairs[i] for i in chosen], random)
-        structures = candidates.structures()
+        arrangements = propose(number, counts, [pairs[i] for i in chosen], random)
+        structures = arrangements.structures()
         apart = are_apart(structures)
         energies = np.full(len(chosen), np.nan)
         energies[apart] = chgnet.energies(
@@ -178,7 +178,7 @@ def sample(
         usable = np.isfinite(energies)
         too_close += int((~apart).sum())
         failed += int((apart & ~usable).sum())
-        parts.append((candidates[np.flatnonzero(usable)], energies[usable]))
+        parts.append((arrangements[np.flatnonzero(usable)], energies[usable]))
         np.minimum.at(lowest, np.array(chosen)[usable], energies[usable])
         # Pairs that never gave a usable arrangement come last: their energy is infinite.
         order = [i for i in np.argsort(lowest, kind="stable").tolist() if free[i] and i < n // 2][
@@ -190,7 +190,7 @@ def sample(
     filled = [part for part in parts if len(part[0])]
     if not filled:
         return parts[0][0], parts[0][1], too_close, failed
-    return Candidates.cat([c for c, _ in filled]), np.concatenate([e for _, e in filled]), too_close, failed
+    return Arrangements.cat([a for a, _ in filled]), np.concatenate([e for _, e in filled]), too_close, failed
 
 
 def are_apart(structures: Sequence[Structure]) -> NDArray[np.bool_]:
@@ -209,28 +209,28 @@ def different(energies: Array, most: int) -> NDArray[np.int64]:
     return np.array(chosen, dtype=np.int64)
 
 
-def descend(candidates: Candidates, energies: Array) -> tuple[Candidates, Array]:
+def descend(arrangements: Arrangements, energies: Array) -> tuple[Arrangements, Array]:
     """Relax the free coordinates in a fixed cell.
 
-    Quasi-Newton steps (BFGS) in the parameters, each candidate with its own matrix, CHGNet's forces for all at once.
+    Quasi-Newton steps (BFGS) in the parameters, each arrangement with its own matrix, CHGNet's forces for all at once.
 
     Args:
-        candidates: n arrangements.
+        arrangements: n arrangements.
         energies: (n,) their energies [eV/atom].
 
     Returns:
         the arrangements at the best points that were met, and their n energies [eV/atom].
     """
-    best, points = energies.copy(), candidates.points.copy()
-    frozen = np.array([not candidates.rotations[i].any() for i in range(len(candidates))])
-    minimizers = [_Minimizer(candidates, row) for row in range(len(candidates))]
+    best, points = energies.copy(), arrangements.points.copy()
+    frozen = np.array([not arrangements.rotations[i].any() for i in range(len(arrangements))])
+    minimizers = [_Minimizer(arrangements, row) for row in range(len(arrangements))]
     active = np.flatnonzero(~frozen).tolist()
     for stage, (steps, share) in enumerate(STAGES):
         for _ in range(steps):
             active = [row for row in active if not minimizers[row].done]
             if not active:
                 break
-            current = candidates[active].at(np.stack([minimizers[row].points for row in active]))
+            current = arrangements[active].at(np.stack([minimizers[row].points for row in active]))
             values, forces = chgnet.energies_and_forces(current.structures())
             gradients = current.gradient(np.nan_to_num(forces))
             for row, value, gradient in zip(active, values.tolist(), gradients, strict=True):
@@ -238,10 +238,10 @@ def descend(candidates: Candidates, energies: Array) -> tuple[Candidates, Array]
                     best[row], points[row] = value, minimizers[row].points.copy()
                 minimizers[row].step(value, gradient)
         if stage < len(STAGES) - 1:
-            keep = max(KEPT, round(share ** (stage + 1) * len(candidates)))
+            keep = max(KEPT, round(share ** (stage + 1) * len(arrangements)))
             going = set(different(best, keep).tolist())
             active = [row for row in active if row in going]
-    return candidates.at(points), best
+    return arrangements.at(points), best
 
 
 class _Minimizer:
@@ -251,11 +251,11 @@ class _Minimizer:
     so that the metric is that of the atoms.
     """
 
-    def __init__(self, candidates: Candidates, row: int) -> None:
-        self.points: Array = candidates.points[row].copy()
-        n_atoms = np.bincount(candidates.orbit[row], minlength=len(self.points))
+    def __init__(self, arrangements: Arrangements, row: int) -> None:
+        self.points: Array = arrangements.points[row].copy()
+        n_atoms = np.bincount(arrangements.orbit[row], minlength=len(self.points))
         self._roots = np.sqrt(np.maximum(n_atoms, 1))[:, None]
-        self._scale: Array = self._roots * candidates.lengths[row]
+        self._scale: Array = self._roots * arrangements.lengths[row]
         self._matrix: Array = np.eye(self.points.size) * CURVATURE
         self._before: tuple[Array, Array] | None = None
         self.done = False

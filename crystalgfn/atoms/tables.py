@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crystalgfn.atoms import outputs, require_extra
-from crystalgfn.atoms.hull import Reference
 from crystalgfn.atoms.outputs import TABLE
-from crystalgfn.atoms.potentials.references import SHIPPED, References
+from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
 from crystalgfn.atoms.run import Workers, file_hash, results, run
-from crystalgfn.crystal.crystallography.elements import element_symbols
+from crystalgfn.checks import at_least
+from crystalgfn.crystal.formulas import reduced_counts, symbol_counts
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.errors import InputError
+from crystalgfn.proxies.hull.phases import ReferenceHull
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,13 +63,13 @@ def build_table(
     Raises:
         InputError: if something cannot be read, written or used.
     """
-    for name, value in (("--top", top), ("--tries", tries)):
-        if value is not None and value < 1:
-            raise InputError(f"{name}: {value} is not allowed; 1 or more")
+    if top is not None:
+        at_least("--top", top, 1)
+    at_least("--tries", tries, 1)
     workers.check()
-    references = References.load(chgnet_references or SHIPPED)
+    references = ElementReferences.load(chgnet_references or SHIPPED)
     inputs, tasks = read_tasks(table, top, proxy_column, {"tries": tries, "seed": seed, "relax": relax}, distinct)
-    hull = Reference(reference) if reference is not None else None
+    hull = ReferenceHull(reference) if reference is not None else None
     usable = [task for task in tasks if "counts" in task]
     settings = {"table": file_hash(table), "tries": tries, "seed": seed, "relax": relax}
     done = {result["id"]: result for result in run(usable, settings, out, workers)}
@@ -128,14 +129,13 @@ def build_crystals(
     import pandas as pd
 
     require_extra()
-    if tries < 1:
-        raise InputError(f"tries: {tries} is not allowed; 1 or more")
+    at_least("tries", tries, 1)
     names = [f"row-{row:06d}" for row in range(1, len(crystals) + 1)]
     tasks = [
         task | {"id": name, "tries": tries, "seed": seed, "relax": relax}
         for name, task in zip(names, plain_crystals(crystals), strict=True)
     ]
-    hull = Reference(reference) if reference is not None else None
+    hull = ReferenceHull(reference) if reference is not None else None
     done = {result["id"]: result for result in results(tasks, Workers(jobs, timeout=timeout), progress="build")}
     found = [done[name] for name in names]
     inputs = pd.DataFrame(
@@ -146,16 +146,15 @@ def build_crystals(
             "space_group": crystals.space_group.tolist(),
         }
     )
-    frame = outputs.make_table(found, inputs, References.load(), hull, relax)
+    frame = outputs.make_table(found, inputs, ElementReferences.load(), hull, relax)
     return BuiltCrystals(frame, [outputs.final_structure(result) for result in found])
 
 
 def plain_crystals(crystals: Crystals) -> list[dict[str, Any]]:
     """For each crystal its space_group, counts by symbol and lattice as plain values, what a `Task` needs of it."""
-    symbols = element_symbols()
-    columns = (crystals.space_group.tolist(), crystals.counts.tolist(), crystals.lattice.tolist())
+    columns = (crystals.space_group.tolist(), symbol_counts(crystals.counts), crystals.lattice.tolist())
     return [
-        {"space_group": group, "counts": {symbols[z]: n for z, n in enumerate(counts) if n}, "lattice": lattice}
+        {"space_group": group, "counts": counts, "lattice": lattice}
         for group, counts, lattice in zip(*columns, strict=True)
     ]
 
@@ -182,7 +181,7 @@ def read_tasks(
         order = np.argsort(-np.nan_to_num(rewards, nan=-np.inf), kind="stable")
     place = {row: index for index, row in enumerate(data.rows.tolist())}
     if distinct:
-        order = _first_of_each(order, data.crystals.counts.numpy(), place)
+        order = _first_of_each(order, reduced_counts(data.crystals.counts).tolist(), place)
     chosen = order[:top].tolist()
     inputs = pd.DataFrame(
         {
@@ -206,14 +205,13 @@ def read_tasks(
     return inputs, tasks
 
 
-def _first_of_each(order: Any, counts: Any, place: dict[int, int]) -> Any:
+def _first_of_each(order: Any, formulas: list[list[int]], place: dict[int, int]) -> Any:
     """Of rows in some order, the first of each reduced formula; rows that are no crystals stay."""
     seen: set[tuple[int, ...]] = set()
     kept = []
     for row in order.tolist():
         if row in place:
-            own = counts[place[row]]
-            key = tuple((own // np.gcd.reduce(own)).tolist())
+            key = tuple(formulas[place[row]])
             if key in seen:
                 continue
             seen.add(key)

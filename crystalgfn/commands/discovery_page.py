@@ -43,12 +43,11 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
 
     from crystalgfn.atoms import require_extra
+    from crystalgfn.checks import at_least
     from crystalgfn.discovery.outcome import KnownCrystals, Outcome
     from crystalgfn.discovery.page import PAGE, check_folder, write_page
-    from crystalgfn.errors import InputError
 
-    if options.top < 1:
-        raise InputError(f"--top: {options.top} is not allowed; 1 or more")
+    at_least("--top", options.top, 1)
     require_extra()
     check_folder(options.out)
 

@@ -57,7 +57,7 @@ def main(args: list[str]) -> int:
         help="set of oxidation states for the check of charges: pymatgen_common or pymatgen_icsd",
     )
     parser.add_argument(
-        "--mixed-valence", action="store_true", help="allow an element two states of one sign in that check"
+        "--mixed-valence", action="store_true", help="allow an element two oxidation states of one sign in that check"
     )
     options = parser.parse_args(args)
     others = named_tables(options.samples)
@@ -76,7 +76,7 @@ def main(args: list[str]) -> int:
         structures=options.structures,
         proxy=_proxy(options.proxy, options.weights),
         properties=options.properties,
-        states=options.oxidation_states,
+        oxidation_states=options.oxidation_states,
         mixed_valence=options.mixed_valence,
     )
     for line in summary(result.metrics):

@@ -28,8 +28,9 @@ def main(args: list[str]) -> int:
     from crystalgfn.atoms import require_extra
 
     require_extra()
-    from crystalgfn.atoms.potentials.references import SHIPPED, References
+    from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
     from crystalgfn.atoms.run import Workers
+    from crystalgfn.checks import at_least, positive
     from crystalgfn.discovery import labels
     from crystalgfn.discovery.database import LabelDatabase
     from crystalgfn.discovery.labelling import evaluate, summary
@@ -42,13 +43,11 @@ def main(args: list[str]) -> int:
     quieten()
     workers = Workers(options.jobs, options.backend, options.scheduler, options.timeout)
     workers.check()
-    if options.tries < 1:
-        raise InputError(f"--tries: {options.tries} is not allowed; 1 or more")
-    if not options.cap > 0:
-        raise InputError(f"--cap: {options.cap:g} is not allowed; more than 0 eV/atom")
+    at_least("--tries", options.tries, 1)
+    positive("--cap", options.cap)
     if options.export is not None:
         table_kind(options.export)
-    references = References.load(options.chgnet_references or SHIPPED)
+    references = ElementReferences.load(options.chgnet_references or SHIPPED)
     hull = load_hull(options.hull or SHIPPED_HULL)
     waiting = chosen(options)
     database = LabelDatabase(options.db, create=bool(waiting))
@@ -103,6 +102,7 @@ def chosen(options: argparse.Namespace) -> list[Candidate]:
     Raises:
         InputError: if an option is missing or cannot be used.
     """
+    from crystalgfn.checks import at_least
     from crystalgfn.discovery import seeds
     from crystalgfn.discovery.labelling import environment, table_crystals
     from crystalgfn.errors import InputError
@@ -113,8 +113,7 @@ def chosen(options: argparse.Namespace) -> list[Candidate]:
         n = getattr(options, name)
         if n is None:
             continue
-        if n < 1:
-            raise InputError(f"--{name}: {n} is not allowed; 1 or more")
+        at_least(f"--{name}", n, 1)
         if options.config is None:
             raise InputError(f"--{name}: needs --config, whose environment says which crystals there are")
         if name != "random" and options.known is None:

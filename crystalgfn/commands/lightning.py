@@ -30,7 +30,7 @@ def main(args: list[str]) -> int:
     """
     settings, flags = take_configs(args[1:], SETTINGS)
     ckpt_path, flags = take_option(flags, "--ckpt_path")
-    run(args[0], settings, ckpt_path, flags=with_restriction(flags))
+    run(args[0], settings, ckpt_path, flags=with_restriction(flags), exit_on_error=True)
     return 0
 
 

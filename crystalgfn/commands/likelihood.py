@@ -41,18 +41,17 @@ def main(args: list[str]) -> int:
     parser.add_argument("--restrict", help="restriction of the model's space, a YAML file")
     parser.add_argument("--seed", type=int, default=0, help="of these trajectories (0)")
     options = parser.parse_args(args)
+    from crystalgfn.checks import at_least, between
     from crystalgfn.errors import InputError
     from crystalgfn.files import atomic_path, check_writable, table_kind, write_frame
-    from crystalgfn.gflownet.data_set import check_tolerance
     from crystalgfn.runs import load
     from crystalgfn.runs.likelihood import likelihood_table
     from crystalgfn.runs.model import read_restriction
     from crystalgfn.runs.quiet import quieten
 
     quieten()
-    if options.trajectories < 1:
-        raise InputError(f"--trajectories: {options.trajectories} is not allowed; it must be at least 1")
-    check_tolerance("--tolerance", options.tolerance)
+    at_least("--trajectories", options.trajectories, 1)
+    between("--tolerance", options.tolerance, 0, 0.5, without=0.5)
     pairs = [text.partition("=") for text in options.only]
     for column, equals, _ in pairs:
         if not equals or not column:

@@ -7,19 +7,15 @@ b, trigonal (rhombohedral lattices included) and hexagonal on hexagonal axes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from crystalgfn.crystal.crystallography.elements import (
-    N_ELEMENTS,
-    atomic_numbers,
-    electronegativity_order,
-    element_symbols,
-)
+from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, electronegativity_order, element_symbols
+from crystalgfn.crystal.formulas import count_rows, formula_text, symbol_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,16 +83,14 @@ class Crystals:
     def formulas(self) -> list[str]:
         """Composition of each conventional cell, such as ``Na4 Cl4``: elements by electronegativity, cations first."""
         symbols, order = element_symbols(), electronegativity_order()
-        return [" ".join(f"{symbols[z - 1]}{row[z - 1]}" for z in order if row[z - 1]) for row in self.counts.tolist()]
+        rows = self.counts.tolist()
+        return [formula_text({symbols[z - 1]: row[z - 1] for z in order if row[z - 1]}) for row in rows]
 
     def compositions(self) -> list[Composition]:
         """Composition of each conventional cell, as pymatgen objects."""
         from pymatgen.core import Composition
 
-        symbols = element_symbols()
-        return [
-            Composition({symbols[i]: count for i, count in enumerate(row) if count}) for row in self.counts.tolist()
-        ]
+        return [Composition(composition) for composition in symbol_counts(self.counts)]
 
     def lattices(self) -> list[Lattice]:
         """Lattice of each conventional cell, as pymatgen objects."""
@@ -114,7 +108,7 @@ class Crystals:
 
     @classmethod
     def from_arrays(
-        cls, space_group: Sequence[int], compositions: Sequence[dict[str, int]], lattice: Sequence[Sequence[float]]
+        cls, space_group: Sequence[int], compositions: Sequence[Mapping[str, int]], lattice: Sequence[Sequence[float]]
     ) -> Crystals:
         """Crystals from plain Python values.
 
@@ -123,14 +117,9 @@ class Crystals:
             compositions: n mappings from symbols to the numbers of atoms in the conventional cell.
             lattice: n rows of a, b, c [Å], alpha, beta, gamma [degrees].
         """
-        counts = torch.zeros(len(compositions), N_ELEMENTS, dtype=torch.int64)
-        numbers = atomic_numbers()
-        for row, composition in enumerate(compositions):
-            for symbol, count in composition.items():
-                counts[row, numbers[symbol] - 1] = int(count)
         return cls(
             torch.as_tensor(space_group, dtype=torch.int64),
-            counts,
+            count_rows(compositions),
             torch.as_tensor(lattice, dtype=torch.float64).reshape(-1, 6),
         )
 

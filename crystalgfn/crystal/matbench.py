@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from crystalgfn.checks import between
 from crystalgfn.crystal.crystallography.elements import N_ELEMENTS
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.errors import InputError
@@ -89,9 +90,8 @@ def import_matbench(
     """
     if name not in TARGETS:
         raise InputError(f"data set: unknown {name!r}; those with structures are: {', '.join(TARGETS)}")
-    for setting, value, highest in (("symprec", symprec, 10.0), ("workers", workers, 1024)):
-        if not 0 < value <= highest:
-            raise InputError(f"{setting}: {value} is not allowed; allowed: above 0, up to {highest:g}")
+    between("symprec", symprec, 0, 10, without=0)
+    between("workers", workers, 1, 1024)
     table_kind(out)
     check_writable(out)
     path = download(name, out.parent, log) if file is None else file
@@ -224,7 +224,7 @@ def _convert(job: tuple[dict[str, Any], Any, float]) -> Crystals | str:
             structure = Structure.from_dict(content)
             if not structure.is_ordered:
                 return "the structure is disordered"
-            if max(site.specie.Z for site in structure) > N_ELEMENTS:
+            if max(atom.specie.Z for atom in structure) > N_ELEMENTS:
                 return f"an element beyond Z = {N_ELEMENTS}"
             return Crystals.from_structures([structure], symprec)
     except Exception as error:  # pymatgen and spglib raise many kinds for odd structures

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache, reduce
+from functools import cache
 from typing import Any
 
-from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, N_SPACE_GROUPS, atomic_numbers, space_groups
+from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, atomic_numbers, space_groups
+from crystalgfn.crystal.crystallography.group_ranges import GROUPS_ALLOWED, group_range
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.formulas import MAX_COUNT, formula_text, parse_formula, reduced
 from crystalgfn.errors import InputError
 
 PREFIX = "restrict"
 """Name of the restriction among the options of the command line, under ``data``."""
-
-MAX_COUNT = 10_000
-"""Largest number that a field of counts takes; more is taken for a typing error."""
-
-_TOKEN = re.compile(r"\s*([A-Z][a-z]?)([0-9]{0,5})")
 
 
 @dataclass(frozen=True)
@@ -118,29 +114,6 @@ class Restriction:
         return cls(**values)
 
 
-def parse_counts(name: str, formula: str) -> dict[str, int]:
-    """Counts of the elements in a formula such as ``Li4 Mn8 O16``; a missing count is 1.
-
-    Raises:
-        InputError: if the text is no formula.
-    """
-    counts: dict[str, int] = {}
-    position, text = 0, formula.strip()
-    while position < len(text):
-        token = _TOKEN.match(text, position)
-        if token is None:
-            raise _error(name, formula, f"is no formula: cannot read {_show(text[position:])}")
-        symbol, count = token[1], int(token[2] or 1)
-        if symbol not in atomic_numbers() or count < 1 or symbol in counts:
-            what = "is named twice" if symbol in counts else "must be an element from H to Pu with a count above 0"
-            raise _error(name, formula, f"is not allowed; {token[0].strip()!r} {what}")
-        counts[symbol] = count
-        position = token.end()
-    if not counts:
-        raise _error(name, formula, "is an empty formula; allowed: elements and counts, such as 'Li4 Mn8 O16'")
-    return counts
-
-
 def _show(value: Any) -> str:
     """A value as it is shown in messages, cut where it is long."""
     try:
@@ -208,11 +181,12 @@ def _system(name: str, value: Any) -> str:
 def _formula(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _error(name, value, "is not allowed; it must be a formula, such as 'Li4 Mn8 O16'")
-    counts = parse_counts(name, value)
-    divisor = reduce(math.gcd, counts.values())
-    if name == "reduced_formula" and divisor > 1:
-        smaller = "".join(f"{symbol}{n // divisor if n > divisor else ''}" for symbol, n in counts.items())
-        raise _error(name, value, f"is not reduced; write {smaller}")
+    try:
+        counts = parse_formula(value, once=True)
+    except InputError as error:
+        raise _error(name, value, f"{error}; allowed: elements and counts, such as 'Li4 Mn8 O16'") from None
+    if name == "reduced_formula" and reduced(counts) != counts:
+        raise _error(name, value, f"is not reduced; write {formula_text(reduced(counts))}")
     return value
 
 
@@ -220,19 +194,6 @@ def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
         raise _error(name, value, f"is not allowed; it must be a whole number from 1 to {MAX_COUNT}")
     return value
-
-
-def parse_groups(name: str, entries: Sequence[Any]) -> list[range]:
-    """The ranges of space groups that entries such as 225 or ``195-206`` name."""
-    ranges = []
-    for entry in entries:
-        text = re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", str(entry)) if _is_text_or_int(entry) else None
-        low, high = (int(text[1]), int(text[2] or text[1])) if text else (0, 0)
-        if not 1 <= low <= high <= N_SPACE_GROUPS:
-            allowed = f"a number from 1 to {N_SPACE_GROUPS} or a rising range such as '195-206'"
-            raise _error(name, entry, f"is not allowed; allowed: {allowed}")
-        ranges.append(range(low, high + 1))
-    return ranges
 
 
 def _is_text_or_int(value: Any) -> bool:
@@ -243,7 +204,9 @@ def _is_text_or_int(value: Any) -> bool:
 
 def _groups(name: str, value: Any) -> tuple[int | str, ...]:
     entries = _list(name, value, "numbers and ranges, such as [225, '195-206']")
-    parse_groups(name, entries)
+    for entry in entries:
+        if not group_range(entry):
+            raise _error(name, entry, f"is not allowed; allowed: {GROUPS_ALLOWED}")
     return tuple(entries)
 
 

@@ -7,15 +7,14 @@ the header not counted.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.crystal.formulas import parse_formula
 from crystalgfn.errors import InputError
 from crystalgfn.files import read_frame
 
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 CRYSTAL_COLUMNS = ("formula", "space_group", *LATTICE_PARAMETERS)
 """Columns that every table of crystals has."""
 
-MAX_COUNT = 10_000
-"""Largest number of atoms of one element in a formula; more is taken for a typing error."""
-
-_TOKEN = re.compile(r"\s*([A-Z][a-z]?)(\d+(?:\.\d*)?|\.\d+)?")
 _FORMULA_HELP = "elements and whole counts of the conventional cell, such as 'Na4 Cl4'"
 
 
@@ -72,34 +67,6 @@ class CrystalTable:
     crystals: Crystals
     labels: torch.Tensor | None
     problems: list[Problem | None]
-
-
-def parse_formula(formula: str) -> dict[str, int]:
-    """Counts of the elements in a formula such as ``Na4 Cl4`` or ``Na4Cl4``; a missing count is 1.
-
-    Raises:
-        InputError: if the text is no formula, an element is unknown or beyond Pu (Z = 94), or a count is not whole.
-    """
-    counts: dict[str, int] = {}
-    text = formula.strip()
-    position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise InputError(f"is no formula: cannot read {text[position:]!r}")
-        symbol, count = match.group(1), match.group(2) or "1"
-        if symbol not in atomic_numbers():
-            raise InputError(f"has an element {symbol!r} that is unknown or beyond Pu (Z = {N_ELEMENTS})")
-        if not count.isdigit():
-            raise InputError(f"has a count of {symbol} that is not whole")
-        total = counts.get(symbol, 0) + int(count)
-        if int(count) < 1 or total > MAX_COUNT:
-            raise InputError(f"has a count of {symbol} outside of 1 to {MAX_COUNT}")
-        counts[symbol] = total
-        position = match.end()
-    if not counts:
-        raise InputError("is an empty formula")
-    return counts
 
 
 def read_table(path: str | Path, *, label: str | None = None, strict: bool = True) -> CrystalTable:

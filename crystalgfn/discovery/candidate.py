@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crystalgfn.atoms.build import Task
-from crystalgfn.crystal.crystallography.elements import atomic_numbers, element_symbols
+from crystalgfn.checks import between
+from crystalgfn.crystal.crystallography.elements import atomic_numbers
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.formulas import symbol_counts
 from crystalgfn.errors import InputError
 
 LENGTH_STEP = 0.01
@@ -44,8 +46,7 @@ class Candidate:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.space_group <= 230:
-            raise InputError(f"space_group: {self.space_group} is not allowed; 1 to 230")
+        between("space_group", self.space_group, 1, 230)
         unknown = [symbol for symbol in self.counts if symbol not in atomic_numbers()]
         if unknown or not self.counts or min(self.counts.values()) < 1:
             raise InputError(f"counts: {dict(self.counts)} is no composition; symbols up to Pu, counts of 1 or more")
@@ -86,18 +87,17 @@ def candidates(
         round_: of the loop.
         numbers: name to n numbers, one a crystal.
     """
-    symbols = element_symbols()
     columns = {name: [float(x) for x in values] for name, values in (numbers or {}).items()}
     return [
         Candidate(
             group,
-            {symbols[z]: n for z, n in enumerate(counts) if n},
+            counts,
             tuple(lattice),
             source,
             round_,
             {name: values[row] for name, values in columns.items()},
         )
         for row, (group, counts, lattice) in enumerate(
-            zip(crystals.space_group.tolist(), crystals.counts.tolist(), crystals.lattice.tolist(), strict=True)
+            zip(crystals.space_group.tolist(), symbol_counts(crystals.counts), crystals.lattice.tolist(), strict=True)
         )
     ]

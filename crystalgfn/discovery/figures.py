@@ -198,11 +198,11 @@ def _cell(structure: Structure) -> Any:
         except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing where atoms nearly coincide
             cell = structure
     fractions, numbers = [], []
-    for site in cell:
-        place = site.frac_coords % 1.0
+    for atom in cell:
+        place = atom.frac_coords % 1.0
         place[place > 1 - EDGE] -= 1.0
         on_face = place < EDGE
         for shift in np.ndindex(*(2 if on else 1 for on in on_face)):
             fractions.append(place + shift)
-            numbers.append(site.specie.Z)
+            numbers.append(atom.specie.Z)
     return Atoms(numbers=numbers, scaled_positions=fractions, cell=cell.lattice.matrix, pbc=False)

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers, element_symbols
+from crystalgfn.checks import positive
+from crystalgfn.crystal.crystallography.elements import element_symbols
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
-from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, parse_formula
-from crystalgfn.errors import InputError
+from crystalgfn.crystal.formulas import count_rows, parse_formula
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
-    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.proxies.hull import ConvexHull
 
 SURVIVES = 0.1
@@ -48,7 +46,9 @@ FAILED_WEIGHT = 0.5
 KINDS = ("sampled", "relaxed", "failed")
 
 
-def with_energies(frame: pd.DataFrame, references: References, hull: ConvexHull, offset: float = 0.0) -> pd.DataFrame:
+def with_energies(
+    frame: pd.DataFrame, references: ElementReferences, hull: ConvexHull, offset: float = 0.0
+) -> pd.DataFrame:
     """Formation energies and energies above the hull of evaluated crystals.
 
     Args:
@@ -62,7 +62,7 @@ def with_energies(frame: pd.DataFrame, references: References, hull: ConvexHull,
         ``energy_above_hull_sampled`` and ``energy_above_hull_relaxed`` [eV/atom]; NaN where there is no energy, an
         element has no reference, or the hull does not know the elements.
     """
-    counts = torch.from_numpy(counts_of(frame["formula"].tolist()))
+    counts = count_rows(map(parse_formula, frame["formula"]))
     shares = counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
     per_element = torch.tensor([references.energies.get(symbol, float("nan")) for symbol in element_symbols()])
     # Elements that are absent count nothing, also where they have no reference.
@@ -107,8 +107,7 @@ def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
     """
     import pandas as pd
 
-    if not cap > 0:
-        raise InputError(f"cap: {cap:g} is not allowed; more than 0 eV/atom")
+    positive("cap", cap)
     same = _same_crystal(frame)
     formation = {stage: frame[f"formation_energy_{stage}"].to_numpy(dtype=float) for stage in ("sampled", "relaxed")}
     lower = np.fmin(formation["sampled"], formation["relaxed"])
@@ -150,17 +149,3 @@ def _same_crystal(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.boo
         angles = (np.abs(after[:, 3:] - before[:, 3:]) < SAME_ANGLES).all(1)
     equal = (frame["formula"] == frame["formula_relaxed"]) & (frame["space_group"] == frame["space_group_relaxed"])
     return lengths & angles & equal.to_numpy()
-
-
-def counts_of(formulas: Sequence[str]) -> NDArray[np.int64]:
-    """(n, 94) atoms of each element in formulas such as ``Na4 Cl4``.
-
-    Raises:
-        InputError: if a text is no formula.
-    """
-    counts = np.zeros((len(formulas), N_ELEMENTS), dtype=np.int64)
-    numbers = atomic_numbers()
-    for row, formula in enumerate(formulas):
-        for symbol, count in parse_formula(formula).items():
-            counts[row, numbers[symbol] - 1] = count
-    return counts

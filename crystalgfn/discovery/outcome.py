@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalgfn.crystal.crystallography import element_symbols
+from crystalgfn.crystal.formulas import count_rows, parse_formula
 from crystalgfn.crystal.tables import read_table
-from crystalgfn.discovery.labels import CAP, SURVIVES, counts_of
+from crystalgfn.discovery.labels import CAP, SURVIVES
 from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Outcome:
     @cached_property
     def counts(self) -> Ints:
         """(n, 94) atoms of each element in the conventional cell."""
-        return counts_of(self.frame["formula"].tolist())
+        return np.asarray(count_rows(map(parse_formula, self.frame["formula"])).numpy(), dtype=np.int64)
 
     @property
     def elements(self) -> list[str]:

@@ -134,7 +134,7 @@ def _write_crystals(
     outcome: Outcome, choice: Choice, structure: Callable[[str], Structure | None], out: Path
 ) -> pd.DataFrame:
     """CIF files of all that is listed, pictures of the best; returns the table."""
-    from crystalgfn.atoms.candidates import distance_ratios
+    from crystalgfn.atoms.arrangements import distance_ratios
     from crystalgfn.atoms.outputs import write_cif
     from crystalgfn.discovery.figures import crystal_figure
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from crystalgfn.checks import at_least
 from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, space_groups
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.envs.crystal import Crystal
@@ -108,8 +109,7 @@ def perturbed_crystals(table: Path, env: Crystal, n: int, seed: int) -> list[Can
     Raises:
         InputError: if the table cannot be used, or not that many are found.
     """
-    if n < 1:
-        raise InputError(f"n: {n} is not allowed; 1 or more")
+    at_least("n", n, 1)
     real, stream = _pool(table, env), generator(seed, "perturbed crystals")
     known = {candidate.key for candidate in candidates(real, "real")}
     changes = {"group": _other_group, "cell": _other_cell, "elements": _other_elements}
@@ -119,7 +119,7 @@ def perturbed_crystals(table: Path, env: Crystal, n: int, seed: int) -> list[Can
         def propose(size: int, change: _Change = change) -> Crystals:
             base = real[torch.randint(len(real), (size,), generator=stream)]
             crystals = change(env, base, stream)
-            reasons = env.encode_objects(crystals, TOLERANCE)[1]
+            reasons = env.states_of(crystals, TOLERANCE)[1]
             # The change of elements is the only one that can unbalance charges: the others start from balanced ones.
             good = torch.tensor([reason in ("", "charge") for reason in reasons], dtype=torch.bool)
             return crystals[good]
@@ -149,8 +149,7 @@ def _different(
     n: int, source: str, propose: Callable[[int], Crystals], who: str, known: set[str] | None = None
 ) -> list[Candidate]:
     """The first n proposals with different keys that are not known."""
-    if n < 1:
-        raise InputError(f"n: {n} is not allowed; 1 or more")
+    at_least("n", n, 1)
     seen, found = set(known or ()), list[Candidate]()
     for _ in range(_ROUNDS):
         for candidate in candidates(propose(2 * (n - len(found)) + 16), source):

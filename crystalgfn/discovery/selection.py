@@ -83,8 +83,8 @@ def with_shipped_energies(
     Raises:
         InputError: if a file cannot be read.
     """
-    from crystalgfn.atoms.potentials.references import SHIPPED, References
+    from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
     from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
     from crystalgfn.proxies.hull import load_hull
 
-    return with_energies(frame, References.load(references or SHIPPED), load_hull(hull or SHIPPED_HULL), offset)
+    return with_energies(frame, ElementReferences.load(references or SHIPPED), load_hull(hull or SHIPPED_HULL), offset)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from crystalgfn.checks import at_least, between, not_negative, positive
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.network.tuning import TuningConfig
 
@@ -62,10 +62,8 @@ class ScreenConfig:
         """Raise an `InputError` for a setting that is not allowed."""
         for name in ("pool", "max_per_formula", "max_per_group"):
             at_least(f"screen.{name}", getattr(self, name), 1)
-        if not 0 <= self.random_share <= 1:
-            raise InputError(f"screen.random_share: {self.random_share} is not allowed; it must lie between 0 and 1")
-        if not 0 <= self.kappa < math.inf:
-            raise InputError(f"screen.kappa: {self.kappa} is not allowed; it must be 0 or a positive number")
+        between("screen.random_share", self.random_share, 0, 1)
+        not_negative("screen.kappa", self.kappa)
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,7 @@ class LabelConfig:
     def check(self) -> None:
         """Raise an `InputError` for a setting that is not allowed."""
         at_least("label.tries", self.tries, 1)
-        if not 0 < self.cap < math.inf:
-            raise InputError(f"label.cap: {self.cap} is not allowed; it must be a positive number")
+        positive("label.cap", self.cap)
 
 
 @dataclass(frozen=True)
@@ -113,36 +110,51 @@ class BudgetConfig:
         """Raise an `InputError` for a setting that is not allowed."""
         if self.evaluations is not None:
             at_least("budget.evaluations", self.evaluations, 1)
-        if self.hours is not None and not 0 < self.hours < math.inf:
-            raise InputError(f"budget.hours: {self.hours} is not allowed; it must be a positive number")
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """Raise an `InputError` for a number that is too small."""
-    if value < least:
-        raise InputError(f"{name}: {value} is not allowed; it must be at least {least}")
+        if self.hours is not None:
+            positive("budget.hours", self.hours)
 
 
 @dataclass(frozen=True)
 class Run:
-    """All settings of a discovery run, see `discover`."""
+    """All settings of a discovery run.
 
-    fit: Mapping[str, Any]
+    Attributes:
+        fit: settings as of 'crystalgfn fit': model, trainer, threads; the proxy, or one of them, is EnergyAboveHull.
+        out: folder of the run; the same command goes on with what it holds.
+        known: table of known crystals with formation_energy (docs/proxies.md): the proxy goes on training on them too,
+            and novelty is counted against them; null for none.
+        database: where evaluated crystals are kept: a file for SQLite, or postgresql://USER@HOST:PORT/NAME; null for
+            labels.db in the folder. Crystals that others have put there are learned from and not evaluated again.
+        seed: of all random choices.
+        rounds: rounds of sampling, evaluating and teaching.
+        evaluations: crystals evaluated in each round.
+        first_steps: training steps of the GFlowNet in the first round.
+        steps: training steps in each later round, which goes on from the one before.
+        final_steps: training steps with the last proxy.
+        final: samples of the final model that are evaluated, the first ones, unchosen.
+        start: crystals evaluated before the first training.
+        screen: which samples are evaluated.
+        label: how crystals are evaluated.
+        tuning: how the proxy is taught.
+        budget: when the run goes to its final samples early.
+    """
+
+    fit: dict[str, Any]
     out: Path
-    known: Path | None
-    database: str | None
-    seed: int
-    rounds: int
-    evaluations: int
-    first_steps: int
-    steps: int
-    final_steps: int
-    final: int
-    start: StartConfig
-    screen: ScreenConfig
-    label: LabelConfig
-    tuning: TuningConfig
-    budget: BudgetConfig
+    known: Path | None = None
+    database: str | None = None
+    seed: int = 0
+    rounds: int = 4
+    evaluations: int = 100
+    first_steps: int = 1200
+    steps: int = 600
+    final_steps: int = 600
+    final: int = 100
+    start: StartConfig = StartConfig()
+    screen: ScreenConfig = ScreenConfig()
+    label: LabelConfig = LabelConfig()
+    tuning: TuningConfig = TuningConfig()  # noqa: RUF009 - frozen
+    budget: BudgetConfig = BudgetConfig()
 
     def check(self) -> None:
         """Raise an `InputError` for a setting that is not allowed."""
@@ -168,15 +180,11 @@ class Run:
 
     def fixed(self) -> dict[str, Any]:
         """What the results depend on, as plain values; the rest may change when a run goes on."""
-        label = asdict(self.label)
+        values = asdict(self)
+        for name in ("out", "database", "rounds", "final", "budget"):
+            values.pop(name)
         for name in ("timeout", "jobs", "backend", "scheduler"):
-            label.pop(name)
-        values = {
-            "fit": self.fit, "known": str(self.known) if self.known else None, "seed": self.seed,
-            "evaluations": self.evaluations, "first_steps": self.first_steps, "steps": self.steps,
-            "final_steps": self.final_steps, "start": asdict(self.start), "screen": asdict(self.screen),
-            "label": label, "tuning": asdict(self.tuning),
-        }  # fmt: skip
+            values["label"].pop(name)
         return dict(json.loads(json.dumps(values, default=str)))
 
 

@@ -16,15 +16,15 @@ import torch
 import yaml
 from pytorch_lightning import Callback, Trainer
 
-from crystalgfn.atoms.potentials.references import References
+from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.atoms.run import Workers, results
-from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.crystal.envs.crystal import Crystal
+from crystalgfn.crystal.formulas import count_rows, formula_text, parse_formula
 from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, read_table
 from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
-from crystalgfn.discovery.labels import counts_of, training_rows, with_energies
+from crystalgfn.discovery.labels import training_rows, with_energies
 from crystalgfn.discovery.outcome import KnownCrystals, Outcome, column, proxy_errors, rounds_table
 from crystalgfn.discovery.screen import screen
 from crystalgfn.discovery.selection import of_samples
@@ -34,6 +34,7 @@ from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
 from crystalgfn.files import atomic_path, write_frame
 from crystalgfn.gflownet.checkpoint_files import link, newest_checkpoint, write_compact
 from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.gflownet.proxies import predict_in_batches
 from crystalgfn.proxies import EnergyAboveHull
 from crystalgfn.proxies.network.tuning import tune
 from crystalgfn.runs.quiet import warnings_only
@@ -51,9 +52,6 @@ CHOSEN = "chosen.csv"
 
 SOURCE = "model"
 """Source of crystals that a round has sampled."""
-
-BATCH = 2048
-"""Crystals predicted at once, to bound memory."""
 
 
 class Stages:
@@ -78,7 +76,7 @@ class Stages:
         except InputError as error:
             raise InputError(str(error).replace("--", "label.", 1)) from None
         check_fit(settings.fit, "fit")
-        self._references = References.load()
+        self._references = ElementReferences.load()
         given = dict(proxy_with_weights(settings.fit["model"]).get("init_args") or {})
         self._start = EnergyAboveHull(**given)
         self._hull = self._start.hull
@@ -363,7 +361,8 @@ class Stages:
         frame = self._database.frame()
         keys: set[int] = set()
         if len(frame):
-            counts, groups = counts_of(frame["formula"].tolist()), frame["space_group"].to_numpy(dtype=np.int64)
+            counts = count_rows(map(parse_formula, frame["formula"])).numpy()
+            groups = frame["space_group"].to_numpy(dtype=np.int64)
             keys |= set(formula_in_group_keys(counts, groups).tolist())
         if self._settings.screen.skip_known and self._known is not None:
             keys |= set(self._known.in_groups.tolist())
@@ -426,7 +425,7 @@ class Stages:
 
         rows = [
             {
-                "formula": " ".join(f"{s}{n}" for s, n in c.counts.items()),
+                "formula": formula_text(c.counts),
                 "space_group": c.space_group,
                 **dict(zip(LATTICE_PARAMETERS, c.lattice, strict=True)),
                 "source": c.source,
@@ -463,26 +462,18 @@ def with_predictions(found: list[Candidate], proxy: EnergyAboveHull) -> list[Can
     """The same candidates with what the proxy says of them."""
     if not found:
         return found
-    crystals = crystals_of(found)
-    parts = [proxy.predict(crystals[slice(i, i + BATCH)]) for i in range(0, len(found), BATCH)]
-    values = torch.cat([part.value for part in parts]).tolist()
-    doubts = torch.cat([part.uncertainty for part in parts if part.uncertainty is not None]).tolist()
+    crystals = Crystals.from_arrays(
+        [candidate.space_group for candidate in found],
+        [candidate.counts for candidate in found],
+        [candidate.lattice for candidate in found],
+    )
+    prediction = predict_in_batches(proxy, crystals)
+    assert prediction.uncertainty is not None
+    values, doubts = prediction.value.tolist(), prediction.uncertainty.tolist()
     return [
         replace(candidate, numbers={**candidate.numbers, "predicted": value, "predicted_uncertainty": doubt})
         for candidate, value, doubt in zip(found, values, doubts, strict=True)
     ]
-
-
-def crystals_of(found: list[Candidate]) -> Crystals:
-    """The crystals of candidates as a batch."""
-    numbers = atomic_numbers()
-    counts = torch.zeros(len(found), N_ELEMENTS, dtype=torch.int64)
-    for row, candidate in enumerate(found):
-        for symbol, count in candidate.counts.items():
-            counts[row, numbers[symbol] - 1] = count
-    groups = torch.tensor([candidate.space_group for candidate in found], dtype=torch.int64)
-    lattice = torch.tensor([candidate.lattice for candidate in found], dtype=torch.float64).reshape(-1, 6)
-    return Crystals(groups, counts, lattice)
 
 
 def _errors_before(frame: pd.DataFrame, cap: float) -> dict[str, float]:
@@ -505,6 +496,8 @@ def _bar_callback(bar: Any, title: str) -> Callback:
 
 def _crystals(rows: pd.DataFrame) -> Crystals:
     """The crystals of rows with formula, space group and cell."""
-    groups = torch.tensor(rows["space_group"].to_numpy(dtype=np.int64))
-    lattice = torch.tensor(rows[list(LATTICE_PARAMETERS)].to_numpy(dtype=np.float64))
-    return Crystals(groups, torch.from_numpy(counts_of(rows["formula"].tolist())), lattice)
+    return Crystals.from_arrays(
+        rows["space_group"].tolist(),
+        [parse_formula(formula) for formula in rows["formula"]],
+        rows[list(LATTICE_PARAMETERS)].to_numpy(dtype=np.float64).tolist(),
+    )

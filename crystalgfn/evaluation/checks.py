@@ -6,7 +6,6 @@ an error in a table shows.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalgfn.crystal.crystallography.elements import element_symbols
-from crystalgfn.crystal.crystallography.oxidation_states import oxidation_states
+from crystalgfn.crystal.crystallography.oxidation_states import oxidation_state_set
+from crystalgfn.crystal.formulas import formula_text, reduced
 
 LENGTH_TOLERANCE = 1e-3
 """Lengths that a lattice system makes equal may differ by this share."""
@@ -26,7 +25,7 @@ LENGTH_TOLERANCE = 1e-3
 ANGLE_TOLERANCE = 0.05
 """Angles that a lattice system fixes may be off by this many degrees."""
 
-SMACT_STATES = "icsd24"
+SMACT_OXIDATION_STATES = "icsd24"
 """SMACT's name of the oxidation states that its test is run with."""
 
 MAX_PYXTAL_ATOMS = 64
@@ -35,30 +34,20 @@ MAX_PYXTAL_ATOMS = 64
 Mask = NDArray[np.bool_]
 
 
-def compositions(counts: NDArray[np.int64]) -> list[tuple[tuple[str, int], ...]]:
-    """Symbols and numbers of atoms of each row of (n, 94) counts, by atomic number."""
-    symbols = element_symbols()
-    rows, columns = counts.nonzero()
-    found: list[list[tuple[str, int]]] = [[] for _ in range(len(counts))]
-    for row, column, count in zip(rows.tolist(), columns.tolist(), counts[rows, columns].tolist(), strict=True):
-        found[row].append((symbols[column], count))
-    return [tuple(composition) for composition in found]
-
-
 def is_neutral(
-    composition: Iterable[tuple[str, int]], states: str = "pymatgen_common", mixed_valence: bool = False
+    composition: Iterable[tuple[str, int]], oxidation_states: str = "pymatgen_common", mixed_valence: bool = False
 ) -> bool:
     """Whether oxidation states other than 0 can make the charges sum to zero.
 
     Args:
         composition: symbols and numbers of atoms.
-        states: name of a set of `crystalgfn.crystal.crystallography.OXIDATION_STATE_SETS`.
-        mixed_valence: whether the atoms of an element may have two states of one sign; otherwise they share one.
+        oxidation_states: name of a set of `crystalgfn.crystal.crystallography.OXIDATION_STATE_SETS`.
+        mixed_valence: whether the atoms of an element may have two of one sign; otherwise they share one.
     """
     # Bit i of `reached` stands for the total charge `lowest + i`.
     reached, lowest = 1, 0
     for symbol, count in composition:
-        charges = _charges(symbol, count, states, mixed_valence)
+        charges = _charges(symbol, count, oxidation_states, mixed_valence)
         if not charges:
             return False
         bits = 0
@@ -71,10 +60,10 @@ def is_neutral(
 @cache
 def _charges(symbol: str, count: int, name: str, mixed_valence: bool) -> tuple[int, ...]:
     """Total charges, rising, that some atoms of one element can have."""
-    states = oxidation_states(name)[symbol]
-    totals = {state * count for state in states}
+    own = oxidation_state_set(name)[symbol]
+    totals = {charge * count for charge in own}
     if mixed_valence:
-        for low, high in combinations(states, 2):
+        for low, high in combinations(own, 2):
             if (low > 0) == (high > 0):
                 totals.update(low * (count - k) + high * k for k in range(1, count))
     return tuple(sorted(totals))
@@ -232,12 +221,12 @@ def smact_version() -> str | None:
 def passes_smact(composition: tuple[tuple[str, int], ...]) -> bool:
     """SMACT's validity test: neutral and anions more electronegative than cations; or an alloy; or one element.
 
-    Source: ``smact.screening.smact_validity`` with the oxidation states `SMACT_STATES` and its other defaults.
+    Source: ``smact.screening.smact_validity`` with the oxidation states `SMACT_OXIDATION_STATES`, else its defaults.
     """
     from smact.screening import smact_validity
 
-    divisor = math.gcd(*(count for _, count in composition))
-    if divisor > 1:
-        return passes_smact(tuple((symbol, count // divisor) for symbol, count in composition))
-    formula = "".join(f"{symbol}{count}" for symbol, count in composition)
-    return bool(smact_validity(formula, oxidation_states_set=SMACT_STATES))
+    least = tuple(reduced(dict(composition)).items())
+    if least != composition:
+        return passes_smact(least)
+    formula = formula_text(dict(composition)).replace(" ", "")
+    return bool(smact_validity(formula, oxidation_states_set=SMACT_OXIDATION_STATES))

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.formulas import parse_formula
 from crystalgfn.crystal.keys import composition_keys
-from crystalgfn.crystal.tables import parse_formula
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.pools import NOT_PROPERTIES, Pool, numbers, property_columns
 from crystalgfn.files import read_frame
-from crystalgfn.gflownet.keys import hash_rows
+from crystalgfn.gflownet.keys import key_array
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,4 +188,4 @@ def _composition_hashes(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray
             counts.append({})
     crystals = Crystals.from_arrays(groups.tolist(), counts, [[1.0, 1.0, 1.0, 90.0, 90.0, 90.0]] * len(frame))
     readable = np.array([bool(atoms) for atoms in counts]) & (groups > 0)
-    return np.asarray(hash_rows(composition_keys(crystals)).numpy(), dtype=np.int64), readable
+    return key_array(composition_keys(crystals)), readable

@@ -25,7 +25,7 @@ SYSTEM_COLORS = ("#8c6bb1", "#41a7a0", "#3b74b9", "#5aa04a", "#d9a520", "#de7a31
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceCrystals:
     """Known crystals to compare samples with.
 
     Attributes:
@@ -44,7 +44,7 @@ def property_figure(
     name: str,
     unit: str,
     title: str,
-    reference: Reference | None = None,
+    reference: ReferenceCrystals | None = None,
     others: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Figure:
     """Distribution of a property over samples, against a reference.
@@ -135,7 +135,7 @@ def elements_figure(shares: NDArray[np.float64], possible: NDArray[np.bool_], ti
     return figure
 
 
-def space_groups_figure(counts: NDArray[np.int64], title: str, reference: Reference | None = None) -> Figure:
+def space_groups_figure(counts: NDArray[np.int64], title: str, reference: ReferenceCrystals | None = None) -> Figure:
     """Share of samples of each space group, coloured by crystal system, and of each crystal system.
 
     Args:

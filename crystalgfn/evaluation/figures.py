@@ -11,7 +11,7 @@ import numpy as np
 
 from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, atomic_numbers
 from crystalgfn.evaluation.drawing import (
-    Reference,
+    ReferenceCrystals,
     elements_figure,
     property_figure,
     sampler_figure,
@@ -75,7 +75,8 @@ def property_svg(name: str, unit: str, pools: Mapping[str, Floats], reference: F
         identifier: name of the figure, see `to_svg`.
     """
     (_, values), *others = pools.items()
-    known = None if reference is None else Reference("reference", reference, np.zeros(N_SPACE_GROUPS, dtype=np.int64))
+    no_groups = np.zeros(N_SPACE_GROUPS, dtype=np.int64)
+    known = None if reference is None else ReferenceCrystals("reference", reference, no_groups)
     figure = property_figure(values, name, unit, "", known, dict(others))
     return to_svg(figure, identifier)
 
@@ -90,7 +91,7 @@ def elements_svg(pool: Pool) -> str:
 
 def space_groups_svg(pool: Pool, reference: Pool | None) -> str:
     """Space groups and crystal systems."""
-    known = None if reference is None else Reference("reference", np.zeros(0), _groups(reference))
+    known = None if reference is None else ReferenceCrystals("reference", np.zeros(0), _groups(reference))
     return to_svg(space_groups_figure(_groups(pool), "", known), "space-groups")
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crystalgfn.crystal.formulas import reduced_counts
 from crystalgfn.evaluation.measures import tally
 from crystalgfn.evaluation.pools import Ints, Pool
-from crystalgfn.gflownet.keys import hash_rows
+from crystalgfn.gflownet.keys import key_array
 
 LENGTH_TOLERANCE = 0.1
 """Lengths of two cells that count as equal differ by at most this share of their mean."""
@@ -27,19 +28,14 @@ REDISCOVERED = 100
 """Known crystals that are listed."""
 
 
-def reduced_counts(counts: Ints) -> Ints:
-    """(n, 94) atoms of the reduced formula: counts over their greatest common divisor."""
-    return np.asarray(counts // np.gcd.reduce(counts, axis=1)[:, None], dtype=np.int64)
-
-
 def formula_keys(counts: Ints) -> Ints:
     """(n,) hashes, equal exactly for the same reduced formula, of (n, 94) atoms of each element."""
-    return _hash(reduced_counts(counts))
+    return key_array(reduced_counts(torch.from_numpy(counts)))
 
 
 def formula_in_group_keys(counts: Ints, groups: Ints) -> Ints:
     """(n,) hashes, equal exactly for the same reduced formula and space group."""
-    return _hash(np.concatenate([reduced_counts(counts), groups[:, None]], axis=1))
+    return key_array(torch.cat([reduced_counts(torch.from_numpy(counts)), torch.tensor(groups)[:, None]], 1))
 
 
 def known_levels(pool: Pool, reference: Pool) -> tuple[Ints, Ints]:
@@ -141,8 +137,3 @@ def _identifiers(reference: Pool) -> list[str] | None:
         if name in reference.table.frame.columns:
             return [str(value) for value in reference.column(name)]
     return None
-
-
-def _hash(keys: Ints) -> Ints:
-    """(n,) hash of each row of (n, k) keys."""
-    return np.asarray(hash_rows(torch.from_numpy(np.ascontiguousarray(keys))).numpy(), dtype=np.int64)

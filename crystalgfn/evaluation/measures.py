@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS, element_symbols
+from crystalgfn.crystal.formulas import symbol_counts
 from crystalgfn.crystal.group_classes import group_classes
 from crystalgfn.evaluation.checks import (
     Mask,
     assignment_is_right,
     cell_volumes,
-    compositions,
     fits_lattice_system,
     fits_wyckoff,
     is_neutral,
@@ -22,6 +23,7 @@ from crystalgfn.evaluation.checks import (
     smact_version,
 )
 from crystalgfn.evaluation.pools import Floats, Ints, Pool, derived, impossible_cells
+from crystalgfn.gflownet.metrics import ranks
 
 HARD_CHECKS = ("charge_neutral", "wyckoff", "lattice_system", "positive_volume")
 """Checks that a crystal must pass to be valid."""
@@ -54,14 +56,14 @@ def uniqueness(pool: Pool) -> dict[str, Any]:
 
 
 def check_all(
-    pool: Pool, states: str, mixed_valence: bool, density_range: tuple[float, float], with_smact: bool
+    pool: Pool, oxidation_states: str, mixed_valence: bool, density_range: tuple[float, float], with_smact: bool
 ) -> dict[str, Mask]:
     """Each check of the usable rows, (k,) bool; True is good. ``smact`` only if asked for and installed."""
-    formulas = compositions(pool.counts)
+    formulas = [tuple(counts.items()) for counts in symbol_counts(pool.table.crystals.counts)]
     groups = pool.groups.tolist()
     density = derived(pool, "density")
     checks = {
-        "charge_neutral": [is_neutral(formula, states, mixed_valence) for formula in formulas],
+        "charge_neutral": [is_neutral(formula, oxidation_states, mixed_valence) for formula in formulas],
         "wyckoff": [
             fits_wyckoff(group, [count for _, count in formula])
             for group, formula in zip(groups, formulas, strict=True)
@@ -216,7 +218,7 @@ def sampler_quality(pool: Pool) -> dict[str, Any] | None:
     return {
         "n": n,
         "pearson": _correlation(log_r, log_p),
-        "spearman": _correlation(_ranks(log_r), _ranks(log_p)),
+        "spearman": _correlation(*(ranks(torch.from_numpy(values)).numpy() for values in (log_r, log_p))),
         "slope": float(np.cov(log_r, log_p)[0, 1] / log_r.var(ddof=1)) if varies else None,
         "log_z_bound": float(weight.mean()),
         "log_z": float(weight.max() + np.log(scaled.mean())),
@@ -227,10 +229,3 @@ def sampler_quality(pool: Pool) -> dict[str, Any] | None:
 def _correlation(x: Floats, y: Floats) -> float | None:
     """Pearson's; None where one does not vary."""
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else None
-
-
-def _ranks(values: Floats) -> Floats:
-    """Ranks, equal values sharing their mean rank."""
-    import pandas as pd
-
-    return np.asarray(pd.Series(values).rank().to_numpy(), dtype=np.float64)

@@ -27,7 +27,7 @@ from crystalgfn.evaluation.markup import (
     words,
 )
 from crystalgfn.evaluation.measures import QUANTILES
-from crystalgfn.evaluation.results import REFERENCE, SAMPLES, Evaluation
+from crystalgfn.evaluation.results import REFERENCE_TABLE, SAMPLES, Evaluation
 from crystalgfn.evaluation.top_table import top_section
 
 KINDS = {
@@ -76,12 +76,12 @@ def render(evaluation: Evaluation) -> str:
 def _lead(metrics: Mapping[str, Any]) -> str:
     tables = metrics["tables"]
     text = f"{tables[SAMPLES]['rows']:,} rows"
-    others = [name for name in tables if name not in (SAMPLES, REFERENCE)]
+    others = [name for name in tables if name not in (SAMPLES, REFERENCE_TABLE)]
     if others:
         named = ", ".join(f"{escape(name)} ({tables[name]['rows']:,})" for name in others)
         text += f", beside {named}"
-    if REFERENCE in tables:
-        text += f", compared with {tables[REFERENCE]['rows']:,} rows of {escape(tables[REFERENCE]['file'])}"
+    if REFERENCE_TABLE in tables:
+        text += f", compared with {tables[REFERENCE_TABLE]['rows']:,} rows of {escape(tables[REFERENCE_TABLE]['file'])}"
     return f'<p class="note">{text}.</p>\n'
 
 
@@ -114,7 +114,7 @@ def _tiles(metrics: Mapping[str, Any]) -> str:
     name = next(iter(metrics["properties"]), None)
     if name is not None and SAMPLES in metrics["properties"][name]["all"]:
         entry = metrics["properties"][name]
-        top, known = entry["top"].get(SAMPLES), entry["all"].get(REFERENCE)
+        top, known = entry["top"].get(SAMPLES), entry["all"].get(REFERENCE_TABLE)
         unit = f" {escape(entry['unit'])}" if entry["unit"] else ""
         tiles.append(
             tile(
@@ -146,13 +146,13 @@ def _validity(metrics: Mapping[str, Any]) -> str:
     length, angle = settings["lattice_system_tolerance"]
     smact = f"SMACT {versions['smact']}, oxidation states {settings['smact_states']}: neutral, with anions more "
     smact += "electronegative than cations, or an alloy or an element"
-    states = "two states of one sign allowed in an element" if settings["mixed_valence"] else "one state an element"
+    valence = "two of one sign allowed in an element" if settings["mixed_valence"] else "one for each element"
     texts = {
         "readable": ("Readable", "rows of the file that are a crystal; the others are listed under Tables"),
         "valid": ("Valid", "rows of the file that pass the next four checks"),
         "charge_neutral": (
             "Charge neutral",
-            f"oxidation states {escape(settings['oxidation_states'])} of pymatgen {versions['pymatgen']}, {states}",
+            f"oxidation states {escape(settings['oxidation_states'])} of pymatgen {versions['pymatgen']}, {valence}",
         ),
         "wyckoff": ("Wyckoff positions", f"hold all atoms, by pyxtal {versions['pyxtal']}"),
         "lattice_system": (
@@ -163,7 +163,11 @@ def _validity(metrics: Mapping[str, Any]) -> str:
         "density_in_range": (
             "Plausible density",
             f"{number(low, 3)} to {number(high, 3)} g/cm³, "
-            + ("percentiles 0.1 to 99.9 of the reference" if REFERENCE in results else "the range of solid elements"),
+            + (
+                "percentiles 0.1 to 99.9 of the reference"
+                if REFERENCE_TABLE in results
+                else "the range of solid elements"
+            ),
         ),
         "assignment": ("Oxidation states in the table", "cover the formula and sum to zero"),
         "smact": ("SMACT", smact if versions["smact"] else "not installed: pip install smact"),
@@ -260,7 +264,7 @@ def _properties(evaluation: Evaluation) -> str:
     for name, entry in evaluation.metrics["properties"].items():
         values = {p.name: p.properties[name] for p in evaluation.pools if entry["all"].get(p.name, {}).get("n")}
         values = {key: column[np.isfinite(column)] for key, column in values.items()}
-        known = entry["all"].get(REFERENCE, {}).get("n")
+        known = entry["all"].get(REFERENCE_TABLE, {}).get("n")
         reference = evaluation.reference.properties[name] if evaluation.reference is not None and known else None
         if reference is not None:
             reference = reference[np.isfinite(reference)]
@@ -271,7 +275,7 @@ def _properties(evaluation: Evaluation) -> str:
         for index, (key, stats) in enumerate(entry["all"].items()):
             note = "<small>by the proxy</small>" if key in entry["predicted_for"] else ""
             rows.append([title if index == 0 else "", escape(key) + note, *_quantities(stats)])
-            if key in entry["top"] and key != REFERENCE:
+            if key in entry["top"] and key != REFERENCE_TABLE:
                 best = entry["top"][key]
                 rows.append(["", f"best of {escape(key)}", *_quantities(best)])
     head = ["property", "crystals", "n", "mean", "std", "min", "5 %", "25 %", "median", "75 %", "95 %", "max"]
@@ -284,7 +288,7 @@ def _quantities(stats: Mapping[str, Any]) -> list[str]:
 
 def _property_caption(name: str, entry: Mapping[str, Any]) -> str:
     everything = entry["all"]
-    median, known = everything[SAMPLES]["median"], everything.get(REFERENCE)
+    median, known = everything[SAMPLES]["median"], everything.get(REFERENCE_TABLE)
     unit = f" {escape(entry['unit'])}" if entry["unit"] else ""
     text = f"<b>{words(name).capitalize()}.</b> The median of the samples is {number(median, 3)}{unit}"
     if known is not None and known["n"]:
@@ -302,7 +306,7 @@ def _coverage(evaluation: Evaluation) -> str:
         cells = []
         for name, result in results.items():
             top = result[kind]["top"]
-            note = f"<small>best: {top}</small>" if top is not None and name != REFERENCE else ""
+            note = f"<small>best: {top}</small>" if top is not None and name != REFERENCE_TABLE else ""
             cells.append(f"{result[kind]['all']}{note}")
         rows.append([title, str(results[SAMPLES][kind]["possible"]), *cells])
     samples, reference = evaluation.pools[0], evaluation.reference

@@ -16,8 +16,9 @@ from crystalgfn.crystal.keys import composition_keys, crystal_keys
 from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, CrystalTable, read_table
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.checks import cell_volumes
-from crystalgfn.gflownet.keys import hash_rows
+from crystalgfn.gflownet.keys import key_array
 from crystalgfn.gflownet.metrics import top_k_rows
+from crystalgfn.gflownet.proxies import predict_in_batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,9 +35,6 @@ SAMPLER_COLUMNS = ("log_reward", "log_pf")
 """Columns that say how a crystal was sampled."""
 
 NOT_PROPERTIES = (*CRYSTAL_COLUMNS, *SAMPLER_COLUMNS)
-
-BATCH = 2048
-"""Crystals that a proxy sees at once, to bound memory."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,13 @@ def read_pool(name: str, path: Path, top: int) -> Pool:
     if len(table.rows) == 0:
         raise InputError(f"{path}: not one of {len(table.problems)} rows can be used; row 1, {table.problems[0]}")
     crystals = table.crystals
-    objects = hash_rows(crystal_keys(crystals))
+    objects = key_array(crystal_keys(crystals))
     sampler = {column: numeric(table, column) for column in SAMPLER_COLUMNS if column in table.frame.columns}
     best = None
     if "log_reward" in sampler:
         # Rows without log R rank last, and those are no part of the best.
         log_reward = np.nan_to_num(sampler["log_reward"], nan=-np.inf)
-        rows = top_k_rows(torch.from_numpy(log_reward), objects, top).numpy()
+        rows = top_k_rows(torch.from_numpy(log_reward), torch.from_numpy(objects), top).numpy()
         best = rows[np.isfinite(sampler["log_reward"][rows])]
     return Pool(
         name=name,
@@ -110,8 +108,8 @@ def read_pool(name: str, path: Path, top: int) -> Pool:
         counts=crystals.counts.numpy(),
         groups=crystals.space_group.numpy(),
         lattice=crystals.lattice.numpy(),
-        objects=objects.numpy(),
-        compositions=hash_rows(composition_keys(crystals)).numpy(),
+        objects=objects,
+        compositions=key_array(composition_keys(crystals)),
         log_reward=sampler.get("log_reward"),
         log_pf=sampler.get("log_pf"),
         top=best,
@@ -209,12 +207,9 @@ def derived(pool: Pool, name: str) -> Floats:
     return predict(pool, Density())
 
 
-@torch.no_grad()
 def predict(pool: Pool, proxy: Proxy) -> Floats:
     """(k,) a proxy's property of each crystal, NaN where it is not finite."""
-    crystals = pool.table.crystals
-    parts = [proxy(crystals[slice(start, start + BATCH)]).double() for start in range(0, len(crystals), BATCH)]
-    values: Floats = torch.cat(parts).cpu().numpy()
+    values: Floats = predict_in_batches(proxy, pool.table.crystals).value.double().cpu().numpy()
     return np.where(np.isfinite(values), values, np.nan)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalgfn.crystal.crystallography import oxidation_states
-from crystalgfn.errors import InputError
+from crystalgfn.checks import at_least
+from crystalgfn.crystal.crystallography import oxidation_state_set
 from crystalgfn.evaluation.page import render
 from crystalgfn.evaluation.pools import read_pool
-from crystalgfn.evaluation.results import REFERENCE, SAMPLES, Evaluation, measure
+from crystalgfn.evaluation.results import REFERENCE_TABLE, SAMPLES, Evaluation, measure
 from crystalgfn.files import atomic_path, check_writable
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def evaluate(
     structures: Path | None = None,
     proxy: Proxy | None = None,
     properties: Sequence[str] | None = None,
-    states: str = "pymatgen_common",
+    oxidation_states: str = "pymatgen_common",
     mixed_valence: bool = False,
 ) -> Evaluation:
     """Measure a table of samples and write a report: a page and its numbers.
@@ -47,8 +47,8 @@ def evaluate(
         structures: folder or table of structures of the samples, see `read_structures`.
         proxy: predicts its property where a table has no such column.
         properties: columns to compare; None takes all columns of numbers and what follows from the crystals.
-        states: name of the set of oxidation states of the check of charges.
-        mixed_valence: whether that check allows two states of one sign in an element.
+        oxidation_states: name of the set of oxidation states of the check of charges.
+        mixed_valence: whether that check allows two oxidation states of one sign in an element.
 
     Returns:
         the evaluation, as written.
@@ -56,12 +56,11 @@ def evaluate(
     Raises:
         InputError: for a table or setting that cannot be used, or a folder that cannot be written.
     """
-    if top < 1:
-        raise InputError(f"--top: {top} is not allowed; it must be at least 1")
-    oxidation_states(states)
+    at_least("--top", top, 1)
+    oxidation_state_set(oxidation_states)
     tables = {SAMPLES: samples, **(others or {})}
     pools = [read_pool(name, path, top) for name, path in tables.items()]
-    known = read_pool(REFERENCE, reference, top) if reference is not None else None
+    known = read_pool(REFERENCE_TABLE, reference, top) if reference is not None else None
     # After reading: a mistyped name must not leave a folder behind.
     for file in (PAGE, METRICS):
         check_writable(out / file)
@@ -72,7 +71,7 @@ def evaluate(
         structures=structures,
         proxy=proxy,
         properties=properties,
-        states=states,
+        oxidation_states=oxidation_states,
         mixed_valence=mixed_valence,
     )
     texts = {

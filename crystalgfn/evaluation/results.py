@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the keys in the numbers."""
 
-SAMPLES, REFERENCE = "samples", "reference"
+SAMPLES, REFERENCE_TABLE = "samples", "reference"
 """Names of the two main tables."""
 
 
@@ -73,7 +73,7 @@ def measure(
     structures: Path | None,
     proxy: Proxy | None,
     properties: Sequence[str] | None,
-    states: str,
+    oxidation_states: str,
     mixed_valence: bool,
 ) -> Evaluation:
     """All numbers; arguments are those of `crystalgfn.evaluation.evaluate`, with the tables read."""
@@ -86,7 +86,7 @@ def measure(
         density_range = (float(low), float(high))
     checks = {
         # SMACT's test of tens of thousands of known crystals would take longer than all else.
-        pool.name: check_all(pool, states, mixed_valence, density_range, with_smact=pool is not reference)
+        pool.name: check_all(pool, oxidation_states, mixed_valence, density_range, with_smact=pool is not reference)
         for pool in everything
     }
     levels = {pool.name: known.known_levels(pool, reference) for pool in pools} if reference is not None else {}
@@ -96,14 +96,14 @@ def measure(
         "version": __version__,
         "settings": {
             "top": top,
-            "oxidation_states": states,
+            "oxidation_states": oxidation_states,
             "mixed_valence": mixed_valence,
             "density_range": list(density_range),
             "density_range_from": "reference" if reference is not None else "default",
             "lattice_system_tolerance": [checking.LENGTH_TOLERANCE, checking.ANGLE_TOLERANCE],
             "novelty_tolerance": [known.LENGTH_TOLERANCE, known.ANGLE_TOLERANCE],
             "proxy": type(proxy).__name__ if proxy is not None else None,
-            "smact_states": checking.SMACT_STATES,
+            "smact_states": checking.SMACT_OXIDATION_STATES,
             "versions": {
                 "pymatgen": version("pymatgen"),
                 "pyxtal": version("pyxtal"),

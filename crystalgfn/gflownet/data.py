@@ -12,6 +12,7 @@ from typing import Any
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from crystalgfn.checks import at_least, positive
 from crystalgfn.errors import InputError
 
 TICKET_SIZE = 1000
@@ -94,10 +95,10 @@ class Samples(LightningDataModule):
         finetune_lr: float = 1e-3,
     ) -> None:
         super().__init__()
-        if finetune_steps < 0:
-            raise InputError(f"finetune_steps: {finetune_steps} is not allowed; it must be 0 or more")
-        if not 0 < finetune_lr < math.inf:
-            raise InputError(f"finetune_lr: {finetune_lr} is not allowed; it must be a number above 0")
+        at_least("finetune_steps", finetune_steps, 0)
+        positive("finetune_lr", finetune_lr)
+        at_least("num_samples", num_samples, 1)
+        at_least("num_val_samples", num_val_samples, 1)
         if finetune_steps and restrict is None:
             raise InputError(
                 f"finetune_steps: {finetune_steps} is not allowed without a restriction; set data.restrict, or train "
@@ -105,9 +106,6 @@ class Samples(LightningDataModule):
             )
         self._unrestricted: Any = None
         self.restrict, self.finetune_steps, self.finetune_lr = restrict, finetune_steps, finetune_lr
-        for name, value in (("num_samples", num_samples), ("num_val_samples", num_val_samples)):
-            if value < 1:
-                raise InputError(f"{name}: {value} is not allowed; it must be at least 1")
         self.num_samples, self.num_val_samples, self.seed, self.out = num_samples, num_val_samples, seed, Path(out)
 
     def setup(self, stage: str) -> None:

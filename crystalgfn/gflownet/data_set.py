@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
+from crystalgfn.checks import at_least, between
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import Environment
 
@@ -38,12 +39,6 @@ class KnownStates:
     rows: Tensor
     states: Tensor
     problems: dict[int, str]
-
-
-def check_tolerance(field: str, tolerance: float) -> None:
-    """Raise InputError unless a relative deviation is one that `read_states` takes."""
-    if not 0 <= tolerance < 0.5:
-        raise InputError(f"{field}: {tolerance} is not allowed; it must be from 0 to below 0.5")
 
 
 def read_states(
@@ -74,7 +69,7 @@ def read_states(
     problems = {row: problem for row, problem in content.problems.items() if wanted[row]}
     rows, states = [], [torch.zeros(0, env.state_size, dtype=torch.float64, device=env.device)]
     for chosen in wanted[content.rows].nonzero().squeeze(1).split(BATCH):
-        found, reasons = env.encode_objects(content.objects[chosen], tolerance)
+        found, reasons = env.states_of(content.objects[chosen], tolerance)
         places = content.rows[chosen].tolist()
         problems |= {row: reason for row, reason in zip(places, reasons, strict=True) if reason}
         rows += [row for row, reason in zip(places, reasons, strict=True) if not reason]
@@ -103,9 +98,8 @@ class DataSet(nn.Module):
         self, table: Path, batch_size: int, tolerance: float = 0.01, only: dict[str, str] | None = None
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"data_set.batch_size: {batch_size} is not allowed; it must be at least 1")
-        check_tolerance("data_set.tolerance", tolerance)
+        at_least("data_set.batch_size", batch_size, 1)
+        between("data_set.tolerance", tolerance, 0, 0.5, without=0.5)
         self.table, self.batch_size, self.tolerance, self.only = Path(table), batch_size, tolerance, only
         self.counts: Counter[str] = Counter()
         self.fingerprint: Tensor
@@ -132,8 +126,7 @@ class DataSet(nn.Module):
         """
         known = read_states(env, self.table, self.tolerance, self.only, "data_set")
         reasons = Counter(known.problems.values())
-        rewards = [log_reward(part).to(torch.float64) for part in known.states.split(BATCH) if len(part)]
-        values = torch.cat(rewards) if rewards else known.states[:, 0]
+        values = log_reward(known.states).to(torch.float64)
         good = values.isfinite()
         reasons["no finite prediction"] += int((~good).sum())
         self.counts = +reasons

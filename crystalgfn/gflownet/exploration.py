@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from crystalgfn.errors import InputError
+from crystalgfn.checks import at_least, between, one_of, positive
 
 Schedule = Literal["linear", "cosine"]
 
@@ -33,14 +33,10 @@ class Exploration:
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        if not 0 <= self.epsilon <= 1:
-            raise InputError(f"epsilon: {self.epsilon} is not allowed; it must lie between 0 and 1")
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature: {self.temperature} is not allowed; it must be a positive number")
-        if self.steps < 0:
-            raise InputError(f"exploration_steps: {self.steps} is not allowed; it must be 0 or more")
-        if self.schedule not in ("linear", "cosine"):
-            raise InputError(f"exploration_schedule: {self.schedule!r} is not allowed; allowed: linear, cosine")
+        between("epsilon", self.epsilon, 0, 1)
+        positive("temperature", self.temperature)
+        at_least("exploration_steps", self.steps, 0)
+        one_of("exploration_schedule", self.schedule, get_args(Schedule))
 
     def at(self, step: int) -> tuple[float, float]:
         """Epsilon and temperature at a step of training."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -22,9 +24,14 @@ def hash_rows(keys: Tensor) -> Tensor:
     """(n,) int64 hash of each row of (n, k) int64 keys, the same on every machine.
 
     It is a sum of products with fixed random multipliers, modulo 2**64. Two rows share a hash with a probability of
-    about 2**-64, or 2**(t - 64) where all their differences are multiples of 2**t.
+    about 2**-64, or 2**(t - 64) where all their differences are multiples of 2**t. Zeros at the end change nothing.
     """
     return mix((keys * multipliers(keys.shape[1]).to(keys.device)).sum(1))
+
+
+def key_array(keys: Tensor) -> NDArray[np.int64]:
+    """`hash_rows` as an array."""
+    return np.asarray(hash_rows(keys).cpu().numpy(), dtype=np.int64)
 
 
 def mix(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from crystalgfn.checks import at_least
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.policies.base import Policy
 from crystalgfn.gflownet.rollout import BackwardPolicy, log_forward, sample_backward
@@ -59,8 +60,7 @@ def log_likelihood(
             that the policy was trained with gives the smallest error.
         batch: largest number of trajectories at once.
     """
-    if trajectories < 1:
-        raise ValueError(f"trajectories must be at least 1, not {trajectories}")
+    at_least("trajectories", trajectories, 1)
     if not len(states):
         nothing = torch.zeros(0, dtype=torch.float64, device=states.device)
         return LogLikelihood(nothing, nothing)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, PearsonCorrCoef
 
+from crystalgfn.checks import at_least, between, one_of, positive
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
 from crystalgfn.gflownet.checkpoint_files import read_checkpoint, read_settings, start_networks
@@ -26,6 +27,7 @@ from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.exploration import Exploration, Schedule, cosine_fall
 from crystalgfn.gflownet.losses import Loss, TrajectoryBalance, trajectory_balance
 from crystalgfn.gflownet.proxies import Proxy, ProxySet
+from crystalgfn.gflownet.proxies.base import BATCH
 from crystalgfn.gflownet.replay import ReplayBuffer
 from crystalgfn.gflownet.rewards import Reward
 from crystalgfn.gflownet.rollout import (
@@ -104,11 +106,11 @@ class GFlowNet(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if on_bad_value not in ("stop", "skip"):
-            raise InputError(f"on_bad_value: {on_bad_value!r} is not allowed; allowed: stop, skip")
-        _check(batch_size=batch_size, lr=lr, lr_log_z=lr_log_z)
-        if not 0 <= lr_final <= 1:
-            raise InputError(f"lr_final: {lr_final} is not allowed; it must lie between 0 and 1")
+        one_of("on_bad_value", on_bad_value, ("stop", "skip"))
+        at_least("batch_size", batch_size, 1)
+        positive("lr", lr)
+        positive("lr_log_z", lr_log_z)
+        between("lr_final", lr_final, 0, 1)
         self.exploration = Exploration(epsilon, temperature, exploration_steps, exploration_schedule)
         self.loss = loss if loss is not None else TrajectoryBalance()
         self._keep_states = self.loss.uses_edges or self.loss.forward_looking
@@ -165,6 +167,10 @@ class GFlowNet(LightningModule):
             InputError: if a proxy returns another shape or type, or a value that is not finite and the run is to stop.
         """
         return self._judge(self.env.decode(states), states)
+
+    def log_rewards(self, states: Tensor) -> Tensor:
+        """(n,) log R of any number of terminal states, as `evaluate` with less memory."""
+        return torch.cat([states.new_zeros(0), *(self.evaluate(part)[1] for part in states.split(BATCH) if len(part))])
 
     @torch.no_grad()
     def _judge(self, objects: Any, states: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -332,7 +338,7 @@ class GFlowNet(LightningModule):
         if self.start_from is not None and not self._is_resumed:
             start_networks(self, self.start_from)
         if self.data_set is not None:
-            self.data_set.load(self.env, lambda states: self.evaluate(states)[1])
+            self.data_set.load(self.env, self.log_rewards)
             rank_zero_info(self.data_set.summary())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -558,9 +564,3 @@ def _gathered(value: Any, world_size: int) -> list[Any]:
     values: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(values, value)
     return values
-
-
-def _check(**settings: float) -> None:
-    for name, value in settings.items():
-        if not value > 0:
-            raise InputError(f"{name}: {value} is not allowed; it must be above 0")

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from crystalgfn.errors import InputError
+from crystalgfn.checks import at_least, one_of
 from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.gflownet.keys import hash_rows, state_keys
 
 
 class ReplayBuffer(nn.Module):
@@ -43,12 +44,10 @@ class ReplayBuffer(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("capacity", capacity), ("batch_size", batch_size), ("max_alike", max_alike)):
-            if value is not None and value < 1:
-                raise InputError(f"replay.{name}: {value} is not allowed; it must be at least 1")
-        if keep not in ("best", "newest"):
-            raise InputError(f"replay.keep: {keep!r} is not allowed; allowed: best, newest")
-        if draw not in ("uniform", "reward", "loss"):
-            raise InputError(f"replay.draw: {draw!r} is not allowed; allowed: uniform, reward, loss")
+            if value is not None:
+                at_least(f"replay.{name}", value, 1)
+        one_of("replay.keep", keep, ("best", "newest"))
+        one_of("replay.draw", draw, ("uniform", "reward", "loss"))
         self.capacity, self.batch_size = capacity, batch_size
         self.keep, self.draw, self.max_alike = keep, draw, max_alike
         self.states: Tensor
@@ -77,11 +76,11 @@ class ReplayBuffer(nn.Module):
         parts = [(self.states[first], states), (self.log_rewards[first], log_rewards), (self.losses[first], losses)]
         ordered = [(new[second], old) if self.keep == "newest" else (old, new[second]) for old, new in parts]
         both, rewards, costs = (torch.cat([part.to(torch.float64) for part in pair]) for pair in ordered)
-        chosen = torch.nonzero(_rank_among_equal(_hash(both)) == 0).squeeze(1)
+        chosen = torch.nonzero(_rank_among_equal(hash_rows(state_keys(both))) == 0).squeeze(1)
         if self.keep == "best":
             chosen = chosen[torch.argsort(rewards[chosen], descending=True, stable=True)]
         if self.max_alike is not None:
-            chosen = chosen[_rank_among_equal(_hash(self._kinds(both[chosen]))) < self.max_alike]
+            chosen = chosen[_rank_among_equal(hash_rows(state_keys(self._kinds(both[chosen])))) < self.max_alike]
         chosen = chosen[: self.capacity]
         self.log_rewards.fill_(float("-inf"))
         for buffer, values in ((self.states, both), (self.log_rewards, rewards), (self.losses, costs)):
@@ -123,18 +122,6 @@ class ReplayBuffer(nn.Module):
 def _finite(losses: Tensor) -> Tensor:
     """Losses as float64, 0 where they are not finite: a state that cannot be learned from is not drawn first."""
     return losses.to(torch.float64).nan_to_num(0.0, 0.0, 0.0)
-
-
-def _hash(rows: Tensor) -> Tensor:
-    """(n,) int64 the same for equal rows, and different for others but for one pair in 2^64."""
-    # Adding 0.0 makes -0.0 a 0.0.
-    bits = (rows.to(torch.float64) + 0.0).contiguous().view(torch.int64)
-    value = torch.full((len(rows),), 0x1234567, dtype=torch.int64, device=rows.device)
-    for column in bits.unbind(1):
-        # Integer products wrap around, as this mixing wants them to.
-        value = (value ^ column) * -7046029254386353131
-        value = value ^ ((value >> 29) & 0x7FFFFFFFF)
-    return value
 
 
 def _rank_among_equal(keys: Tensor) -> Tensor:

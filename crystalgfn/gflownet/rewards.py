@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from crystalgfn.checks import finite, not_negative, one_of, positive, rising
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 from crystalgfn.registry import REWARDS
@@ -34,8 +35,7 @@ class Reward(nn.Module, ABC):
 
     def __init__(self, floor: float = 1e-8) -> None:
         super().__init__()
-        if not 0 < floor < math.inf:
-            raise InputError(f"floor: {floor} is not allowed; it must be a positive number")
+        positive("floor", floor)
         self.floor = floor
 
     @abstractmethod
@@ -69,8 +69,7 @@ class PropertyReward(Reward):
 
     def __init__(self, floor: float = 1e-8, caution: float = 0.0) -> None:
         super().__init__(floor)
-        if not 0 <= caution < math.inf:
-            raise InputError(f"caution: {caution} is not allowed; it must be 0 or a positive number")
+        not_negative("caution", caution)
         self.caution = caution
 
     @abstractmethod
@@ -125,9 +124,9 @@ class Boltzmann(PropertyReward):
 
     def __init__(self, beta: float, floor: float = 1e-8, caution: float = 0.0, enough: float | None = None) -> None:
         super().__init__(floor, caution)
-        _check_finite(beta=beta)
+        finite("beta", beta)
         if enough is not None:
-            _check_finite(enough=enough)
+            finite("enough", enough)
         self.beta, self.enough = beta, enough
 
     def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
@@ -150,14 +149,14 @@ class Power(PropertyReward):
 
     def __init__(self, exponent: float = 1.0, floor: float = 1e-8, caution: float = 0.0) -> None:
         super().__init__(floor, caution)
-        _check_finite(exponent=exponent)
+        finite("exponent", exponent)
         self.exponent = exponent
 
     def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
         worse = values - doubt if self.exponent >= 0 else torch.where(values > 0, values + doubt, values)
-        positive = worse > 0
-        log = torch.where(positive, worse, 1.0).log()
-        return torch.where(positive, self.exponent * log, float("-inf"))
+        is_positive = worse > 0
+        log = torch.where(is_positive, worse, 1.0).log()
+        return torch.where(is_positive, self.exponent * log, float("-inf"))
 
 
 @REWARDS.register
@@ -194,11 +193,9 @@ class Target(PropertyReward):
         caution: float = 0.0,
     ) -> None:
         super().__init__(floor, caution)
-        _check_finite(target=target)
-        if not 0 < beta < math.inf:
-            raise InputError(f"beta: {beta} is not allowed; it must be a positive number")
-        if distance not in ("squared", "absolute"):
-            raise InputError(f"distance: {distance!r} is not allowed; allowed: squared, absolute")
+        finite("target", target)
+        positive("beta", beta)
+        one_of("distance", distance, ("squared", "absolute"))
         self.target, self.beta, self.distance = target, beta, distance
 
     def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
@@ -225,11 +222,11 @@ class Within(PropertyReward):
         bounds = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
         if not bounds:
             raise InputError("low, high: null and null are not allowed; at least one of them must be a number")
-        _check_finite(**bounds)
-        if low is not None and high is not None and low >= high:
-            raise InputError(f"low: {low} is not allowed; it must be below high ({high})")
-        if not 0 < width < math.inf:
-            raise InputError(f"width: {width} is not allowed; it must be a positive number")
+        for name, value in bounds.items():
+            finite(name, value)
+        if low is not None and high is not None:
+            rising("low, high", (low, high))
+        positive("width", width)
         self.low, self.high, self.width = low, high, width
 
     def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
@@ -274,10 +271,8 @@ class Standardized(PropertyReward):
             raise InputError("mean, deviation, table, column: set mean and deviation, or table and column")
         self.table = table
         if mean is not None and deviation is not None:
-            if not (math.isfinite(mean) and 0 < deviation < math.inf):
-                raise InputError(
-                    f"mean, deviation: {mean}, {deviation} are not allowed; they must be a finite and a positive number"
-                )
+            finite("mean", mean)
+            positive("deviation", deviation)
             scale = (mean, deviation)
         else:
             assert table is not None and column is not None
@@ -316,8 +311,7 @@ class Product(Reward):
         for name, weight in given.items():
             if name not in rewards:
                 raise InputError(f"weights: {name!r} has no reward; the rewards are of {', '.join(rewards)}")
-            if not 0 < weight < math.inf:
-                raise InputError(f"weights: {weight} for {name!r} is not allowed; it must be a positive number")
+            positive(f"weights.{name}", weight)
         self.rewards = nn.ModuleDict(rewards)
         self.weights = {name: float(given.get(name, 1.0)) for name in rewards}
 
@@ -354,9 +348,3 @@ def _column_scale(table: Path, column: str) -> tuple[float, float] | None:
     if len(values) < 2 or values.std() == 0:
         raise InputError(f"column: {column!r} of {table} is not allowed; it needs two different numbers at least")
     return float(values.mean()), float(values.std())
-
-
-def _check_finite(**settings: float) -> None:
-    for name, value in settings.items():
-        if not math.isfinite(value):
-            raise InputError(f"{name}: {value} is not allowed; it must be a finite number")

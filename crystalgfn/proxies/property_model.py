@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import one_of
 from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 from crystalgfn.proxies.network.property_network import Estimate, PropertyNetwork
 from crystalgfn.registry import PROXIES
@@ -42,8 +42,7 @@ class PropertyModel(Proxy):
 
     def __init__(self, weights: Path | str, direction: Literal["minimize", "maximize"] = "minimize") -> None:
         super().__init__()
-        if direction not in ("minimize", "maximize"):
-            raise InputError(f"direction: {direction!r} is not allowed; allowed: minimize, maximize")
+        one_of("direction", direction, ("minimize", "maximize"))
         # Subclasses say which property they are; here the file does.
         self.network = PropertyNetwork.load(Path(weights), property_name=getattr(type(self), "name", None))
         self.name = self.network.property_name

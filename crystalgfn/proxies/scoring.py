@@ -12,16 +12,13 @@ from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.errors import InputError
 from crystalgfn.files import check_writable, table_kind, write_frame
-from crystalgfn.gflownet.proxies.base import Proxy
+from crystalgfn.gflownet.proxies import Proxy, predict_in_batches
 from crystalgfn.gflownet.proxies.proxy_set import UNCERTAINTY
 from crystalgfn.plugins import load_everything
 from crystalgfn.registry import PROXIES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BATCH = 2048
-"""Crystals scored at once, to bound memory."""
 
 REASON = "reason"
 """Column that says why a row has no score; empty for the others."""
@@ -58,19 +55,15 @@ def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tu
     # In the proxy's own precision: a float32 written as float64 shows digits that mean nothing.
     values = torch.full((len(added), len(data.frame)), float("nan"), dtype=precision(model, proxy))
     reasons = ["" if problem is None else str(problem) for problem in data.problems]
-    with torch.no_grad():
-        for start in range(0, len(data.rows), BATCH):
-            crystals, rows = data.crystals[start : start + BATCH], data.rows[start : start + BATCH]
-            refused = model.refused(crystals)
-            for row, reason in zip(rows.tolist(), refused, strict=True):
-                reasons[row] = reason
-            good = torch.tensor([not reason for reason in refused])
-            rows = rows[good]
-            if len(rows):
-                prediction = model.predict(crystals[good])
-                values[0, rows] = prediction.value
-                if prediction.uncertainty is not None:
-                    values[1, rows] = prediction.uncertainty.to(values.dtype)
+    refused = model.refused(data.crystals) if len(data.rows) else []
+    for row, reason in zip(data.rows.tolist(), refused, strict=True):
+        reasons[row] = reason
+    good = torch.tensor([not reason for reason in refused], dtype=torch.bool)
+    if good.any():
+        prediction = predict_in_batches(model, data.crystals[good])
+        values[0, data.rows[good]] = prediction.value
+        if prediction.uncertainty is not None:
+            values[1, data.rows[good]] = prediction.uncertainty.to(values.dtype)
     for row in data.rows[~values[:, data.rows].isfinite().all(0)].tolist():
         reasons[row] = reasons[row] or f"{proxy} gives no finite value"
         values[:, row] = float("nan")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.data_set import BATCH, read_states
+from crystalgfn.gflownet.data_set import read_states
 from crystalgfn.gflownet.likelihood import log_likelihood
 from crystalgfn.gflownet.metrics import LikelihoodAgreement
 from crystalgfn.gflownet.module import GFlowNet
@@ -60,8 +60,7 @@ def likelihood_table(
         trajectories,
         module.backward_policy,
     )
-    rewards = [module.evaluate(part)[1] for part in known.states.split(BATCH) if len(part)]
-    log_reward = torch.cat(rewards) if rewards else log_p
+    log_reward = module.log_rewards(known.states)
     reasons = known.problems | {int(row): "no finite prediction" for row in known.rows[~log_reward.isfinite()]}
     values = torch.full((3, len(known.frame)), float("nan"), dtype=torch.float64)
     values[:, known.rows] = torch.stack([log_p, errors, log_reward])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from crystalgfn.callbacks.sample_writer import samples_frame
+from crystalgfn.checks import at_least
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.data import Tickets
@@ -34,11 +35,11 @@ class Model:
 
     Attributes:
         module: the `GFlowNet` with its environment, proxies, reward and policy.
-        checkpoint: the file it comes from; None if training wrote none.
+        checkpoint: the file that the model was loaded from or that training wrote; None if there is no file.
     """
 
     module: GFlowNet
-    checkpoint: Path | None
+    checkpoint: Path | None = None
 
     def sample(
         self,
@@ -61,8 +62,7 @@ class Model:
         Raises:
             InputError: if a setting is not allowed, or nothing is left to sample.
         """
-        if n < 1:
-            raise InputError(f"n: {n} is not allowed; it must be at least 1")
+        at_least("n", n, 1)
         if finetune_steps and restrict is None:
             raise InputError(f"finetune_steps: {finetune_steps} is not allowed without a restriction; give restrict")
         # Fine-tuning changes a copy.

@@ -11,13 +11,14 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from crystalgfn import __version__
 from crystalgfn.callbacks import SampleWriter
+from crystalgfn.checks import at_least
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.checkpoint_files import (
     CheckpointFiles,
@@ -123,7 +124,7 @@ class Runner(LightningCLI):
     def before_instantiate_classes(self) -> None:
         check_accelerator(str(self.config[self.config.subcommand].trainer.accelerator))
         threads = self.config[self.config.subcommand].threads
-        check_threads(threads, "threads")
+        at_least("threads", threads, 1)
         torch.set_num_threads(threads)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -143,6 +144,7 @@ def run(
     ckpt_path: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     flags: Sequence[str] = (),
+    exit_on_error: bool = False,
 ) -> Runner:
     """Run a command of the Trainer.
 
@@ -154,6 +156,8 @@ def run(
             ``fit``, ``last``: the newest whole checkpoint of this run, or none.
         callbacks: of the trainer, beside those of the settings.
         flags: options of the command line, which change the settings.
+        exit_on_error: whether settings that cannot be parsed end the process with the parser's own message, as a
+            command does; otherwise they raise.
 
     Returns:
         what ran, with its ``trainer``, ``model`` and ``datamodule``.
@@ -189,11 +193,17 @@ def run(
             # A short line instead of all two hundred options, which --help explains.
             parser_kwargs={
                 "prog": "crystalgfn",
-                command: {"usage": f"crystalgfn {command} [--config CONFIG] [--ckpt_path CKPT_PATH] [options]"},
+                command: {
+                    "usage": f"crystalgfn {command} [--config CONFIG] [--ckpt_path CKPT_PATH] [options]",
+                    "exit_on_error": exit_on_error,
+                },
+                "exit_on_error": exit_on_error,
             },
             parser_class=Parser,
             args=request,  # type: ignore[arg-type]
         )
+    except ArgumentError as error:
+        raise InputError(f"{command}: {' '.join(str(error).split())}") from None
     except ValueError as error:
         # Where several types are allowed the parser puts what a class said of its settings into a text of its own.
         cause = InputError.latest
@@ -247,12 +257,6 @@ def _run_folder(settings: Namespace) -> Path:
     return Path(str(trainer.default_root_dir or "."), "checkpoints" if logger is False else "lightning_logs")
 
 
-def check_threads(threads: int, name: str) -> None:
-    """Raise an `InputError` unless a number of threads is at least 1."""
-    if threads < 1:
-        raise InputError(f"{name}: {threads} is not allowed; it must be at least 1")
-
-
 def check_fit(settings: Mapping[str, Any], name: str) -> None:
     """Refuse settings that `fit` could not train with; the model is made and forgotten.
 
@@ -269,4 +273,4 @@ def check_fit(settings: Mapping[str, Any], name: str) -> None:
     own["trainer"] = {"accelerator": "cpu", **(own.get("trainer") or {}), "logger": False}
     own["threads"] = own.get("threads", 1)
     classes = {"model": GFlowNet, "data": Samples, "trainer": Trainer, "threads": int}
-    check_threads(instantiate(own, classes, name).threads, f"{name}.threads")
+    at_least(f"{name}.threads", instantiate(own, classes, name).threads, 1)

@@ -10,11 +10,10 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystalgfn.atoms import require_extra
-from crystalgfn.atoms.candidates import contacts, crowding, distance_ratios, propose
-from crystalgfn.atoms.hull import Reference
+from crystalgfn.atoms.arrangements import contacts, crowding, distance_ratios, propose
 from crystalgfn.atoms.isolated import Failed, run
 from crystalgfn.atoms.outputs import symmetry
-from crystalgfn.atoms.potentials.references import References, fit
+from crystalgfn.atoms.potentials.references import ElementReferences, fit
 from crystalgfn.atoms.search import are_apart
 from crystalgfn.crystal.crystallography.positions import positions, settings, ways
 from crystalgfn.errors import InputError
@@ -119,15 +118,15 @@ def test_ways_use_fixed_positions_once_and_hold_the_composition():
     ],
 )
 def test_arrangements_have_group_composition_and_cell(number, counts, lattice):
-    candidates = proposals(number, counts, lattice, 24)
+    arrangements = proposals(number, counts, lattice, 24)
+    structures = arrangements.structures()
     volume = Lattice.from_parameters(*lattice).volume
     share = len(positions(number)[0].rotations) / positions(number)[0].multiplicity
-    for structure in candidates.structures():
+    for structure in structures:
         assert structure.composition.reduced_composition == Composition(counts).reduced_composition
         assert len(structure) == sum(counts.values()) * share
         assert structure.volume == pytest.approx(volume * share)
-    apart = [s for s, ratio in zip(candidates.structures(), distance_ratios(candidates.structures())[0], strict=True)
-             if ratio > 0.3]  # fmt: skip
+    apart = [s for s, ratio in zip(structures, distance_ratios(structures)[0], strict=True) if ratio > 0.3]
     assert apart
     for structure in apart[:8]:
         found = SpacegroupAnalyzer(structure, symprec=1e-4)
@@ -139,20 +138,20 @@ def test_arrangements_have_group_composition_and_cell(number, counts, lattice):
 
 def test_gradient_is_the_derivative():
     """Forces of a potential, taken to the free coordinates, against differences."""
-    candidates = proposals(14, {"Zr": 4, "O": 8}, [5.1, 5.2, 5.3, 90, 99, 90], 3)
-    target = np.random.default_rng(1).random((len(candidates.species), 3)) * 5
+    arrangements = proposals(14, {"Zr": 4, "O": 8}, [5.1, 5.2, 5.3, 90, 99, 90], 3)
+    target = np.random.default_rng(1).random((len(arrangements.species), 3)) * 5
 
     def energy(points):
-        at = candidates.at(points)
+        at = arrangements.at(points)
         return 0.5 * ((at.fractional() @ at.lattice - target) ** 2).sum(axis=(1, 2))
 
-    forces = target - candidates.fractional() @ candidates.lattice
-    gradient = candidates.gradient(forces)
-    step = np.zeros_like(candidates.points)
-    for index in np.ndindex(*candidates.points.shape[1:]):
+    forces = target - arrangements.fractional() @ arrangements.lattice
+    gradient = arrangements.gradient(forces)
+    step = np.zeros_like(arrangements.points)
+    for index in np.ndindex(*arrangements.points.shape[1:]):
         step[:] = 0
         step[(slice(None), *index)] = 1e-5
-        numeric = (energy(candidates.points + step) - energy(candidates.points - step)) / 2e-5
+        numeric = (energy(arrangements.points + step) - energy(arrangements.points - step)) / 2e-5
         np.testing.assert_allclose(gradient[(slice(None), *index)], numeric, atol=1e-5)
 
 
@@ -223,7 +222,7 @@ def test_fit_finds_references_in_spite_of_outliers():
     energies[:5] += 2.0
     found = fit(energies, labels, compositions)
     assert found == pytest.approx(true, abs=0.02)
-    references = References(found)
+    references = ElementReferences(found)
     value = references.formation_energy(float(energies[10]), compositions[10])
     assert value == pytest.approx(labels[10], abs=0.05)
     assert np.isnan(references.formation_energy(-1.0, Composition("NaXe")))
@@ -232,38 +231,18 @@ def test_fit_finds_references_in_spite_of_outliers():
 
 def test_references_as_a_file(tmp_path):
     path = tmp_path / "references.json"
-    References({"Na": -1.3}, recipe={"method": "fit"}).save(path)
-    assert References.load(path).energies == {"Na": -1.3}
-    shipped = References.load()
+    ElementReferences({"Na": -1.3}, recipe={"method": "fit"}).save(path)
+    assert ElementReferences.load(path).energies == {"Na": -1.3}
+    shipped = ElementReferences.load()
     assert len(shipped.energies) > 80 and shipped.energies["O"] == pytest.approx(-4.9, abs=0.3)
     path.write_text(json.dumps({"energies": {"Na": -1.3}, "model": "0.2.0", "recipe": {}}))
     with pytest.raises(InputError, match=r"for CHGNet 0\.2\.0, not for 0\.3\.0"):
-        References.load(path)
+        ElementReferences.load(path)
     path.write_text("{}")
     with pytest.raises(InputError, match="no table of references"):
-        References.load(path)
+        ElementReferences.load(path)
     with pytest.raises(InputError, match="cannot be read"):
-        References.load(tmp_path / "none.json")
-
-
-def test_energy_above_the_hull(tmp_path):
-    table = tmp_path / "known.csv"
-    table.write_text("formula,formation_energy\nNa4Cl4,-2.0\nNa1Cl1,-1.0\nNa1 Cl3,-0.5\nK1 Cl1,-2.2\nNa8,\nNa2,0.1\n")
-    hull = Reference(table)
-    assert hull.above_hull(Composition("NaCl"), -1.9) == pytest.approx(0.1)
-    assert hull.above_hull(Composition("Na3Cl"), -0.9) == pytest.approx(0.1)
-    assert hull.above_hull(Composition("NaCl3"), -0.5) == pytest.approx(0.5)  # NaCl and Cl are lower
-    assert hull.above_hull(Composition("Na"), 0.3) == pytest.approx(0.3)
-    assert hull.above_hull(Composition("CuO"), -0.4) == pytest.approx(-0.4)  # elements at 0 for what is not there
-    table.write_text("formula,energy\nNaCl,-2\n")
-    with pytest.raises(InputError, match=r"missing column\(s\) formation_energy"):
-        Reference(table)
-    table.write_text("formula,formation_energy\nQq2,-2\n")
-    with pytest.raises(InputError, match="row 1, column formula: value 'Qq2'"):
-        Reference(table)
-    table.write_text("formula,formation_energy\nNaCl,\n")
-    with pytest.raises(InputError, match="no row has a formation energy"):
-        Reference(table)
+        ElementReferences.load(tmp_path / "none.json")
 
 
 def test_without_the_extra_one_clear_message(monkeypatch):

@@ -267,11 +267,11 @@ def test_refused(table, tmp_path):
         assert not (tmp_path / "out").exists()
 
     refused("no such file", given=tmp_path / "none.csv")
-    refused("--top: 0 is not allowed; 1 or more", "--top", 0)
+    refused("--top: 0 is not allowed; it must be at least 1", "--top", 0)
     refused("--tries: 0 is not allowed", "--tries", 0)
     refused("--jobs: 0 is not allowed", "--jobs", 0)
-    refused("--timeout: 0 is not allowed", "--timeout", 0)
-    refused("--backend: unknown 'threads'; allowed: loky, dask, ray", "--backend", "threads")
+    refused("--timeout: 0.0 is not allowed", "--timeout", 0)
+    refused("--backend: 'threads' is not allowed; allowed: loky, dask, ray", "--backend", "threads")
     refused("--scheduler: only with --backend dask or ray", "--scheduler", "tcp://127.0.0.1:1")
     refused("has no column 'band_gap'; it has: formula", "--proxy-column", "band_gap")
     refused("references.json: cannot be read", "--chgnet-references", tmp_path / "references.json")
@@ -310,10 +310,10 @@ def test_known_energies():
     """Formation energies of rock salt and caesium chloride, from CHGNet's energies and the shipped references."""
     pytest.importorskip("chgnet")
     from crystalgfn.atoms.potentials.chgnet import energies
-    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.potentials.references import ElementReferences
 
     caesium = Structure(Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    references = References.load()
+    references = ElementReferences.load()
     cells = [SALT, caesium]
     found = [references.formation_energy(float(e), c.composition) for e, c in zip(energies(cells), cells, strict=True)]
     assert found == pytest.approx([-2.11, -2.15], abs=0.1)
@@ -341,7 +341,7 @@ def test_references_from_tables(tmp_path, capsys):
     """The command, on structures whose labels are CHGNet's energies less known references."""
     pytest.importorskip("chgnet")
     from crystalgfn.atoms.potentials.chgnet import energies
-    from crystalgfn.atoms.potentials.references import References
+    from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.commands.chgnet_references import main
 
     cells = [
@@ -363,7 +363,7 @@ def test_references_from_tables(tmp_path, capsys):
     out = tmp_path / "references.json"
     assert main([str(table), str(structures), "--out", str(out)]) == 0
     assert "2 elements from" in capsys.readouterr().out
-    assert References.load(out).energies == pytest.approx(true, abs=1e-3)
+    assert ElementReferences.load(out).energies == pytest.approx(true, abs=1e-3)
     with pytest.raises(InputError, match=r"missing column\(s\) cif"):
         main([str(table), str(table), "--out", str(tmp_path / "x.json")])
     with pytest.raises(InputError, match="--per-element: 0"):

@@ -129,6 +129,7 @@ def test_grid_against_its_samples() -> None:
     assert values["test/modes/share"] == pytest.approx(inside.double().mean().item())
 
 
+@pytest.mark.long
 def test_a_trained_sampler_is_near_the_floor(tmp_path: Path) -> None:
     module = grid_module(backward_policy="learned")
     run = trainer(
@@ -165,7 +166,7 @@ def test_known_crystals(table: Path, tmp_path: Path) -> None:
     assert values["test/known/n"] == 2 and values["test/known/left_out"] == 2
     assert abs(values["test/known/pearson"]) == pytest.approx(1)
     content = module.env.read_table(table)
-    states, problems = module.env.encode_objects(content.objects[torch.tensor([0, 1])], 0.01)
+    states, problems = module.env.states_of(content.objects[torch.tensor([0, 1])], 0.01)
     assert problems == ["", ""]
     expected = log_likelihood(module.env, module.policy, states, generator("unused")).log_p.mean().item()
     assert values["test/known/log_p_mean"] == pytest.approx(expected, abs=1e-4)

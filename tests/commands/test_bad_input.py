@@ -184,7 +184,7 @@ CASES = {
     "unknown flag": (FIT + "--model.bacth_size 8", "bacth_size"),
     "flag without value": (FIT + "--model.batch_size", "expected one argument"),
     "word for a number": (FIT + "--model.batch_size many", "batch_size", "many", "int"),
-    "negative number": (FIT + "--model.batch_size -4", "batch_size: -4 is not allowed; it must be above 0"),
+    "negative number": (FIT + "--model.batch_size -4", "batch_size: -4 is not allowed; it must be at least 1"),
     "nan": (FIT + "--model.lr nan", "model.lr", "Got value: nan"),
     "infinite": (FIT + "--model.lr inf", "model.lr", "Got value: inf"),
     "no threads": (FIT + "--threads 0", "threads: 0 is not allowed; it must be at least 1"),
@@ -387,7 +387,7 @@ CASES = {
     "structures of nothing": (EVALUATE + "--structures absent", "absent"),
     # build
     "build no table": ("build absent.csv --out structures", "absent.csv: no such file"),
-    "no tries": (BUILD + "--tries 0", "--tries: 0 is not allowed; 1 or more"),
+    "no tries": (BUILD + "--tries 0", "--tries: 0 is not allowed; it must be at least 1"),
     "no jobs": (BUILD + "--jobs 0", "jobs", "0"),
     "unknown backend": (BUILD + "--backend slurm", "slurm", "loky"),
     "unknown column": (
@@ -426,11 +426,14 @@ CASES = {
     "no pool": (DISCOVER + "--screen.pool 0", "screen.pool: 0 is not allowed"),
     "unknown part": (DISCOVER + "--screen.share 0.5", "share"),
     "no cap": (DISCOVER + "--label.cap 0", "label.cap: 0.0 is not allowed; it must be a positive number"),
-    "no jobs to discover with": (DISCOVER + "--label.jobs 0", "label.jobs: 0 is not allowed; 1 or more"),
-    "no time to label": (DISCOVER + "--label.timeout 0", "label.timeout: 0 is not allowed"),
+    "no jobs to discover with": (DISCOVER + "--label.jobs 0", "label.jobs: 0 is not allowed; it must be at least 1"),
+    "no time to label": (
+        DISCOVER + "--label.timeout 0",
+        "label.timeout: 0.0 is not allowed; it must be a positive number",
+    ),
     "backend to label": (
         DISCOVER + "--label.backend slurm",
-        "label.backend: unknown 'slurm'; allowed: loky, dask",
+        "label.backend: 'slurm' is not allowed; allowed: loky, dask",
     ),
     "no hours": (DISCOVER + "--budget.hours 0", "budget.hours: 0.0 is not allowed"),
     "no tuning steps": (DISCOVER + "--tuning.steps 0", "tuning.steps: 0 is not allowed"),
@@ -450,7 +453,7 @@ CASES = {
     "page of nothing": ("discovery-page", "the following arguments are required: --db"),
     "page of no database": (PAGE + "--db absent.db", "absent.db: no such database"),
     "page of a text": (PAGE + "--db {d}/bad.json", "{d}/bad.json: file is not a database"),
-    "page of none": (PAGE + "--db absent.db --top 0", "--top: 0 is not allowed; 1 or more"),
+    "page of none": (PAGE + "--db absent.db --top 0", "--top: 0 is not allowed; it must be at least 1"),
     # the others
     "no references": ("chgnet-references absent.csv absent.csv --out r.json", "absent.csv"),
     "unknown data set": ("import-matbench matbench_mp_energy --out t.csv --file {d}/bad.json", "matbench_mp_energy"),

@@ -160,7 +160,7 @@ BAD_SETTINGS = [
     (f"{ENV}.angles", [50.0, 190.0], "angles: [50.0, 190.0]"),
     (f"{ENV}", {"lengths": [1.0, 1.5], "volume_per_atom": [10.0, 20.0]}, "no crystal satisfies the constraints"),
     (f"{ENV}.volume_per_atom", [0.0, 10.0], "volume_per_atom: [0.0, 10.0]"),
-    (f"{ENV}.oxidation_states", "unknown", "no set is called 'unknown'; allowed: pymatgen_common, pymatgen_icsd"),
+    (f"{ENV}.oxidation_states", "unknown", "'unknown' is not allowed; allowed: pymatgen_common, pymatgen_icsd"),
     (f"{ENV}.angle_margin", 0.0, "angle_margin: 0.0"),
     (f"{ENV}.components", 0, "components: 0"),
     (f"{ENV}.max_atom", 7, "max_atom"),

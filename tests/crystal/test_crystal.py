@@ -196,7 +196,7 @@ def test_look_ahead_is_complete_for_any_setting(choices: dict[str, Any]) -> None
 
 
 def test_terminal_states_of_compositions() -> None:
-    """The state of a given composition is the one that a walk ends in, or its node says that the group has no room."""
+    """The state of a given composition is the one that a walk ends in, or the group has no room for it."""
     env = make_crystal(elements=["Na", "Fe", "O", "Cl"], max_atoms_per_element=6, max_elements=3)
     stage = env.composition
     stream = random.Random(0)
@@ -207,13 +207,13 @@ def test_terminal_states_of_compositions() -> None:
         rows = [row for row in rows if 0 < sum(n > 0 for n in row) <= 3]
         counts = torch.zeros(len(rows), 94, dtype=torch.int64)
         counts[:, [symbols.index(e) for e in env.elements]] = torch.tensor(rows)
-        states = stage.terminal_states(counts, torch.full((len(rows),), number))
-        has_room = (states[:, stage._node] > 0).tolist()
+        _, reasons = stage.states_under(torch.full((len(rows), 1), float(number)), counts)
+        has_room = [reason != "Wyckoff positions" for reason in reasons]
         assert has_room == [fits_wyckoff(number, row) for row in rows], f"group {number}"
     walked, _ = random_walk(env, 100, generator("terminal"))
     crystals = env.decode(walked)
-    again = stage.terminal_states(crystals.counts, crystals.space_group)
-    assert torch.equal(again, env.part("composition", walked))
+    again, reasons = stage.states_under(crystals.space_group.unsqueeze(1), crystals.counts)
+    assert torch.equal(again, env.part("composition", walked)) and not any(reasons)
 
 
 def test_terminal_states_stay_nowhere() -> None:
@@ -221,9 +221,8 @@ def test_terminal_states_stay_nowhere() -> None:
     env = make_crystal(elements=["Na", "O"], space_groups=[139, 198], max_atoms_per_element=6, charge_neutral=False)
     counts = torch.zeros(1, 94, dtype=torch.int64)
     counts[0, [7, 10]] = torch.tensor([1, 4])
-    state = env.composition.terminal_states(counts, torch.tensor([139]))
     assert not fits_wyckoff(139, (1, 4))
-    assert state[0, env.composition._node] == 0
+    assert env.composition.states_under(torch.tensor([[139]]), counts)[1] == ["Wyckoff positions"]
 
 
 # What people see

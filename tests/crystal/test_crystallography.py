@@ -26,7 +26,7 @@ from crystalgfn.crystal.crystallography import (
     charge_assignments,
     electronegativity_order,
     element_symbols,
-    oxidation_states,
+    oxidation_state_set,
     space_groups,
 )
 from crystalgfn.errors import InputError
@@ -204,18 +204,18 @@ def test_elements() -> None:
 
 
 def test_oxidation_states() -> None:
-    common, icsd = oxidation_states("pymatgen_common"), oxidation_states("pymatgen_icsd")
+    common, icsd = oxidation_state_set("pymatgen_common"), oxidation_state_set("pymatgen_icsd")
     assert (common["Na"], common["Fe"], common["He"]) == ((1,), (2, 3), ())
     assert set(common) == set(icsd) == set(element_symbols())
     assert all(0 not in states for states in (*common.values(), *icsd.values()))
     with pytest.raises(InputError, match=r"oxidation_states: .*'mine'.*pymatgen_common"):
-        oxidation_states("mine")
+        oxidation_state_set("mine")
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(symbol=st.sampled_from(["Fe", "Mn", "S", "C", "H", "Na", "He"]), count=st.integers(1, 9), mixed=st.booleans())
 def test_charge_assignments(symbol: str, count: int, mixed: bool) -> None:
-    ways = charge_assignments(oxidation_states("pymatgen_common")[symbol], count, mixed)
+    ways = charge_assignments(oxidation_state_set("pymatgen_common")[symbol], count, mixed)
     assert set(ways) == possible_charges(symbol, count, mixed, icsd=False)
     for charge, species in ways.items():
         assert sum(state * n for state, n in species.items()) == charge

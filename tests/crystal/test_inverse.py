@@ -35,7 +35,7 @@ SETTINGS = {
 def test_inverse_of_building(name: str) -> None:
     env = make_crystal(**SETTINGS[name])
     states = sample_forward(env, RandomPolicy(env), 400, generator("inverse"))[0].states
-    found, reasons = env.encode_objects(env.decode(states))
+    found, reasons = env.states_of(env.decode(states))
     assert reasons == [""] * 400
     assert torch.equal(found, states)
 
@@ -68,7 +68,7 @@ def test_reasons(reason: str) -> None:
     crystals = Crystals.from_arrays(
         [r["groups"] for r in rows], [r["formula"] for r in rows], [r["cell"] for r in rows]
     )
-    states, reasons = env.encode_objects(crystals, 0.01)
+    states, reasons = env.states_of(crystals, 0.01)
     assert reasons == ["", reason, ""]
     assert torch.equal(states[0], states[2]) and env.is_terminal(states[[0, 2]]).all()
     assert (states[1] == 0).all() == bool(reason)
@@ -80,18 +80,18 @@ def test_cells_are_moved_to_their_system() -> None:
         [225, 194], [{"Na": 4, "Cl": 4}, {"Na": 2, "Cl": 2}],
         [[5.67, 5.69, 5.71, 90.2, 89.9, 90], [4.01, 3.99, 7.3, 90, 90.1, 119.8]],
     )  # fmt: skip
-    states, reasons = env.encode_objects(crystals, 0.01)
+    states, reasons = env.states_of(crystals, 0.01)
     assert reasons == ["", ""]
     expected = torch.tensor([[5.69, 5.69, 5.69, 90, 90, 90], [4.0, 4.0, 7.3, 90, 90, 120]], dtype=torch.float64)
     torch.testing.assert_close(env.decode(states).lattice, expected, rtol=1e-12, atol=0)
     a, b, c = env.decode(states).lattice[0, :3].tolist()
     assert a == b == c
-    assert env.encode_objects(crystals, 1e-4)[1] == ["lattice system"] * 2
+    assert env.states_of(crystals, 1e-4)[1] == ["lattice system"] * 2
 
 
 def test_known_crystals_have_a_probability() -> None:
     env = make_crystal(**PAPER, volume_per_atom=(7.0, 60.0))
-    states, _ = env.encode_objects(Crystals.from_arrays([225], [SALT["formula"]], [SALT["cell"]]))
+    states, _ = env.states_of(Crystals.from_arrays([225], [SALT["formula"]], [SALT["cell"]]))
     trajectories = sample_backward(env, states, generator("backward"))
     assert log_forward(env, RandomPolicy(env), trajectories).isfinite().all()
 
@@ -169,7 +169,7 @@ def test_real_crystals() -> None:
     table = env.read_table(CRYSTALS)
     rows = torch.arange(0, len(table.rows), 20)
     crystals = table.objects[rows]
-    states, reasons = env.encode_objects(crystals, 0.01)
+    states, reasons = env.states_of(crystals, 0.01)
     # Real atoms have places in their space group, and real conventional cells are those of the environment.
     assert set(reasons) <= {"", "number of atoms of an element", "number of elements", "number of elements or atoms"}
     fits = torch.tensor([not reason for reason in reasons])

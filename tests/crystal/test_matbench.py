@@ -61,6 +61,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_table(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gaps.parquet"
     assert main(["matbench_mp_gap", "--file", str(file), "--out", str(out)]) == 0
@@ -78,6 +79,7 @@ def test_table(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert (table.crystals.counts == direct.counts).all()
 
 
+@pytest.mark.long
 def test_same_table_however_it_is_made(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, c = (tmp_path / f"{name}.csv" for name in "abc")
     import_matbench("matbench_mp_gap", a, file, log=lambda _: None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.crystal.tables import parse_formula, read_table
+from crystalgfn.crystal.tables import read_table
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, check_writable, read_frame, write_frame
 
@@ -51,21 +51,6 @@ def test_reads_crystals_and_labels(tmp_path: Path, suffix: str) -> None:
 
 def _upper(folder: Path) -> Path:
     return write(folder / "table.csv").rename(folder / "TABLE.CSV")
-
-
-@pytest.mark.parametrize(
-    ("formula", "counts"),
-    [
-        ("Na4 Cl4", {"Na": 4, "Cl": 4}),
-        ("Na4Cl4", {"Na": 4, "Cl": 4}),
-        ("  NaCl ", {"Na": 1, "Cl": 1}),
-        ("NaN", {"Na": 1, "N": 1}),
-        ("CO2 C1", {"C": 2, "O": 2}),
-        ("Pu", {"Pu": 1}),
-    ],
-)
-def test_formulas(formula: str, counts: dict[str, int]) -> None:
-    assert parse_formula(formula) == counts
 
 
 def test_sodium_nitride_is_no_missing_value(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from crystalgfn.discovery.database import LabelDatabase
 from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.settings import shipped_folder
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("ase")
 
 ROUNDS = ("round-0", "round-1", "round-2")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
-from crystalgfn.atoms.potentials.references import References
+from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.commands import label as command
 from crystalgfn.crystal.crystallography.space_groups import space_groups
 from crystalgfn.crystal.crystals import Crystals
@@ -59,7 +59,7 @@ def hull_of(elements=("Na", "Cl"), energy=-2.0):
     return ConvexHull(sorted(elements, key=["Na", "Mg", "Cl"].index), torch.tensor([0, 1]), potentials)
 
 
-REFERENCES = References({"Na": -1.0, "Cl": -2.0})
+REFERENCES = ElementReferences({"Na": -1.0, "Cl": -2.0})
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -207,6 +207,7 @@ for i in range(100_000):
 """
 
 
+@pytest.mark.long
 def test_killed_while_it_writes(tmp_path):
     path = tmp_path / "labels.db"
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
@@ -395,7 +396,7 @@ def test_random_crystals_are_legal_and_the_same_for_a_seed(small):
     crystals = Crystals.from_arrays(
         [c.space_group for c in found], [dict(c.counts) for c in found], [c.lattice for c in found]
     )
-    assert small.encode_objects(crystals)[1] == [""] * 40
+    assert small.states_of(crystals)[1] == [""] * 40
     assert seeds.random_crystals(small, 40, 1) == found != seeds.random_crystals(small, 40, 2)
 
 
@@ -433,7 +434,7 @@ def test_perturbed_crystals_differ_in_one_thing(small, known):
     crystals = Crystals.from_arrays(
         [c.space_group for c in found], [dict(c.counts) for c in found], [c.lattice for c in found]
     )
-    assert set(small.encode_objects(crystals, 1e-6)[1]) <= {"", "charge"}
+    assert set(small.states_of(crystals, 1e-6)[1]) <= {"", "charge"}
 
 
 def volume(candidate):
@@ -559,7 +560,7 @@ def test_rock_salt_with_chgnet(tmp_path, monkeypatch):
     database = LabelDatabase(tmp_path / "labels.db")
     squeezed = salt(5.2)
     assert labelling.evaluate([squeezed, salt(2.0)], database, Workers(), tries=2, seed=0) == 2
-    frame = labels.with_energies(database.frame(), References.load(), load_hull(SHIPPED_HULL)).set_index("key")
+    frame = labels.with_energies(database.frame(), ElementReferences.load(), load_hull(SHIPPED_HULL)).set_index("key")
     row = frame.loc[squeezed.key]
     assert frame.loc[salt(2.0).key, "status"] == "failed"
     assert row["status"] == "relaxed" and row["space_group_relaxed"] == 225 and row["formula_relaxed"] == "Na4 Cl4"

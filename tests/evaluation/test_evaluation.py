@@ -373,7 +373,10 @@ def test_smact_is_named_with_its_version_or_said_to_be_absent(whole, folder, mon
         (["samples.csv", "--samples", "x=none.csv"], "none.csv: no such file"),
         (["samples.csv", "--proxy", "Hardness"], "unknown proxy 'Hardness'"),
         (["samples.csv", "--weights", "w.pt"], "--weights: needs --proxy"),
-        (["samples.csv", "--oxidation-states", "mine"], "no set is called 'mine'; allowed: pymatgen_common"),
+        (
+            ["samples.csv", "--oxidation-states", "mine"],
+            "oxidation_states: 'mine' is not allowed; allowed: pymatgen_common",
+        ),
         (["samples.csv", "--structures", "none"], "--structures: none: no such file"),
         (["samples.csv", "--structures", "."], "--structures: .: has no structures.csv"),
         (["samples.csv", "--structures", "samples.csv"], "no column names CIF files"),
@@ -409,9 +412,9 @@ def test_charges_agree_with_all_choices_tried():
         symbols = stream.sample(["Na", "Fe", "O", "S", "Cl", "H", "He", "V", "Al"], stream.randint(1, 4))
         composition = {symbol: stream.randint(1, 5) for symbol in symbols}
         for mixed in (False, True):
-            for states in ("pymatgen_common", "pymatgen_icsd"):
-                expected = helpers.is_neutral(composition, mixed, states == "pymatgen_icsd")
-                assert is_neutral(composition.items(), states, mixed) == expected, (composition, mixed, states)
+            for name in ("pymatgen_common", "pymatgen_icsd"):
+                expected = helpers.is_neutral(composition, mixed, name == "pymatgen_icsd")
+                assert is_neutral(composition.items(), name, mixed) == expected, (composition, mixed, name)
                 seen.add((mixed, expected))
     assert len(seen) == 4
     assert not is_neutral([("Fe", 3), ("O", 4)]) and is_neutral([("Fe", 3), ("O", 4)], mixed_valence=True)

@@ -19,6 +19,7 @@ def test_all_are_there():
     assert names == {"quickstart", "restricted_sampling", "your_own_proxy", "your_own_environment"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

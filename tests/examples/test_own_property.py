@@ -46,6 +46,7 @@ def test_the_example_is_twenty_lines():
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
 
 
+@pytest.mark.long
 def test_trains_by_module_and_class(tmp_path):
     """In the folder of the module, through the program's own script and with nothing installed."""
     for file in EXAMPLE.glob("*.*"):

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from small import small_config
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 

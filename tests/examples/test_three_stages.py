@@ -117,6 +117,7 @@ def test_the_page_shows_the_example() -> None:
         assert block in code, block
 
 
+@pytest.mark.long
 def test_trains_by_module_and_class(tmp_path: Path) -> None:
     """In the folder of the module, through the program's own script and with nothing installed."""
     for file in EXAMPLE.glob("*.*"):

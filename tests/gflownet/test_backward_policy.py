@@ -21,14 +21,14 @@ PATHS = HyperGrid(3, 4, backward="paths")
 
 def test_paths_is_uniform_over_trajectories() -> None:
     cells = torch.tensor([[3, 1, 2], [0, 2, 2], [3, 0, 0]])
-    states, _ = PATHS.encode_objects(cells)
+    states, _ = PATHS.states_of(cells)
     trajectories = sample_backward(PATHS, states.repeat(50, 1), generator("paths"))
     counts = [math.factorial(sum(c)) // math.prod(map(math.factorial, c)) for c in cells.tolist()]
     assert trajectories.log_pb.exp().reciprocal().tolist() == pytest.approx(counts * 50)
 
 
 def test_uniform_is_over_parents() -> None:
-    states, _ = PATHS.encode_objects(torch.tensor([[3, 1, 0]]))
+    states, _ = PATHS.states_of(torch.tensor([[3, 1, 0]]))
     states[:, -1] = 0
     paths, uniform = PATHS.backward_distribution("move", states), PATHS.uniform_backward("move", states)
     for action, of_paths in ((0.0, 0.75), (1.0, 0.25)):
@@ -57,7 +57,7 @@ def test_sets_and_words_have_as_many_trajectories_as_orders() -> None:
 
 def test_steps_of_a_box_can_be_undone_exactly() -> None:
     env = Box(2, 5, 0.15)
-    points, problems = env.encode_objects(torch.tensor([[0.0, 1.0], [0.123456789, 0.95], [1.5, 0.2]]))
+    points, problems = env.states_of(torch.tensor([[0.0, 1.0], [0.123456789, 0.95], [1.5, 0.2]]))
     assert problems == ["", "", "point outside of the box"]
     trajectories = sample_backward(env, points[:2].repeat(100, 1), generator("box"), keep_states=True)
     first = [arrival for arrival in trajectories.arrivals if arrival.turn == 0]
@@ -70,7 +70,7 @@ def test_steps_of_a_box_can_be_undone_exactly() -> None:
     ("make", "message"),
     [
         (lambda: HyperGrid(2, 4, backward="down"), "backward: 'down' is not allowed; allowed: parents, paths"),
-        (lambda: Set(3, 4), "size: 4 is not allowed; it must be from 1 to the number of items, 3"),
+        (lambda: Set(3, 4), "size: 4 is not allowed; it must lie between 1 and 3"),
         (lambda: Sequence("aa", 4), "letters: 'aa' is not allowed"),
         (lambda: Sequence("ab", 4, "left"), "grow: 'left' is not allowed; allowed: append, both"),
         (lambda: Box(2, 2, 0.25), "max_step: 0.25 is not allowed"),

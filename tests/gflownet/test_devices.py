@@ -136,7 +136,7 @@ def test_host_work_is_found() -> None:
             return super().forward(objects)
 
     work = watched(model(crystals(), Careless(), Boltzmann(-1.0)))
-    assert any(place.startswith("zeros at crystals.py") for place in work.made)
+    assert any(place.startswith("zeros at formulas.py") for place in work.made)
     with HostWork() as work:
         mask = torch.ones(3, dtype=torch.bool)
         mask.any().item()

@@ -32,6 +32,8 @@ from crystalgfn.gflownet.rewards import Identity
 from crystalgfn.gflownet.rollout import Trajectories, sample_forward
 from crystalgfn.random import generator
 
+pytestmark = pytest.mark.long
+
 
 class Holes(HyperGridModes):
     """Predicts no number for some cells."""

@@ -11,7 +11,7 @@ import torch
 from helpers import PAPER_ELEMENTS, PAPER_GROUPS, make_crystal
 from torch import Tensor
 
-from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, oxidation_states
+from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, oxidation_state_set
 from crystalgfn.crystal.envs import Composition, LatticeParameters, SpaceGroup
 from crystalgfn.crystal.envs.lattice_parameters import ANGLES, LENGTHS
 from crystalgfn.gflownet.envs import Box, Environment, HyperGrid, Sequence, Set, Stack
@@ -92,9 +92,9 @@ class _LatticeOf(LatticeParameters):
 
 def _composition(group: int, **changes: Any) -> Composition:
     elements = ("F", "O", "Cl", "Fe", "Na")
-    states = {symbol: oxidation_states("pymatgen_common")[symbol] for symbol in elements}
+    known = oxidation_state_set("pymatgen_common")
     settings: dict[str, Any] = {"elements": elements, "atoms_by_group": {group: (1, 40)}, "n_elements": (1, 4)}
-    settings |= {"count": (1, 8), "charge_neutral": True, "mixed_valence": False, "states": states}
+    settings |= {"count": (1, 8), "charge_neutral": True, "mixed_valence": False, "oxidation_states": known}
     return Composition(**(settings | changes))
 
 

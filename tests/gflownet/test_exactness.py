@@ -123,6 +123,7 @@ BROKEN: dict[str, Loss] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_losses_are_found(name: str) -> None:
     assert hypergrid_result(BROKEN[name]).flaws()
@@ -168,6 +169,7 @@ def check_crystal_space(env: Crystal, tolerance: float) -> None:
         assert total_variation(own, exact) < tolerance, f"lattice density of {free} free lengths"
 
 
+@pytest.mark.long
 def test_crystal_space() -> None:
     env = make_crystal(
         space_groups=[123, 129, 221, 225], elements=["Na", "Mg", "O", "Cl"], max_elements=3, max_atoms=8,
@@ -176,6 +178,7 @@ def test_crystal_space() -> None:
     check_crystal_space(env, 0.02)
 
 
+@pytest.mark.long
 def test_crystal_space_with_bounded_volume() -> None:
     env = make_crystal(
         space_groups=[123, 129, 221, 225], elements=["Na", "Mg", "O", "Cl"], max_elements=3, max_atoms=8,

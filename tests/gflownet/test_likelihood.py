@@ -91,7 +91,7 @@ def test_likelihoods_of_crystals_integrate_to_one() -> None:
     total = 0.0
     for row in range(len(space.states)):
         crystals, legal, _ = space.grid(row, 40)
-        states, problems = env.encode_objects(crystals[legal])
+        states, problems = env.states_of(crystals[legal])
         assert not any(problems)
         log_p = log_likelihood(env, policy, states, generator("unused")).log_p
         # The mean over a grid in units of the lengths' range is the integral.

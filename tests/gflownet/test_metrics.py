@@ -89,6 +89,7 @@ def test_keys_tell_crystals_apart_up_to_the_resolution():
 
 def test_swapped_columns_have_different_hashes():
     assert hash_rows(torch.tensor([[1, 2], [2, 1], [0, 3], [3, 0], [1, 2]])).unique().numel() == 4
+    assert hash_rows(torch.tensor([[1, 2, 0]])) == hash_rows(torch.tensor([[1, 2]]))
 
 
 def test_hashes_of_many_rows_do_not_collide():
@@ -179,7 +180,7 @@ def test_top_k_against_sorting_everything():
     log_reward = torch.rand(300, generator=stream, dtype=torch.float64)
     metric = TopK(7, 1, 1)
     for part in torch.arange(300).split(32):
-        rows = part[metric.candidates(log_reward[part])]
+        rows = part[metric.contenders(log_reward[part])]
         metric.update(keys[rows].double(), log_reward[rows, None] * 2, log_reward[rows], keys[rows])
     best = sorted(((log_reward[keys[:, 0] == key].max().item(), key) for key in keys.unique().tolist()), reverse=True)
     result = metric.compute()
@@ -368,6 +369,7 @@ print("merged")
 """
 
 
+@pytest.mark.long
 def test_two_processes_together_see_what_one_sees(tmp_path, request):
     script = tmp_path / "two.py"
     script.write_text(textwrap.dedent(TWO_PROCESSES))

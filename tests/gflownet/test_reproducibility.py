@@ -61,6 +61,7 @@ WAYS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_training_depends_on_config_and_seed_alone(way, plain, tmp_path):
     options, trainer = WAYS[way]
@@ -84,6 +85,7 @@ def test_another_seed_gives_another_model(plain, tmp_path):
     assert not torch.equal(one["log_z"], other["log_z"])
 
 
+@pytest.mark.long
 def test_another_process_with_other_hashes(plain, tmp_path):
     """Nothing depends on the order of sets of names, which changes from process to process."""
     path = write_config(tmp_path, config(tmp_path))

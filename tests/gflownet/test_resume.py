@@ -35,6 +35,7 @@ RUNS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_resume_is_exact(name, tmp_path):
     options = ["--model.epsilon", "0.1"]

@@ -187,17 +187,17 @@ NUMBERS = "y\n1\n1\n"
         (lambda _: Target(1.0, 0.0), ["beta", "0.0", "positive"]),
         (lambda _: Target(1.0, 1.0, "cubic"), ["distance", "cubic", "squared, absolute"]),  # type: ignore[arg-type]
         (lambda _: Within(None, None, 1.0), ["low, high", "at least one"]),
-        (lambda _: Within(2.0, 1.0, 1.0), ["low", "2.0", "below high"]),
+        (lambda _: Within(2.0, 1.0, 1.0), ["low, high", "[2.0, 1.0]", "low < high"]),
         (lambda _: Within(0.0, 1.0, 0.0), ["width", "0.0"]),
         (lambda _: Standardized(Identity()), ["mean, deviation, table, column"]),
         (lambda _: Standardized(Identity(), 1.0), ["mean, deviation, table, column"]),
-        (lambda _: Standardized(Identity(), 1.0, 0.0), ["mean, deviation", "0.0", "positive"]),
+        (lambda _: Standardized(Identity(), 1.0, 0.0), ["deviation", "0.0", "positive"]),
         (lambda p: Standardized(Identity(), table=p), ["mean, deviation, table, column"]),
         (lambda p: Standardized(Identity(), table=p, column="z"), ["column", "'z'", "it has: y"]),
         (lambda p: Standardized(Identity(), table=p, column="y"), ["column", "'y'", "two different numbers"]),
         (lambda _: Product({}), ["rewards", "at least one"]),
         (lambda _: Product({"x": Identity()}, {"y": 1.0}), ["weights", "'y'", "rewards are of x"]),
-        (lambda _: Product({"x": Identity()}, {"x": 0.0}), ["weights", "0.0", "'x'"]),
+        (lambda _: Product({"x": Identity()}, {"x": 0.0}), ["weights.x", "0.0", "positive"]),
     ],
 )
 def test_bad_settings(make, words: list[str], tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from crystalgfn.gflownet.replay import ReplayBuffer
 from crystalgfn.gflownet.rewards import Boltzmann
 from crystalgfn.testing import RandomPolicy
 
+pytestmark = pytest.mark.long
+
 
 class Sum(Proxy):
     """Of what a stack of a grid, a set and a word is made of."""
@@ -110,7 +112,7 @@ def test_with_a_learned_backward_policy(name: str) -> None:
 def test_from_a_buffer_and_a_table(name: str, tmp_path: Path) -> None:
     env = SPACES[name].env
     if isinstance(env, Box):
-        states, problems = env.encode_objects(torch.linspace(0, 1, 200, dtype=torch.float64).unsqueeze(1))
+        states, problems = env.states_of(torch.linspace(0, 1, 200, dtype=torch.float64).unsqueeze(1))
         assert not any(problems)
     else:
         states = env.enumerate()

@@ -16,6 +16,8 @@ from crystalgfn.errors import InputError
 from crystalgfn.gflownet import checkpoint_files
 from crystalgfn.gflownet.checkpoint_files import CheckpointFiles, newest_checkpoint, read_checkpoint
 
+pytestmark = pytest.mark.long
+
 STEPS = 24
 CALLBACKS = {"LogUniqueness": {}, "LogCoverage": {}, "LogHistograms": {}, "LogTopK": {"k": 5}}
 REPLAY = {"class_path": "ReplayBuffer", "init_args": {"capacity": 20, "batch_size": 4, "draw": "loss"}}

@@ -37,6 +37,8 @@ from crystalgfn.proxies.density import Density
 from crystalgfn.random import generator
 from crystalgfn.testing import RandomPolicy
 
+pytestmark = pytest.mark.long
+
 HEIGHT = 6
 
 LOSSES: dict[str, tuple[type[Loss], int]] = {

@@ -16,7 +16,7 @@ from crystalgfn.errors import InputError
 from crystalgfn.proxies import BandGap, FormationEnergy
 from crystalgfn.proxies.band_gap import SHIPPED_WEIGHTS
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS as ENERGY_WEIGHTS
-from crystalgfn.proxies.network.networks import Sites
+from crystalgfn.proxies.network.networks import Constituents
 from crystalgfn.registry import PROXIES
 from crystalgfn.testing import ProxyContract
 
@@ -82,7 +82,7 @@ def test_no_value_between_metal_and_gap(proxy: BandGap) -> None:
     assert 0 < int((share > 0.5).sum()) < 600
     # Disagreement by hand: what each member leaves out of the two cases, weighted by how probable it finds it.
     features = network.inputs(crystals)
-    raw = torch.stack([member(features, Sites.of(features)) for member in network.members])
+    raw = torch.stack([member(features, Constituents.of(features)) for member in network.members])
     shares = raw[..., 1].sigmoid()
     apart = shares * (outputs.members - estimate.value).abs() + (1 - shares) * estimate.value.abs()
     torch.testing.assert_close(outputs.disagreement, apart.mean(0))

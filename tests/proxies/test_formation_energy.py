@@ -194,7 +194,10 @@ def test_features_follow_the_module(proxy: FormationEnergy) -> None:
     features = CrystalFeatures(torch.full((N_ELEMENTS,), 15.0))
     assert not features.state_dict() and not list(features.parameters())
     made = features(random_crystals(7))
-    assert made.row.shape == (7, features.row_size) and made.site.shape[1] == features.site_size
+    assert made.row.shape == (7, features.row_size) and made.constituent.shape[1] == features.constituent_size
+    ratio = (random_crystals(7).volume / random_crystals(7).n_atoms / 15).log().float()
+    torch.testing.assert_close(made.row[:, features.column("log_volume_over_atoms")], ratio)
+    assert made.row[:, features.column("elements")].tolist() == made.n_elements.tolist()
     chosen = made[torch.tensor([5, 2])]
     alone = features(random_crystals(7)[torch.tensor([5, 2])])
     assert torch.equal(chosen.element, alone.element) and torch.equal(chosen.prototype, alone.prototype)

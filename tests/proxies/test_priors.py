@@ -14,7 +14,7 @@ from helpers import make_crystal
 from real_crystals import CRYSTALS
 from torch import Tensor
 
-from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols, oxidation_states
+from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols, oxidation_state_set
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies import Proxy
@@ -222,14 +222,14 @@ def search(counts: Tensor, name: str) -> tuple[float, int]:
     """Least violation and fewest anions, over all assignments; (inf, 0) if none is neutral."""
     from pymatgen.core import Element
 
-    states, symbols = oxidation_states(name), element_symbols()
+    known, symbols = oxidation_state_set(name), element_symbols()
     cell = {symbols[i]: int(counts[i]) for i in counts.nonzero()[:, 0].tolist()}
     found = []
-    for chosen in product(*(states[symbol] for symbol in cell)):
-        if sum(n * state for n, state in zip(cell.values(), chosen, strict=True)):
+    for chosen in product(*(known[symbol] for symbol in cell)):
+        if sum(n * charge for n, charge in zip(cell.values(), chosen, strict=True)):
             continue
-        cations = [Element(symbol).X for symbol, state in zip(cell, chosen, strict=True) if state > 0]
-        anions = [Element(symbol).X for symbol, state in zip(cell, chosen, strict=True) if state < 0]
+        cations = [Element(symbol).X for symbol, charge in zip(cell, chosen, strict=True) if charge > 0]
+        anions = [Element(symbol).X for symbol, charge in zip(cell, chosen, strict=True) if charge < 0]
         found.append((max(0.0, max(cations) - min(anions)), len(anions)))
     return min(found, default=(math.inf, 0))
 
@@ -249,7 +249,7 @@ def test_best_assignment_against_a_search(name: str, many: int | None, monkeypat
 
 
 def test_unknown_set_of_states() -> None:
-    with pytest.raises(InputError, match="no set is called 'none'"):
+    with pytest.raises(InputError, match="oxidation_states: 'none' is not allowed"):
         AnionKinds("none")
 
 
@@ -257,7 +257,7 @@ def known_crystals() -> Crystals:
     """Validation rows of MP-20."""
     import pandas as pd
 
-    from crystalgfn.crystal.tables import parse_formula
+    from crystalgfn.crystal.formulas import parse_formula
 
     frame = pd.read_parquet(CRYSTALS)
     frame = frame[(frame["split"] == "val") & (frame["source"] == "mp20")]
@@ -281,7 +281,7 @@ def test_agrees_with_smact(source: Callable[[], Crystals]) -> None:
     from pymatgen.core import Element
 
     cells = source()[:300]
-    states, symbols = oxidation_states("pymatgen_common"), element_symbols()
+    known, symbols = oxidation_state_set("pymatgen_common"), element_symbols()
     found, compared = ElectronegativityOrder().assign(cells.counts), 0
     for row, violation in zip(cells.counts, found.violation.tolist(), strict=True):
         cell = {symbols[i]: int(row[i]) for i in row.nonzero()[:, 0].tolist()}
@@ -290,8 +290,8 @@ def test_agrees_with_smact(source: Callable[[], Crystals]) -> None:
             continue  # SMACT fails equal electronegativities
         passes = any(
             screening.pauling_test(list(chosen), enegs)
-            for chosen in product(*(states[symbol] for symbol in cell))
-            if sum(n * state for n, state in zip(cell.values(), chosen, strict=True)) == 0
+            for chosen in product(*(known[symbol] for symbol in cell))
+            if sum(n * charge for n, charge in zip(cell.values(), chosen, strict=True)) == 0
         )
         assert passes == (violation == 0), cell
         compared += 1

@@ -21,11 +21,13 @@ from scipy.optimize import linprog
 
 from crystalgfn.cli import main
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.formulas import formula_text
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL, EnergyAboveHull
 from crystalgfn.proxies.hull import ConvexHull, Phases, build_hull, load_hull, read_phases
 from crystalgfn.proxies.hull.facets import enumerate_facets
 from crystalgfn.proxies.hull.packing import STEP, pack_facets, unpack_facets
+from crystalgfn.proxies.hull.phases import ReferenceHull
 from crystalgfn.proxies.hull.sampling import fractions, random_compositions
 from crystalgfn.random import generator
 from crystalgfn.testing import ProxyContract, random_walk
@@ -118,6 +120,41 @@ def test_shipped_hull_equals_the_linear_program() -> None:
     shares = fractions(drawn(phases, 300))
     gap = phases.hull_energy(shares) - load_hull(SHIPPED_HULL).energy(torch.from_numpy(shares)).numpy()
     assert np.abs(gap).max() < 1e-6
+
+
+def test_reference_hull_agrees_with_pymatgen(tmp_path: Path) -> None:
+    """Oxygen is not in the table by itself, and lithium has a wrong energy there."""
+    stream, table = np.random.default_rng(0), tmp_path / "known.csv"
+    counts = random_compositions(len(SOME), 60, 4, stream)
+    compositions = [{s: int(n) for s, n in zip(SOME, row, strict=True) if n} for row in counts[(counts > 0).sum(1) > 1]]
+    energies = stream.uniform(-2.5, 0.3, len(compositions)).tolist()
+    lines = [f"{formula_text(c)},{energy}" for c, energy in zip(compositions, energies, strict=True)]
+    table.write_text("\n".join(["formula,formation_energy", "Li2,-0.2", "Mg1 Xx1,", *lines]))
+    hull, phases = ReferenceHull(table), Phases.of(compositions, energies, SOME)
+    rows = drawn(phases, 100)
+    for row, expected in zip(rows, pymatgen_energies(phases, rows), strict=True):
+        composition = Composition({s: int(n) for s, n in zip(phases.elements, row, strict=True) if n})
+        assert hull.above_hull(composition, -1.0) == pytest.approx(-1.0 - expected, abs=1e-6)
+
+
+def test_reference_hull(tmp_path: Path) -> None:
+    table = tmp_path / "known.csv"
+    table.write_text("formula,formation_energy\nNa4Cl4,-2.0\nNa1Cl1,-1.0\nNa1 Cl3,-0.5\nK1 Cl1,-2.2\nNa8,\nNa2,0.1\n")
+    hull = ReferenceHull(table)
+    assert hull.above_hull(Composition("NaCl"), -1.9) == pytest.approx(0.1)
+    assert hull.above_hull(Composition("Na3Cl"), -0.9) == pytest.approx(0.1)
+    assert hull.above_hull(Composition("NaCl3"), -0.5) == pytest.approx(0.5)  # NaCl and Cl are lower
+    assert hull.above_hull(Composition("Na"), 0.3) == pytest.approx(0.3)
+    assert hull.above_hull(Composition("CuO"), -0.4) == pytest.approx(-0.4)  # elements at 0 for what is not there
+    table.write_text("formula,energy\nNaCl,-2\n")
+    with pytest.raises(InputError, match=r"missing column\(s\) formation_energy"):
+        ReferenceHull(table)
+    table.write_text("formula,formation_energy\nNa(Cl),\nQq2,-2\n")
+    with pytest.raises(InputError, match=r"known\.csv: row 2, column formula: value 'Qq2' has an element 'Qq'"):
+        ReferenceHull(table)
+    table.write_text("formula,formation_energy\nNaCl,\n")
+    with pytest.raises(InputError, match="no usable row; 1 rows: formation_energy is missing"):
+        ReferenceHull(table)
 
 
 def test_shipped_hull_knows_the_elements_of_the_configs() -> None:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from pymatgen.core import Lattice, Structure
 
-from crystalgfn.atoms.potentials.references import References
+from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.atoms.run import Workers
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.envs import Crystal
@@ -65,7 +65,7 @@ def _hull() -> ConvexHull:
 
 @cache
 def _references() -> dict[str, float]:
-    return dict(References.load().energies)
+    return dict(ElementReferences.load().energies)
 
 
 def made_up(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crystalgfn.crystal.crystallography import element_symbols
 from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.crystal.envs import Crystal, LatticeParameters, SpaceGroup
+from crystalgfn.crystal.envs import Crystal, LatticeParameters
 from crystalgfn.gflownet.envs import Box, Environment
 from crystalgfn.gflownet.policies import Policy
 from crystalgfn.random import generator
@@ -87,9 +87,11 @@ class CrystalSpace:
             rows += compositions
         counts = torch.zeros(len(rows), 94, dtype=torch.int64)
         counts[:, columns] = torch.tensor(rows)
-        stage, numbers = env.stage("space_group"), torch.tensor(groups)
-        assert isinstance(stage, SpaceGroup)
-        parts = [stage.states_of(numbers), env.composition.terminal_states(counts, numbers)]
+        numbers = torch.tensor(groups)
+        parts = [
+            env.stage("space_group").states_of(numbers)[0],
+            env.composition.states_under(numbers.unsqueeze(1), counts)[0],
+        ]
         states = torch.cat([*parts, torch.zeros(len(rows), 10, dtype=torch.float64)], 1)
         states[:, -10:] = env.stage("lattice_parameters").start(env.condition("lattice_parameters", states))
         return CrystalSpace(env, log_reward, states)

@@ -60,15 +60,15 @@ def fits_wyckoff(number: int, counts: Sequence[int]) -> bool:
 
 @cache
 def possible_charges(symbol: str, count: int, mixed_valence: bool, icsd: bool) -> frozenset[int]:
-    """Total charges of some atoms of one element, by trying all choices of states for its atoms."""
+    """Total charges of some atoms of one element, by trying all choices of oxidation states for its atoms."""
     from pymatgen.core import Element
 
     element = Element(symbol)
-    states = [int(s) for s in (element.icsd_oxidation_states if icsd else element.common_oxidation_states) if s]
+    known = [int(s) for s in (element.icsd_oxidation_states if icsd else element.common_oxidation_states) if s]
     if not mixed_valence:
-        return frozenset(s * count for s in states)
+        return frozenset(s * count for s in known)
     totals = set()
-    for choice in combinations_with_replacement(states, count):
+    for choice in combinations_with_replacement(known, count):
         distinct = set(choice)
         if len(distinct) == 1 or (len(distinct) == 2 and min(distinct) * max(distinct) > 0):
             totals.add(sum(choice))

@@ -1,8 +1,10 @@
-"""CHGNet, loaded once a process, silent, in batches.
+"""Energies and forces from CHGNet. Each process loads the model once and evaluates structures in batches.
+
+CHGNet was trained on relaxation frames of the Materials Project. Their energies include the corrections of 2020
+(MP2020: anions, and oxides and fluorides of transition metals with +U), so CHGNet's energies include them too.
 
 Source: Deng et al., Nature Machine Intelligence 5, 1031 (2023), doi:10.1038/s42256-023-00716-3; the weights come with
-the package chgnet. It was trained on relaxation frames of the Materials Project whose energies carry the corrections of
-2020 (MP2020: anions, and oxides and fluorides of transition metals with +U), so its energies carry them too.
+the package chgnet.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 MODEL = "0.3.0"
-"""Name of the weights; elemental references hold for these alone."""
+"""Version of the weights. Elemental references are valid for one version only."""
 
 BATCH_ATOMS = 160
-"""Atoms evaluated at once: larger batches cost memory and gain no time on a core."""
+"""Atoms evaluated at once. Larger batches need more memory and are not faster on one core."""
 
 FORBIDDEN = frozenset({"Po", "At", "Rn", "Fr", "Ra"})
 """Elements up to Pu that are not in CHGNet's training data."""
@@ -33,21 +35,24 @@ FORBIDDEN = frozenset({"Po", "At", "Rn", "Fr", "Ra"})
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep out what CHGNet, pymatgen and torch print and warn of while they work as they should.
+    """Hide output and warnings of CHGNet, pymatgen and torch that do not point to a problem.
 
-    CHGNet prints its size and device at each loading, torch warns of CHGNet's volume scalars, and pymatgen of rounded
-    coordinates in CIF files.
+    CHGNet prints its size and device whenever it is loaded. torch warns about CHGNet's volume scalars, and pymatgen
+    warns about rounded coordinates in CIF files.
     """
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        # matplotlib, which CHGNet imports, reports font searches.
+        # CHGNet imports matplotlib, which reports its search for fonts.
         logging.getLogger("matplotlib").setLevel(logging.WARNING)
         yield
 
 
 @cache
 def load(device: str = "cpu") -> Any:
-    """The model, on a device, in evaluation mode.
+    """Load the model in evaluation mode; later calls return the same model.
+
+    Args:
+        device: torch device, such as ``cpu``.
 
     Raises:
         InputError: if CHGNet is not installed.
@@ -59,7 +64,7 @@ def load(device: str = "cpu") -> Any:
         model = CHGNet.load(model_name=MODEL, use_device=device, verbose=False)
         model.eval()
         for parameter in model.parameters():
-            parameter.requires_grad_(False)  # forces need gradients by positions only
+            parameter.requires_grad_(False)  # forces need only gradients with respect to positions
         return model
 
 
@@ -68,11 +73,14 @@ def energies(structures: Sequence[Structure], device: str = "cpu") -> np.ndarray
 
     Args:
         structures: ordered structures of n crystals, of any sizes.
-        device: where to compute.
+        device: torch device, such as ``cpu``.
 
     Returns:
-        (n,) float64 energies in eV/atom, total energies with the corrections of MP2020; NaN for a structure that CHGNet
-        cannot treat: an atom without neighbours within 6 Å, an element beyond its training data.
+        (n,) float64 total energies in eV/atom, including the corrections of MP2020. The energy is NaN if CHGNet cannot
+        evaluate the structure: an atom has no neighbours within 6 Å, or an element is not in the training data.
+
+    Raises:
+        InputError: if CHGNet is not installed.
     """
     import numpy as np
 
@@ -85,8 +93,15 @@ def energies(structures: Sequence[Structure], device: str = "cpu") -> np.ndarray
 def energies_and_forces(structures: Sequence[Structure], device: str = "cpu") -> Any:
     """Energies and forces of n structures with N atoms each.
 
+    Args:
+        structures: n ordered structures, all with the same number of atoms.
+        device: torch device, such as ``cpu``.
+
     Returns:
-        (n,) float64 energies in eV/atom and (n, N, 3) float64 forces in eV/Å; NaN as in `energies`.
+        (n,) float64 energies in eV/atom and (n, N, 3) float64 forces in eV/Å, NaN in the same cases as in `energies`.
+
+    Raises:
+        InputError: if CHGNet is not installed.
     """
     import numpy as np
     import torch
@@ -100,7 +115,7 @@ def energies_and_forces(structures: Sequence[Structure], device: str = "cpu") ->
 
 
 def _evaluate(structures: Sequence[Structure], task: str, device: str) -> list[tuple[list[int], Any]]:
-    """CHGNet's results by batches, each with the indices of its structures; those that it cannot treat are left out."""
+    """Results of each batch with the indices of its structures, without structures that CHGNet cannot evaluate."""
     import torch
 
     model = load(device)
@@ -118,7 +133,13 @@ def _evaluate(structures: Sequence[Structure], task: str, device: str) -> list[t
 
 
 def calculator() -> Any:
-    """An ase calculator; forces in eV/Å, stress in eV/Å³. An atom without neighbours raises a ValueError."""
+    """Make an ase calculator, with forces in eV/Å and stress in eV/Å³.
+
+    The calculator raises a ValueError for a structure with an atom without neighbours.
+
+    Raises:
+        InputError: if CHGNet or ase is not installed.
+    """
     require_extra(("chgnet", "ase"))
     model = load()
     with silence():
@@ -128,7 +149,7 @@ def calculator() -> Any:
 
 
 def _batches(graphs: list[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
-    """Graphs in order, at most `BATCH_ATOMS` atoms together."""
+    """Split graphs into batches of at most `BATCH_ATOMS` atoms; a larger structure is a batch of its own."""
     batch: list[tuple[int, Any]] = []
     size = 0
     for entry in graphs:

@@ -10,37 +10,38 @@ from pymatgen.core import Structure
 
 from crystalgfn.atoms import require_extra
 from crystalgfn.atoms.potentials.chgnet import FORBIDDEN, MODEL, energies, silence
-from crystalgfn.atoms.potentials.references import References, fit
-from crystalgfn.crystal.tables import parse_formula
+from crystalgfn.atoms.potentials.references import ElementReferences, fit
+from crystalgfn.checks import at_least
+from crystalgfn.crystal.formulas import parse_formula
 from crystalgfn.errors import InputError
 from crystalgfn.files import check_writable, read_frame
 
 MAX_ATOMS = 24
-"""Largest primitive cell that is used: small ones are cheap, and there are enough of them."""
+"""Largest number of atoms in a primitive cell. Small cells are fast to evaluate, and there are enough of them."""
 
 
-def make(table: Path, structures: Path, out: Path, split: str, per_element: int, seed: int) -> References:
-    """Choose crystals, evaluate CHGNet, fit, and write the references.
+def make(table: Path, structures: Path, out: Path, split: str, per_element: int, seed: int) -> ElementReferences:
+    """Choose crystals, evaluate them with CHGNet, fit the references and write them.
 
     Args:
-        table: crystals with the columns material_id, formula, formation_energy [eV/atom], optionally split and
-            formation_energy_kind, of which only ``exact`` is used.
-        structures: the columns material_id, cif.
-        out: JSON file.
-        split: which rows.
-        per_element: crystals for each element, as far as there are.
-        seed: of the choice.
+        table: table of crystals with the columns material_id, formula and formation_energy [eV/atom]. The columns
+            split and formation_energy_kind are optional; if there is a kind, only rows with ``exact`` are used.
+        structures: table with the columns material_id and cif.
+        out: JSON file to write.
+        split: value of the column split in the rows to use.
+        per_element: number of crystals for each element; fewer if the table has fewer.
+        seed: seed of the random choice.
 
     Returns:
-        the references as written.
+        the references that were written.
 
     Raises:
-        InputError: if something cannot be read or written, or no row is left.
+        InputError: if a package is missing, a file cannot be read or written, ``per_element`` is below 1, or no row
+            can be used.
     """
     require_extra()
     check_writable(out)
-    if per_element < 1:
-        raise InputError(f"--per-element: {per_element} is not allowed; 1 or more")
+    at_least("--per-element", per_element, 1)
     rows = join(table, structures)
     if "split" in rows.columns:
         rows = rows[rows["split"].astype(str) == split]
@@ -53,7 +54,7 @@ def make(table: Path, structures: Path, out: Path, split: str, per_element: int,
     good = np.isfinite(values) & np.isfinite(labels)
     compositions = [crystal.composition for crystal, use in zip(crystals, good, strict=True) if use]
     solution = fit(values[good], labels[good], compositions)
-    references = References(solution)
+    references = ElementReferences(solution)
     residual = [
         references.formation_energy(float(value), composition) - label
         for value, composition, label in zip(values[good], compositions, labels[good], strict=True)
@@ -62,18 +63,21 @@ def make(table: Path, structures: Path, out: Path, split: str, per_element: int,
         "crystals": int(good.sum()), "split": split, "per_element": per_element, "seed": seed,
         "max_atoms": MAX_ATOMS, "mean_absolute_residual": round(float(np.nanmean(np.abs(residual))), 4),
     }  # fmt: skip
-    references = References(solution, MODEL, recipe)
+    references = ElementReferences(solution, MODEL, recipe)
     references.save(out)
     return references
 
 
 def join(table: Path, structures: Path, exact: bool = True) -> pd.DataFrame:
-    """Rows of a table that have a formation energy and a structure, with the column cif.
+    """Join a table of crystals with a table of structures.
 
     Args:
-        table: the columns material_id, formula, formation_energy.
-        structures: the columns material_id, cif.
-        exact: of a table with the column formation_energy_kind, only rows where it is ``exact``.
+        table: table with the columns material_id, formula and formation_energy.
+        structures: table with the columns material_id and cif.
+        exact: if the table has the column formation_energy_kind, use only rows where it is ``exact``.
+
+    Returns:
+        the rows that have a formation energy and a structure, with the additional column cif.
 
     Raises:
         InputError: if a table cannot be read or lacks a column.
@@ -88,12 +92,15 @@ def join(table: Path, structures: Path, exact: bool = True) -> pd.DataFrame:
 
 
 def choose(rows: pd.DataFrame, per_element: int, seed: int) -> pd.DataFrame:
-    """Few rows that hold each element often enough: rare elements are served first, each with random crystals.
+    """Choose random rows so that each element occurs in enough of them. The rarest elements are treated first.
 
     Args:
-        rows: table with formula and cif.
-        per_element: crystals for each element, as far as there are.
-        seed: of the choice.
+        rows: table with the columns formula and cif.
+        per_element: number of crystals for each element; fewer if the table has fewer.
+        seed: seed of the random choice.
+
+    Returns:
+        the chosen rows, in the order of the table.
     """
     sets = [frozenset(parse_formula(formula)) for formula in rows["formula"]]
     sizes = rows["cif"].str.count(r"\n\s+[A-Z][a-z]?[0-9+-]*\s+[A-Z][a-z]?\d+\s").to_numpy()
@@ -116,6 +123,6 @@ def choose(rows: pd.DataFrame, per_element: int, seed: int) -> pd.DataFrame:
 
 
 def read_structures(rows: pd.DataFrame) -> list[Structure]:
-    """Structures of the column cif."""
+    """Read the structures in the column cif."""
     with silence():
         return [Structure.from_str(text, fmt="cif") for text in rows["cif"]]

@@ -1,6 +1,6 @@
-"""Elemental references: from CHGNet's total energies to formation energies.
+"""Elemental references, which convert CHGNet's total energies to formation energies.
 
-E_form = E_CHGNet - sum_i x_i mu_i, with the fractions x_i of the elements and one reference mu_i [eV/atom] each.
+E_form = E_CHGNet - sum_i x_i mu_i, with the fraction x_i and the reference energy mu_i [eV/atom] of each element i.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from pymatgen.core import Composition
 
 SHIPPED = Path(__file__).parent / "data" / "chgnet_references.json"
+"""The references that come with the package."""
 
 HUBER = 0.03
-"""Residual [eV/atom] from which a crystal counts less in the fit, about three times the median one."""
+"""Crystals with a residual above this [eV/atom] have less weight in the fit; about three times the median residual."""
 
 
 @dataclass(frozen=True)
-class References:
-    """One energy for each element.
+class ElementReferences:
+    """One reference energy for each element.
 
     Attributes:
-        energies: symbol to reference energy [eV/atom].
-        model: name of the CHGNet weights that they belong to.
-        recipe: how they were made, for people.
+        energies: reference energy [eV/atom] of each symbol.
+        model: version of the CHGNet weights for which the references are valid.
+        recipe: settings and results of the fit, for information.
     """
 
     energies: Mapping[str, float]
@@ -40,11 +41,14 @@ class References:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path = SHIPPED) -> References:
-        """Read a file that `save` wrote.
+    def load(cls, path: str | Path = SHIPPED) -> ElementReferences:
+        """Read a file written by `save`.
+
+        Args:
+            path: the JSON file.
 
         Raises:
-            InputError: if it cannot be read, is no such file, or belongs to other weights of CHGNet.
+            InputError: if the file cannot be read, has other content, or is for other weights of CHGNet.
         """
         try:
             content = json.loads(Path(path).read_text())
@@ -56,11 +60,11 @@ class References:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}: no table of references; 'crystalgfn chgnet-references' writes one") from None
         if references.model != MODEL:
-            raise InputError(f"{path}: references for CHGNet {references.model}, not for {MODEL}")
+            raise InputError(f"{path}: these are references for CHGNet {references.model}, not for {MODEL}")
         return references
 
     def save(self, path: Path) -> None:
-        """Write as JSON; the file appears complete or not at all."""
+        """Write the references as JSON. The file is written completely or not at all."""
         rounded = {symbol: round(value, 5) for symbol, value in sorted(self.energies.items())}
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(asdict(self) | {"energies": rounded}, indent=1) + "\n")
@@ -74,10 +78,10 @@ class References:
 
         Args:
             energy: CHGNet's energy [eV/atom].
-            composition: of the cell, in any multiple.
+            composition: composition of the crystal; only the fractions of the elements count.
 
         Returns:
-            eV/atom; NaN if an element has no reference.
+            formation energy [eV/atom]; NaN if an element has no reference.
         """
         fractions = composition.fractional_composition
         return energy - sum(x * self.energies.get(element.symbol, float("nan")) for element, x in fractions.items())
@@ -86,17 +90,18 @@ class References:
 def fit(
     energies: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], compositions: Sequence[Composition]
 ) -> dict[str, float]:
-    """References that bring CHGNet's energies closest to known formation energies.
+    """Fit references so that CHGNet's energies give the known formation energies.
 
-    Robust least squares (Huber's loss, by reweighting): a few labels and structures are odd.
+    The fit is robust (Huber loss, by iteratively reweighted least squares), because a few labels and structures are
+    outliers.
 
     Args:
         energies: (n,) CHGNet energies [eV/atom].
         labels: (n,) formation energies of the same structures [eV/atom].
-        compositions: their n compositions.
+        compositions: compositions of these n structures.
 
     Returns:
-        symbol to reference [eV/atom], for each element that occurs.
+        reference energy [eV/atom] of each element that occurs, by symbol.
     """
     import numpy as np
 

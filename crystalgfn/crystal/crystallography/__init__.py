@@ -9,7 +9,7 @@ from crystalgfn.crystal.crystallography.elements import (
 from crystalgfn.crystal.crystallography.oxidation_states import (
     OXIDATION_STATE_SETS,
     charge_assignments,
-    oxidation_states,
+    oxidation_state_set,
 )
 from crystalgfn.crystal.crystallography.space_groups import (
     CRYSTAL_LATTICE_SYSTEMS,
@@ -33,6 +33,6 @@ __all__ = [
     "charge_assignments",
     "electronegativity_order",
     "element_symbols",
-    "oxidation_states",
+    "oxidation_state_set",
     "space_groups",
 ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
 
+from crystalgfn.checks import one_of
 from crystalgfn.crystal.crystallography.elements import element_symbols
-from crystalgfn.errors import InputError
 
 OXIDATION_STATE_SETS = ("pymatgen_common", "pymatgen_icsd")
 """Names of the sets: pymatgen's ``Element.common_oxidation_states`` and ``Element.icsd_oxidation_states``."""
 
 
 @cache
-def oxidation_states(name: str) -> dict[str, tuple[int, ...]]:
+def oxidation_state_set(name: str) -> dict[str, tuple[int, ...]]:
     """Oxidation states other than 0 of the elements 1 to 94, by symbol; empty where the set has none.
 
     Raises:
@@ -21,31 +22,30 @@ def oxidation_states(name: str) -> dict[str, tuple[int, ...]]:
     """
     from pymatgen.core import Element
 
-    if name not in OXIDATION_STATE_SETS:
-        raise InputError(f"oxidation_states: no set is called {name!r}; allowed: {', '.join(OXIDATION_STATE_SETS)}")
+    one_of("oxidation_states", name, OXIDATION_STATE_SETS)
     attribute = "common_oxidation_states" if name == "pymatgen_common" else "icsd_oxidation_states"
     return {
-        symbol: tuple(sorted(int(state) for state in getattr(Element(symbol), attribute) if state != 0))
+        symbol: tuple(sorted(int(charge) for charge in getattr(Element(symbol), attribute) if charge != 0))
         for symbol in element_symbols()
     }
 
 
-def charge_assignments(states: tuple[int, ...], count: int, mixed_valence: bool) -> dict[int, dict[int, int]]:
+def charge_assignments(oxidation_states: Sequence[int], count: int, mixed_valence: bool) -> dict[int, dict[int, int]]:
     """Total charges that ``count`` atoms of one element can have, each with one way to get there.
 
     Args:
-        states: oxidation states of the element.
+        oxidation_states: those of the element.
         count: number of atoms, at least 1.
-        mixed_valence: whether the atoms may have two different states of one sign, as iron has in Fe3O4. States of
-            opposite signs are left out: with them hydrogen would count as the salt H+ H-.
+        mixed_valence: whether the atoms may have two different oxidation states of one sign, as iron has in Fe3O4.
+            Opposite signs are left out: with them hydrogen would count as the salt H+ H-.
 
     Returns:
-        for each total charge, the number of atoms in each state. A single state is preferred to a mixture, and among
-        mixtures the one of neighbouring states.
+        for each total charge, the number of atoms in each oxidation state. A single one is preferred to a mixture,
+        and among mixtures the one of neighbouring oxidation states.
     """
-    ways = {state * count: {state: count} for state in states}
+    ways = {charge * count: {charge: count} for charge in oxidation_states}
     if mixed_valence:
-        pairs = [(low, high) for low, high in combinations(sorted(states), 2) if low * high > 0]
+        pairs = [(low, high) for low, high in combinations(sorted(oxidation_states), 2) if low * high > 0]
         for low, high in sorted(pairs, key=lambda pair: pair[1] - pair[0]):
             for n_high in range(1, count):
                 charge = low * (count - n_high) + high * n_high

@@ -21,7 +21,7 @@ from crystalgfn.crystal.envs import bitset
 from crystalgfn.crystal.envs.composition_limits import CompositionLimits
 from crystalgfn.crystal.envs.look_ahead import CompositionRules, atom_levels, build_look_ahead
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.envs.base import CategoricalHead
+from crystalgfn.gflownet.envs.base import CategoricalHead, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 
 MAX_LOOK_UPS = 600_000_000
@@ -36,7 +36,7 @@ class Composition(Stage):
 
     State: counts in the order of ``elements`` (E); position of the first element that may still come; 1 while an
     element waits for its count; 1 when done; number of elements; number of atoms; Wyckoff node plus one (0: not
-    started), with the state of the memory (see `CompositionRules`); root node; words of the set of charges.
+    started), with the memory (see `CompositionRules`); root node; words of the set of charges.
 
     Condition: the space group's number.
 
@@ -47,7 +47,7 @@ class Composition(Stage):
         count: least and largest number of atoms of one element in the cell.
         charge_neutral: whether the oxidation states must be able to sum to zero.
         mixed_valence: whether one element may have two oxidation states (of one sign).
-        states: oxidation states of each element, by symbol.
+        oxidation_states: those of each element, by symbol.
         limits: what may be chosen, where it is less than the arguments above allow. They alone decide what the policy
             sees, and how many options its decisions have.
 
@@ -66,7 +66,7 @@ class Composition(Stage):
         count: tuple[int, int],
         charge_neutral: bool,
         mixed_valence: bool,
-        states: Mapping[str, tuple[int, ...]],
+        oxidation_states: Mapping[str, tuple[int, ...]],
         limits: CompositionLimits | None = None,
     ) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Composition(Stage):
         self._largest, self._limit = n_elements[1], limits.n_elements[1]
         self._assignments = [
             [
-                charge_assignments(states[symbol], n, mixed_valence) if charge_neutral else {0: {0: n}}
+                charge_assignments(oxidation_states[symbol], n, mixed_valence) if charge_neutral else {0: {0: n}}
                 for n in range(1, count[1] + 1)
             ]
             for symbol in elements
@@ -321,33 +321,44 @@ class Composition(Stage):
         """(n,) float64, atoms in the conventional cell."""
         return states[:, self._atoms]
 
-    def terminal_states(self, counts: Tensor, groups: Tensor) -> Tensor:
-        """Terminal states of given compositions.
+    def states_under(self, condition: Tensor, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        counts = objects.to(self.device)
+        own = counts[:, self._atomic_numbers - 1]
+        faults = [
+            ("element", own.sum(1) < counts.sum(1)),
+            ("number of atoms of an element", (own > self._n_counts).any(1)),
+            ("number of elements", (own > 0).sum(1) > self._limit),
+        ]
+        can_be_read = ~torch.stack([of for _, of in faults]).any(0)
+        states = self._terminal_states(condition, own * can_be_read.unsqueeze(1))
+        is_neutral = bitset.intersects(states[:, self._words].long(), self._tables.start)
+        faults += [("Wyckoff positions", states[:, self._node] == 0), ("charge", ~is_neutral)]
+        # Remaining faults: lower bounds and totals.
+        rows = (~torch.stack([of for _, of in faults]).any(0)).nonzero().squeeze(1)
+        illegal = torch.zeros_like(is_neutral).index_copy(0, rows, ~self._is_legal(states[rows]))
+        return states, first_faults(*faults, ("number of elements or atoms", illegal))
 
-        Args:
-            counts: (n, 94) atoms of each element.
-            groups: (n,) space groups, each one that may be the condition.
+    def _is_legal(self, states: Tensor) -> Tensor:
+        """(n,) bool, whether terminal states can be reached by legal decisions."""
+        legal = torch.ones(len(states), dtype=torch.bool, device=states.device)
+        current = states.clone()
+        for head in reversed(self.schedule):
+            rows = (self.previous_head(current) == self.head_position(head)).nonzero().squeeze(1)
+            actions = self.parent_actions(head, current[rows])
+            current[rows] = self.step_back(head, current[rows], actions)
+            legal[rows] &= self.support(head, current[rows]).gather(1, actions.long()).squeeze(1)
+        return legal
 
-        Returns:
-            (n, state_size) states; the node is 0 where the group cannot hold the composition.
-        """
-        states = self.start(groups.unsqueeze(1).to(torch.float64))
-        own = counts[:, self._atomic_numbers - 1].to(torch.float64)
+    def _terminal_states(self, condition: Tensor, own: Tensor) -> Tensor:
+        """(n, state_size) states of counts (n, E); the node is 0 where the space group cannot hold them."""
+        states = self.start(condition)
         states[:, : self._n] = own
-        positions = torch.arange(1, self._n + 1, device=states.device, dtype=torch.float64)
-        states[:, self._next] = torch.where(own > 0, positions, 0.0).amax(1)
+        positions = torch.arange(1, self._n + 1, device=states.device)
+        states[:, self._next] = torch.where(own > 0, positions, 0).amax(1).to(torch.float64)
         states[:, self._done] = 1
         states[:, self._k] = (own > 0).sum(1).to(torch.float64)
         states[:, self._atoms] = own.sum(1)
         return self._read_again(states)
-
-    def fits(self, states: Tensor) -> Tensor:
-        """(n,) bool, whether the space group has Wyckoff positions for the atoms of states of `terminal_states`."""
-        return states[:, self._node] > 0
-
-    def is_neutral(self, states: Tensor) -> Tensor:
-        """(n,) bool, whether the atoms can have charges that sum to zero."""
-        return bitset.intersects(states[:, self._words].long(), self._tables.start)
 
     def assignment(self, counts: Mapping[str, int]) -> list[tuple[str, int, int]] | None:
         """One neutral assignment of oxidation states.
@@ -356,22 +367,19 @@ class Composition(Stage):
             counts: atoms of each element, by symbol.
 
         Returns:
-            (symbol, oxidation state, number of atoms) for each species, or None if no assignment is neutral. Single
-            states are preferred to mixed valence, then small magnitudes.
+            (symbol, oxidation state, number of atoms) for each species, or None if no assignment is neutral. A single
+            oxidation state is preferred to mixed valence, then small magnitudes.
         """
         best: dict[int, tuple[tuple[int, int], list[tuple[str, int, int]]]] = {0: ((0, 0), [])}
         for symbol, count in counts.items():
             ways = self._assignments[self.elements.index(symbol)][count - 1]
             after: dict[int, tuple[tuple[int, int], list[tuple[str, int, int]]]] = {}
             for charge, ((mixtures, magnitude), species) in best.items():
-                for added, states in ways.items():
-                    cost = (
-                        mixtures + len(states) - 1,
-                        magnitude + sum(abs(state) * n for state, n in states.items()),
-                    )
+                for added, own in ways.items():
+                    cost = (mixtures + len(own) - 1, magnitude + sum(abs(charge) * n for charge, n in own.items()))
                     known = after.get(charge + added)
                     if known is None or cost < known[0]:
-                        after[charge + added] = (cost, species + [(symbol, s, n) for s, n in states.items()])
+                        after[charge + added] = (cost, species + [(symbol, s, n) for s, n in own.items()])
             best = after
         return best[0][1] if 0 in best else None
 
@@ -401,7 +409,7 @@ def _check_size(rules: CompositionRules) -> None:
     if look_ups > MAX_LOOK_UPS:
         raise InputError(
             f"the constraints on compositions need look-ahead for {look_ups:,} cases, more than "
-            f"{MAX_LOOK_UPS:,}: {rules.n_memories} states for forbidden pairs and ratios of elements, "
+            f"{MAX_LOOK_UPS:,}: {rules.n_memories} memories of forbidden pairs and ratios of elements, "
             f"{atom_levels(rules)} levels of the number of atoms and {len(rules.transitions)} of Wyckoff positions; "
             "forbid fewer pairs, or allow fewer elements, atoms or space groups"
         )

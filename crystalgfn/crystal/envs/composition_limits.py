@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from crystalgfn.crystal.crystallography import NOWHERE
 from crystalgfn.errors import InputError
 
-MAX_STATES = 1000
-"""Largest number of states of the memory."""
+MAX_MEMORIES = 1000
+"""Largest number of memories."""
 
 Memory = tuple[int, frozenset[int]]
 """How many reduced formulas were read (0: not known yet), and the elements that may no longer come."""
@@ -51,10 +51,10 @@ class CompositionLimits:
             for memory in list(numbers):
                 for count in counts if depths[memory] < self.n_elements[1] else ():
                     after = self._read(memory, element, count)
-                    if len(numbers) > MAX_STATES:
+                    if len(numbers) > MAX_MEMORIES:
                         raise InputError(
                             f"restrict.forbidden_pairs: these {len(self.forbidden_pairs)} pairs need more than "
-                            f"{MAX_STATES} states of look-ahead; forbid fewer pairs, or allow fewer elements"
+                            f"{MAX_MEMORIES} memories in look-ahead; forbid fewer pairs, or allow fewer elements"
                         )
                     if after is not None:
                         depth = depths[memory] + 1

@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import at_least, between, refuse, rising
 from crystalgfn.crystal.crystallography import (
     CRYSTAL_LATTICE_SYSTEMS,
     N_SPACE_GROUPS,
     atomic_numbers,
     electronegativity_order,
     element_symbols,
-    oxidation_states,
+    oxidation_state_set,
     space_groups,
 )
+from crystalgfn.crystal.crystallography.group_ranges import GROUPS_ALLOWED, as_ranges, group_range
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.crystal.envs.composition import Composition
 from crystalgfn.crystal.envs.crystal_limits import (
     CrystalLimits,
     CrystalSettings,
     NothingLeftError,
-    as_ranges,
     check_against,
     culprits,
     limits_of,
@@ -39,7 +40,7 @@ from crystalgfn.crystal.keys import crystal_keys
 from crystalgfn.crystal.restriction import Restriction
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import ObjectTable
-from crystalgfn.gflownet.envs.stack import Stack
+from crystalgfn.gflownet.envs.stack import Parts, Stack
 from crystalgfn.registry import ENVIRONMENTS
 
 if TYPE_CHECKING:
@@ -104,18 +105,23 @@ class Crystal(Stack):
     ) -> None:
         numbers = _parse_space_groups(space_groups)
         symbols = _parse_elements(elements)
-        _check_bounds("elements", min_elements, max_elements, len(symbols))
-        _check_bounds("atoms_per_element", min_atoms_per_element, max_atoms_per_element)
-        _check_bounds("atoms", min_atoms, max_atoms)
-        _check_range("lengths", lengths, 0.0, float("inf"))
-        _check_range("angles", angles, 0.0, 180.0)
+        for what, least, most in (
+            ("elements", min_elements, max_elements),
+            ("atoms_per_element", min_atoms_per_element, max_atoms_per_element),
+            ("atoms", min_atoms, max_atoms),
+        ):
+            at_least(f"min_{what}", least, 1)
+            at_least(f"max_{what}", most, 1)
+            if least > most:
+                raise InputError(f"min_{what}: {least} is larger than max_{what}, which is {most}")
+        if min_elements > len(symbols):
+            raise InputError(f"min_elements: {min_elements} is more than the {len(symbols)} elements that are allowed")
+        rising("lengths", lengths, 0)
+        rising("angles", angles, 0, 180)
         if volume_per_atom is not None:
-            _check_range("volume_per_atom", volume_per_atom, 0.0, float("inf"))
-        if not 0 < angle_margin <= 60:
-            raise InputError(f"angle_margin: {angle_margin} is not allowed; it must be above 0 and at most 60 degrees")
-        if components < 1:
-            raise InputError(f"components: {components} is not allowed; it must be at least 1")
-        states = _states_of(symbols, oxidation_states, charge_neutral)
+            rising("volume_per_atom", volume_per_atom, 0)
+        between("angle_margin", angle_margin, 0, 60, without=0)
+        at_least("components", components, 1)
 
         ranges = {name: angles if name in ANGLES else lengths for name in LATTICE_PARAMETERS}
         settings = CrystalSettings(
@@ -126,7 +132,7 @@ class Crystal(Stack):
             count=(min_atoms_per_element, min(max_atoms_per_element, max_atoms)),
             charge_neutral=charge_neutral,
             mixed_valence=mixed_valence,
-            states=states,
+            oxidation_states=_oxidation_states(symbols, oxidation_states, charge_neutral),
             ranges=ranges,
             volume_per_atom=None if volume_per_atom is None else (volume_per_atom[0], volume_per_atom[1]),
             angle_margin=angle_margin,
@@ -280,10 +286,16 @@ class Crystal(Stack):
     def object_keys(self, objects: Crystals, states: Tensor) -> Tensor:
         return crystal_keys(objects)
 
-    def encode_objects(self, objects: Crystals, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        from crystalgfn.crystal.envs.inverse import encode_crystals
+    def states_of(self, objects: Crystals, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        """As `Stack.states_of`.
 
-        return encode_crystals(self, objects, tolerance)
+        Args:
+            objects: n crystals in conventional cells.
+            tolerance: largest relative deviation of lengths that the lattice system ties together from their mean, and
+                of angles from those that it fixes. Cells within it are made exact.
+        """
+        parts = (objects.space_group, objects.counts, objects.lattice)
+        return super().states_of(Parts(dict(zip(self.stages, parts, strict=True))), tolerance)
 
     def read_table(self, path: Path) -> ObjectTable:
         from crystalgfn.crystal.tables import read_table
@@ -318,7 +330,7 @@ class Crystal(Stack):
         texts = []
         for row in crystals.counts.tolist():
             species = self.composition.assignment({symbols[z - 1]: row[z - 1] for z in order if row[z - 1]})
-            texts.append(" ".join(f"{symbol}{_charge(state)}:{n}" for symbol, state, n in species or []))
+            texts.append(" ".join(f"{symbol}{_charge(charge)}:{n}" for symbol, charge, n in species or []))
         return texts
 
 
@@ -348,33 +360,27 @@ def _composition(
         count=settings.count,
         charge_neutral=settings.charge_neutral,
         mixed_valence=settings.mixed_valence,
-        states=settings.states,
+        oxidation_states=settings.oxidation_states,
         limits=None if limits is None else limits.composition,
     )
 
 
-def _charge(state: int) -> str:
+def _charge(oxidation_state: int) -> str:
     """An oxidation state as pymatgen's `Species` writes it: ``+``, ``2+``, ``-``, ``2-``."""
-    return f"{abs(state) if abs(state) != 1 else ''}{'+' if state > 0 else '-'}"
+    size = abs(oxidation_state)
+    return f"{size if size != 1 else ''}{'+' if oxidation_state > 0 else '-'}"
 
 
 def _parse_space_groups(entries: Sequence[int | str] | None) -> list[int]:
     """Sorted numbers from numbers and ranges; None means all."""
     if entries is None:
         return list(range(1, N_SPACE_GROUPS + 1))
-    numbers: set[int] = set()
     for entry in entries:
-        first, dash, last = str(entry).partition("-")
-        try:
-            low, high = int(first), int(last) if dash else int(first)
-        except ValueError:
-            raise InputError(f"space_groups: {entry!r} is neither a number nor a range such as '16-20'") from None
-        if not 1 <= low <= high <= N_SPACE_GROUPS:
-            raise InputError(f"space_groups: {entry!r} is not allowed; groups are numbered 1 to {N_SPACE_GROUPS}")
-        numbers.update(range(low, high + 1))
-    if not numbers:
+        if not group_range(entry):
+            raise refuse("space_groups", repr(entry), f"allowed: {GROUPS_ALLOWED}")
+    if not entries:
         raise InputError("space_groups: the list is empty; name at least one group, or leave the field out for all")
-    return sorted(numbers)
+    return sorted({number for entry in entries for number in group_range(entry)})
 
 
 def _parse_elements(entries: Sequence[str] | None) -> list[str]:
@@ -396,32 +402,16 @@ def _parse_elements(entries: Sequence[str] | None) -> list[str]:
     return [symbols[z - 1] for z in reversed(electronegativity_order()) if symbols[z - 1] in chosen]
 
 
-def _states_of(symbols: Sequence[str], name: str, charge_neutral: bool) -> dict[str, tuple[int, ...]]:
-    states = oxidation_states(name)
-    without = [symbol for symbol in symbols if not states[symbol]]
+def _oxidation_states(symbols: Sequence[str], name: str, charge_neutral: bool) -> dict[str, tuple[int, ...]]:
+    known = oxidation_state_set(name)
+    without = [symbol for symbol in symbols if not known[symbol]]
     if charge_neutral and without:
         warnings.warn(
             f"{', '.join(without)}: no oxidation state other than 0 in the set {name!r}, so charge-neutral crystals "
             "cannot contain them",
             stacklevel=3,
         )
-    return {symbol: states[symbol] for symbol in symbols}
-
-
-def _check_bounds(name: str, low: int, high: int, available: int | None = None) -> None:
-    for field, value in ((f"min_{name}", low), (f"max_{name}", high)):
-        if value < 1:
-            raise InputError(f"{field}: {value} is not allowed; it must be at least 1")
-    if low > high:
-        raise InputError(f"min_{name}: {low} is larger than max_{name}, which is {high}")
-    if available is not None and low > available:
-        raise InputError(f"min_{name}: {low} is more than the {available} elements that are allowed")
-
-
-def _check_range(name: str, ends: Sequence[float], low: float, high: float) -> None:
-    if not low < ends[0] < ends[1] < high:
-        allowed = f"low and high with {low:g} < low < high" + (f" < {high:g}" if high < float("inf") else "")
-        raise InputError(f"{name}: {list(ends)} is not allowed; it must be {allowed}")
+    return {symbol: known[symbol] for symbol in symbols}
 
 
 def _atoms_by_group(

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crystalgfn.crystal.crystallography import space_groups
+from crystalgfn.crystal.crystallography.group_ranges import as_ranges, group_range
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.crystal.envs.composition_limits import CompositionLimits
-from crystalgfn.crystal.restriction import PREFIX, Restriction, parse_counts, parse_groups
+from crystalgfn.crystal.formulas import parse_formula
+from crystalgfn.crystal.restriction import PREFIX, Restriction
 from crystalgfn.errors import InputError
 
 ANGLES = ("alpha", "beta", "gamma")
@@ -31,7 +33,7 @@ class CrystalSettings:
         count: least and largest number of atoms of an element that is present.
         charge_neutral: whether crystals have to be charge neutral.
         mixed_valence: whether one element may have two oxidation states.
-        states: oxidation states of each element, by symbol.
+        oxidation_states: those of each element, by symbol.
         ranges: lowest and highest value of each lattice parameter [Å, degrees].
         volume_per_atom: lowest and highest volume per atom [Å³], or None for no bound.
         angle_margin: how far from a flat cell triclinic angles stay [degrees].
@@ -46,7 +48,7 @@ class CrystalSettings:
     count: tuple[int, int]
     charge_neutral: bool
     mixed_valence: bool
-    states: Mapping[str, tuple[int, ...]]
+    oxidation_states: Mapping[str, tuple[int, ...]]
     ranges: Mapping[str, tuple[float, float]]
     volume_per_atom: tuple[float, float] | None
     angle_margin: float
@@ -94,7 +96,7 @@ def check_against(restriction: Restriction, settings: CrystalSettings) -> None:
     for name in ("formula", "reduced_formula"):
         text = getattr(restriction, name)
         if text is not None:
-            counts = parse_counts(name, text)
+            counts = parse_formula(text)
             _check_elements(name, list(counts), known, settings)
             symbol = max(counts, key=lambda s: counts[s])
             if counts[symbol] > settings.count[1]:
@@ -109,7 +111,7 @@ def check_against(restriction: Restriction, settings: CrystalSettings) -> None:
             if value is not None and not low <= value <= high:
                 raise InputError(f"{PREFIX}.{name}: {value} is outside of the model's range; allowed: {low} to {high}")
     for entry in restriction.space_groups or ():
-        if not set(parse_groups("space_groups", [entry])[0]) & set(settings.groups):
+        if not set(group_range(entry)) & set(settings.groups):
             shown = as_ranges(settings.groups)
             raise InputError(f"{PREFIX}.space_groups: the model has no group of {entry}; allowed: {shown}")
     for name, value in _ranges_of(restriction):
@@ -187,17 +189,6 @@ def _check_elements(name: str, symbols: Sequence[str], known: set[str], settings
             raise InputError(f"{PREFIX}.{name}: {symbol} is not among the model's elements; allowed: {allowed}")
 
 
-def as_ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers as text, such as ``1-3, 7``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
 def _ranges_of(restriction: Restriction) -> list[tuple[str, tuple[float, float]]]:
     names = ("lengths", "angles", *LATTICE_PARAMETERS, "volume_per_atom")
     return [(name, getattr(restriction, name)) for name in names if getattr(restriction, name) is not None]
@@ -218,7 +209,7 @@ def _allows_group(restriction: Restriction, number: int) -> bool:
     group = space_groups()[number - 1]
     of_groups = restriction.space_groups
     return (
-        (of_groups is None or any(number in r for r in parse_groups("space_groups", of_groups)))
+        (of_groups is None or any(number in group_range(entry) for entry in of_groups))
         and (restriction.crystal_systems is None or group.crystal_system in restriction.crystal_systems)
         and (restriction.lattice_systems is None or group.lattice_system in restriction.lattice_systems)
         and (restriction.point_groups is None or group.point_group in restriction.point_groups)
@@ -234,8 +225,8 @@ def _composition_limits(restriction: Restriction, settings: CrystalSettings) -> 
     allowed = set(settings.elements) - set(restriction.forbidden_elements or ())
     if restriction.elements is not None:
         allowed &= set(restriction.elements)
-    formula = parse_counts("formula", restriction.formula) if restriction.formula else {}
-    ratio = parse_counts("reduced_formula", restriction.reduced_formula) if restriction.reduced_formula else {}
+    formula = parse_formula(restriction.formula) if restriction.formula else {}
+    ratio = parse_formula(restriction.reduced_formula) if restriction.reduced_formula else {}
     system = restriction.chemical_system.split("-") if restriction.chemical_system else []
     for symbols in filter(None, (list(formula), list(ratio), system)):
         allowed &= set(symbols)

@@ -14,7 +14,7 @@ from torch import Tensor
 from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.crystal.envs import cell_shape
-from crystalgfn.gflownet.envs.base import BetaMixtureHead, TruncatedBetaMixtureHead
+from crystalgfn.gflownet.envs.base import BetaMixtureHead, TruncatedBetaMixtureHead, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 
 ANGLES = ("alpha", "beta", "gamma")
@@ -334,6 +334,39 @@ class LatticeParameters(Stage):
     def decode(self, states: Tensor) -> Tensor:
         """(n, 6) float64 a, b, c [Å], alpha, beta, gamma [degrees]."""
         return states[:, :6].clone()
+
+    def states_under(self, condition: Tensor, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        given = objects.to(self.device)
+        cells = self._to_system(condition, given)
+        is_near = ((given - cells).abs() <= tolerance * cells).all(1)
+        faults = [("lattice system", ~is_near)]
+        states = self.start(condition)
+        # A cell that has gone wrong once has no meaningful intervals after that: the first fault counts.
+        for name in self.schedule:
+            rows = self.due(name, states)
+            values = cells[:, LATTICE_PARAMETERS.index(name)]
+            logits = torch.zeros(len(rows), self.heads[name].n_logits, dtype=torch.float64, device=states.device)
+            actions = values[rows].unsqueeze(1)
+            inside = self.forward_distribution(name, states[rows], logits).log_prob(actions).isfinite()
+            is_outside = torch.zeros_like(is_near).index_copy(0, rows, ~inside)
+            is_in_range = (values >= self._ranges[name][0]) & (values <= self._ranges[name][1])
+            if name in ANGLES:
+                faults.append(("angles", is_outside))
+            else:
+                faults += [("lengths", is_outside & ~is_in_range), ("volume per atom", is_outside)]
+            states[rows] = self.step(name, states[rows], actions)
+        return states, first_faults(*faults)
+
+    def _to_system(self, condition: Tensor, cells: Tensor) -> Tensor:
+        """(n, 6) cells with tied lengths at their mean and fixed angles as prescribed."""
+        tied, fixed = self.prescribed(condition)
+        lengths, angles = cells[:, :3], cells[:, 3:]
+        # As a difference from a, so that equal lengths stay as they are to the last bit.
+        away = torch.where(tied, lengths - lengths[:, :1], 0.0).sum(1) / (1 + tied.sum(1))
+        joined = tied.clone()
+        joined[:, 0] = tied.any(1)
+        exact = torch.where(joined, (lengths[:, 0] + away).unsqueeze(1), lengths)
+        return torch.cat([exact, torch.where(fixed > 0, fixed, angles)], 1)
 
     def atom_bounds(
         self,

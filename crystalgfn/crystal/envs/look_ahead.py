@@ -34,9 +34,9 @@ class CompositionRules:
         transitions: for each node, the next node for counts 0 to max_count, or `NOWHERE`.
         max_charge: total charges beyond it cannot be cancelled.
         required: positions of elements that cannot be passed over.
-        memory: what else has to be remembered of the elements read, as an automaton with states 0 (start), 1, ...:
-            for each state and each element the next state for counts 0 to max_count, or `NOWHERE`. Elements that are
-            not read leave the state as it is. One state remembers nothing.
+        memory: what else has to be remembered of the elements read, as an automaton with memories 0 (start), 1,
+            ...: for each memory and each element the next memory for counts 0 to max_count, or `NOWHERE`. Elements that
+            are not read leave the memory as it is. One memory remembers nothing.
     """
 
     charges: Sequence[Sequence[Sequence[int]]]
@@ -50,14 +50,14 @@ class CompositionRules:
 
     @property
     def n_memories(self) -> int:
-        """Number of states of the memory."""
+        """Number of memories."""
         return 1 if self.memory is None else len(self.memory)
 
 
 class LookAhead(nn.Module):
     """Tables of what can be completed; E elements, K elements at most, A levels of atoms, U nodes, C counts.
 
-    A node here is a class of Wyckoff nodes between which no count can tell, and a state of the memory. The number of
+    A node here is a class of Wyckoff nodes between which no count can tell, and a memory. The number of
     atoms is kept only as far as it matters: level = min(atoms, A - 1).
 
     A table of the sets for each count would have C times the entries. Instead ``after`` says by number what can be
@@ -65,7 +65,7 @@ class LookAhead(nn.Module):
 
     Attributes:
         sets: (r, words) int64, the distinct sets of charges; row 0 is the empty set.
-        nodes: (nodes * states,) int64, the node here of each Wyckoff node * states + state.
+        nodes: (nodes * memories,) int64, the node here of each Wyckoff node * memories + memory.
         element_sets: (K, A, U, E + 1) int32, rows of ``sets``: charges with which an element can come next; the last
             column is for stopping. The first index is the number of elements so far.
         after: (E, K, A + 1, U + 1) int16 or int32: number of the set that can be completed after element E, which is

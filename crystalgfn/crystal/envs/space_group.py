@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, POINT_SYMMETRIES, space_groups
 from crystalgfn.crystal.descriptors import space_group_features
-from crystalgfn.gflownet.envs.base import CategoricalHead
+from crystalgfn.gflownet.envs.base import CategoricalHead, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 
 
@@ -135,13 +135,11 @@ class SpaceGroup(Stage):
         """(n,) int64 numbers of the space groups."""
         return self.numbers[states[:, 2].long() - 1]
 
-    def states_of(self, numbers: Tensor) -> Tensor:
-        """(n, 3) terminal states of groups given by number; 0 in the last column for a group not to choose from."""
-        position = torch.full((len(space_groups()) + 1,), -1, device=numbers.device)
-        position[self.numbers] = torch.arange(len(self.numbers), device=numbers.device)
-        index = position[numbers]
-        classes = self._class_of_group[index.clamp_min(0)]
-        return torch.cat([classes, index.unsqueeze(1)], 1).to(torch.float64) + 1
+    def states_of(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        is_group = (objects.to(self.device).unsqueeze(1) == self.numbers) & self._is_member.any(1).any(0)
+        index = is_group.int().argmax(1)
+        states = torch.cat([self._class_of_group[index], index.unsqueeze(1)], 1).to(torch.float64) + 1
+        return states, first_faults(("space group", ~is_group.any(1)))
 
     def enumerate(self) -> Tensor:
-        return self.states_of(self.numbers[self._is_member.any(1).any(0)])
+        return self.states_of(self.numbers[self._is_member.any(1).any(0)])[0]

@@ -148,6 +148,20 @@ class TruncatedBetaMixtureHead(BetaMixtureHead):
         return TruncatedBetaMixture(logits, support, self.reference, self.log_scale)
 
 
+def first_faults(*faults: tuple[str, Tensor]) -> list[str]:
+    """Why objects cannot be built.
+
+    Args:
+        faults: reasons, the one that counts most first, each with (n,) bool, which objects it holds for.
+
+    Returns:
+        for each object the first reason, an empty text if there is none.
+    """
+    reasons = [*(reason for reason, _ in faults), ""]
+    holds = torch.stack([*(of for _, of in faults), torch.ones_like(faults[0][1])])
+    return [reasons[i] for i in holds.int().argmax(0).tolist()]
+
+
 class Environment(nn.Module, ABC):
     """Builds objects step by step.
 
@@ -307,7 +321,7 @@ class Environment(nn.Module, ABC):
         """(n, k) int64 keys of n objects and their terminal states: equal rows are the same object."""
         return state_keys(states)
 
-    def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+    def states_of(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         """Terminal states of objects: the inverse of `decode`.
 
         Args:

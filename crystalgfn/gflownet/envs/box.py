@@ -10,9 +10,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from crystalgfn.checks import at_least
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.distributions import Distribution
-from crystalgfn.gflownet.envs.base import BetaMixtureHead, ObjectTable
+from crystalgfn.gflownet.envs.base import BetaMixtureHead, ObjectTable, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 from crystalgfn.registry import ENVIRONMENTS
 
@@ -85,8 +86,7 @@ class Box(Stage):
     def __init__(self, dimensions: int = 2, steps: int = 3, max_step: float = 0.25, components: int = 5) -> None:
         super().__init__()
         for name, value in (("dimensions", dimensions), ("steps", steps), ("components", components)):
-            if value < 1:
-                raise InputError(f"{name}: {value} is not allowed; it must be at least 1")
+            at_least(name, value, 1)
         if not 0.5 / steps + 2 * _SLIVER < max_step <= 1:
             raise InputError(
                 f"max_step: {max_step} is not allowed; {steps} step(s) must reach beyond the faces, 1/2 away: it must "
@@ -180,12 +180,12 @@ class Box(Stage):
         """(n, dimensions) the cell of a grid with ten cells along each axis."""
         return (self.decode(states) * 10).floor().clamp_max(9)
 
-    def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+    def states_of(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         points = objects.to(self.device, torch.float64)
         outside = ((points < -tolerance) | (points > 1 + tolerance)).any(1)
         inside = ((points.clamp(0.0, 1.0) - 0.5) / _UNIT).round() * _UNIT
         states = torch.cat([inside, torch.full_like(inside[:, :1], len(self.schedule))], 1)
-        return states, ["point outside of the box" if bad else "" for bad in outside.tolist()]
+        return states, first_faults(("point outside of the box", outside))
 
     def read_table(self, path: Path) -> ObjectTable:
         from crystalgfn.files import read_numbers

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from crystalgfn.errors import InputError
+from crystalgfn.checks import at_least, one_of
 from crystalgfn.gflownet.distributions import Distribution, MaskedCategorical
-from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable
+from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 from crystalgfn.registry import ENVIRONMENTS
 
@@ -46,12 +46,9 @@ class HyperGrid(Stage):
 
     def __init__(self, dimensions: int = 2, height: int = 8, backward: Literal["parents", "paths"] = "parents") -> None:
         super().__init__()
-        if dimensions < 1:
-            raise InputError(f"dimensions: {dimensions} is not allowed; it must be at least 1")
-        if height < 2:
-            raise InputError(f"height: {height} is not allowed; it must be at least 2")
-        if backward not in ("parents", "paths"):
-            raise InputError(f"backward: {backward!r} is not allowed; allowed: parents, paths")
+        at_least("dimensions", dimensions, 1)
+        at_least("height", height, 2)
+        one_of("backward", backward, ("parents", "paths"))
         self.dimensions, self.height, self.backward = dimensions, height, backward
         self.state_size = dimensions + 1
         self.encoding_size = dimensions * height
@@ -124,12 +121,11 @@ class HyperGrid(Stage):
     def encode_backward(self, head: str, states: Tensor) -> Tensor:
         return self.encode(head, states)
 
-    def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+    def states_of(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         outside = ((objects < 0) | (objects >= self.height)).any(1)
         cells = objects.to(self.device, torch.float64)
-        return torch.cat([cells, torch.ones_like(cells[:, :1])], 1), [
-            "cell outside of the grid" if bad else "" for bad in outside.tolist()
-        ]
+        states = torch.cat([cells, torch.ones_like(cells[:, :1])], 1)
+        return states, first_faults(("cell outside of the grid", outside))
 
     def read_table(self, path: Path) -> ObjectTable:
         from crystalgfn.files import read_numbers

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crystalgfn.checks import at_least, one_of
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable
 from crystalgfn.gflownet.envs.stage import Stage
@@ -46,10 +47,8 @@ class Sequence(Stage):
         super().__init__()
         if len(letters) < 2 or len(set(letters)) < len(letters) or not letters.isprintable() or " " in letters:
             raise InputError(f"letters: {letters!r} is not allowed; it must be two or more different letters")
-        if length < 1:
-            raise InputError(f"length: {length} is not allowed; it must be at least 1")
-        if grow not in ("append", "both"):
-            raise InputError(f"grow: {grow!r} is not allowed; allowed: append, both")
+        at_least("length", length, 1)
+        one_of("grow", grow, ("append", "both"))
         self.letters, self.length, self.grow = letters, length, grow
         self.is_tree = grow == "append"
         self.state_size, self.encoding_size = length, length * len(letters)
@@ -125,7 +124,7 @@ class Sequence(Stage):
         """(n, length) int64 letters; -1 at open places."""
         return self.decode(states)
 
-    def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+    def states_of(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         return objects.to(self.device, torch.float64) + 1, [""] * len(objects)
 
     def read_table(self, path: Path) -> ObjectTable:

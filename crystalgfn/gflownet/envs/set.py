@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from crystalgfn.errors import InputError
-from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable
+from crystalgfn.checks import at_least, between
+from crystalgfn.gflownet.envs.base import CategoricalHead, ObjectTable, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 from crystalgfn.registry import ENVIRONMENTS
 
@@ -39,10 +39,8 @@ class Set(Stage):
 
     def __init__(self, items: int, size: int) -> None:
         super().__init__()
-        if items < 2:
-            raise InputError(f"items: {items} is not allowed; it must be at least 2")
-        if not 1 <= size <= items:
-            raise InputError(f"size: {size} is not allowed; it must be from 1 to the number of items, {items}")
+        at_least("items", items, 2)
+        between("size", size, 1, items)
         self.items, self.size = items, size
         self.state_size, self.condition_size, self.encoding_size = 2 * items, items, items
         self.heads = {"item": CategoricalHead(items, items)}
@@ -93,16 +91,12 @@ class Set(Stage):
         """(n, items) bool, the items chosen so far."""
         return self.decode(states)
 
-    def encode_objects(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        return self.encode_under(self._all.expand(len(objects), -1), objects, tolerance)
-
-    def encode_under(self, condition: Tensor, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+    def states_under(self, condition: Tensor, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         chosen = objects.to(self.device, torch.float64)
-        sizes, forbidden = chosen.sum(1) != self.size, (chosen > condition).any(1)
-        problems = [
-            "number of items" if size else "item that is not allowed" if bad else ""
-            for size, bad in zip(sizes.tolist(), forbidden.tolist(), strict=True)
-        ]
+        problems = first_faults(
+            ("number of items", chosen.sum(1) != self.size),
+            ("item that is not allowed", (chosen > condition).any(1)),
+        )
         return torch.cat([chosen, condition], 1), problems
 
     def read_table(self, path: Path) -> ObjectTable:

@@ -224,14 +224,19 @@ class Stack(Environment):
         """What each stage built: `Parts`."""
         return Parts({name: self.stage(name).decode(self.part(name, states)) for name in self.stages})
 
-    def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+    def states_of(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        """As `Environment.states_of`; states of objects that cannot be built are zeros."""
         states = torch.zeros(len(objects), self.state_size, dtype=torch.float64, device=self.device)
         problems = [""] * len(objects)
+        rows = torch.arange(len(objects))
         for name in self.stages:
-            condition = self.condition(name, states)
-            own, found = self.stage(name).encode_under(condition, objects[name], tolerance)
-            states[:, self._slices[name]] = own
-            problems = [earlier or problem for earlier, problem in zip(problems, found, strict=True)]
+            condition = self.condition(name, states[rows])
+            own, found = self.stage(name).states_under(condition, objects[name][rows], tolerance)
+            states[rows, self._slices[name]] = own
+            for row, problem in zip(rows.tolist(), found, strict=True):
+                problems[row] = problem
+            rows = rows[torch.tensor([not problem for problem in found], dtype=torch.bool)]
+        states[torch.tensor([bool(problem) for problem in problems], dtype=torch.bool)] = 0.0
         return states, problems
 
     def read_table(self, path: Path) -> ObjectTable:

@@ -39,15 +39,20 @@ class Stage(Environment):
         """(encoding_size, k) float32, what the columns of `encode_terminal` stand for, or None (`input_features`)."""
         return None
 
-    def encode_under(self, condition: Tensor, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        """As `encode_objects`, for stages that started under a condition (n, condition_size) each.
+    def states_of(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        if not self.condition_size:
+            return super().states_of(objects, tolerance)
+        return self.states_under(self.default_condition().expand(len(objects), -1), objects, tolerance)
+
+    def states_under(self, condition: Tensor, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        """As `states_of`, for stages that started under a condition (n, condition_size) each.
 
         Raises:
             TypeError: if the stage cannot do this.
         """
         if self.condition_size:
             raise TypeError(f"{type(self).__name__} cannot turn objects into states under a condition")
-        return self.encode_objects(objects, tolerance)
+        return self.states_of(objects, tolerance)
 
     def default_condition(self) -> Tensor:
         """(condition_size,) the condition of `initial_states`, where the stage stands alone."""
@@ -144,8 +149,8 @@ class PlainStage(Stage):
     def describe(self, states: Tensor) -> list[str]:
         return self.env.describe(states[:, 1:])
 
-    def encode_objects(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        inner, problems = self.env.encode_objects(objects, tolerance)
+    def states_of(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
+        inner, problems = self.env.states_of(objects, tolerance)
         return torch.cat([torch.ones_like(inner[:, :1]), inner], 1), problems
 
     def read_table(self, path: Path) -> ObjectTable:

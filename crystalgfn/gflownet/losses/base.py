@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from crystalgfn.checks import one_of
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import CategoricalHead, Environment
 from crystalgfn.gflownet.losses.regression import REGRESSIONS, Regression
@@ -39,8 +40,7 @@ class Loss(ABC):
     learns_log_z: ClassVar[bool] = True
 
     def __init__(self, regression: Regression = "squared") -> None:
-        if regression not in REGRESSIONS:
-            raise InputError(f"regression: {regression!r} is not allowed; allowed: {', '.join(REGRESSIONS)}")
+        one_of("regression", regression, REGRESSIONS)
         self.regression = regression
 
     @abstractmethod
@@ -70,8 +70,7 @@ class Loss(ABC):
                 f"loss: {name} needs rewards of unfinished objects, and those of {of_env} have none; use "
                 "DetailedBalance"
             )
-        if backward_policy not in ("uniform", "fixed", "learned"):
-            raise InputError(f"backward_policy: {backward_policy!r} is not allowed; allowed: uniform, fixed, learned")
+        one_of("backward_policy", backward_policy, ("uniform", "fixed", "learned"))
         if backward_policy == "learned":
             if env.is_tree:
                 raise InputError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from crystalgfn.errors import InputError
+from crystalgfn.checks import positive
 from crystalgfn.gflownet.losses.base import Loss
 from crystalgfn.gflownet.losses.regression import Regression, penalty
 from crystalgfn.registry import LOSSES
@@ -119,8 +119,7 @@ class SubTrajectoryBalance(Loss):
 
     def __init__(self, lamda: float = 0.9, regression: Regression = "squared") -> None:
         super().__init__(regression)
-        if not 0 < lamda < float("inf"):
-            raise InputError(f"lamda: {lamda} is not allowed; it must be a positive number")
+        positive("lamda", lamda)
         self.lamda = lamda
 
     def __call__(self, balance: Balance) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import at_least
 from crystalgfn.gflownet.keys import hash_rows
 from crystalgfn.gflownet.metrics.base import SampleMetric
 
@@ -42,8 +43,7 @@ class TopK(SampleMetric):
 
     def __init__(self, k: int, state_size: int, n_properties: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
+        at_least("k", k, 1)
         self.k = k
         self.states: list[Tensor]
         self.properties: list[Tensor]
@@ -54,7 +54,7 @@ class TopK(SampleMetric):
         self.add_rows("log_reward")
         self.add_rows("hashes", dtype=torch.int64)
 
-    def candidates(self, log_reward: Tensor) -> Tensor:
+    def contenders(self, log_reward: Tensor) -> Tensor:
         """(m,) indices of the rows of (n,) log R that can enter; lets a caller make keys for these only."""
         kept = self.rows("log_reward")
         if len(kept) < self.k:

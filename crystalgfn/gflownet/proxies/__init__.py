@@ -1,6 +1,6 @@
 """The contract of a proxy, sets of proxies, and proxies with known modes."""
 
-from crystalgfn.gflownet.proxies.base import Prediction, Proxy
+from crystalgfn.gflownet.proxies.base import Prediction, Proxy, predict_in_batches
 from crystalgfn.gflownet.proxies.modes import BoxCorners, HammingDistance, HyperGridModes, SetOverlap
 from crystalgfn.gflownet.proxies.of_stage import OfStage
 from crystalgfn.gflownet.proxies.proxy_set import ProxySet
@@ -14,4 +14,5 @@ __all__ = [
     "Proxy",
     "ProxySet",
     "SetOverlap",
+    "predict_in_batches",
 ]

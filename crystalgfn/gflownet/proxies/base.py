@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+
+BATCH = 2048
+"""Objects that are predicted at once where memory has to be bounded."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,11 @@ class Proxy(nn.Module, ABC):
             TypeError: if the proxy knows no modes.
         """
         raise TypeError(f"{type(self).__name__} knows no modes")
+
+
+@torch.no_grad()
+def predict_in_batches(proxy: Proxy, objects: Any) -> Prediction:
+    """What a proxy says of any number of objects, one or more, as `Proxy.predict` with less memory."""
+    parts = [proxy.predict(objects[start : start + BATCH]) for start in range(0, len(objects), BATCH)]
+    uncertainties = [part.uncertainty for part in parts if part.uncertainty is not None]
+    return Prediction(torch.cat([part.value for part in parts]), torch.cat(uncertainties) if uncertainties else None)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import at_least, between, not_negative, positive
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.registry import PROXIES
@@ -37,8 +38,7 @@ class HyperGridModes(Proxy):
 
     def __init__(self, height: int, r0: float = 0.1, r1: float = 0.5, r2: float = 2.0) -> None:
         super().__init__()
-        if height < 2:
-            raise InputError(f"height: {height} is not allowed; it must be at least 2")
+        at_least("height", height, 2)
         self.height, self.r0, self.r1, self.r2 = height, r0, r1, r2
 
     def forward(self, objects: Tensor) -> Tensor:
@@ -90,12 +90,9 @@ class BoxCorners(Proxy):
 
     def __init__(self, mode: float = 0.2, width: float = 0.08, r0: float = 0.01) -> None:
         super().__init__()
-        if not 0 <= mode < 0.5:
-            raise InputError(f"mode: {mode} is not allowed; it must be from 0 to below 0.5")
-        if not 0 < width < math.inf:
-            raise InputError(f"width: {width} is not allowed; it must be a positive number")
-        if not 0 <= r0 < math.inf:
-            raise InputError(f"r0: {r0} is not allowed; it must be 0 or more")
+        between("mode", mode, 0, 0.5, without=0.5)
+        positive("width", width)
+        not_negative("r0", r0)
         self.mode, self.width, self.r0 = mode, width, r0
 
     def forward(self, objects: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from crystalgfn.errors import InputError
+from crystalgfn.checks import refuse
 from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 from crystalgfn.registry import PROXIES
 
@@ -34,7 +34,7 @@ class OfStage(Proxy):
         except (KeyError, IndexError, TypeError):
             stages = getattr(objects, "of_stage", {})
             allowed = ", ".join(stages) or "none, the environment is no Stack"
-            raise InputError(f"stage: {self.stage!r} is not allowed; allowed: {allowed}") from None
+            raise refuse("stage", repr(self.stage), f"allowed: {allowed}") from None
 
     def forward(self, objects: Any) -> Tensor:
         """(n,) the property of each object's part."""

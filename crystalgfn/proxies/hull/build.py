@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from crystalgfn.checks import at_least
 from crystalgfn.crystal.tables import parse_formula
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, check_writable
@@ -68,8 +69,7 @@ def build_hull(
     """
     if out.suffix != ".pt":
         raise InputError(f"out: {out} must end in .pt; the card and the metrics take its name with .md and .json")
-    if max_elements < 1:
-        raise InputError(f"max_elements: {max_elements} is not allowed; it must be at least 1")
+    at_least("max_elements", max_elements, 1)
     for path in (out, out.with_suffix(".md"), out.with_suffix(".json")):
         check_writable(path)
     started = time.monotonic()

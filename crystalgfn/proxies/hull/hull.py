@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crystalgfn.checks import between
 from crystalgfn.crystal.crystallography import N_ELEMENTS, element_symbols
 from crystalgfn.crystal.crystallography.elements import atomic_numbers
 from crystalgfn.errors import InputError
@@ -181,8 +182,7 @@ def _checked(elements: Sequence[str], max_elements: int) -> tuple[tuple[str, ...
     symbols = ordered_elements(elements)
     if symbols != tuple(elements):
         raise InputError(f"elements: {' '.join(elements)} are not in the order of atomic numbers, each once")
-    if not 1 <= max_elements <= N_ELEMENTS:
-        raise InputError(f"max_elements: {max_elements} is not allowed; it must be from 1 to {N_ELEMENTS}")
+    between("max_elements", max_elements, 1, N_ELEMENTS)
     return symbols, min(max_elements, len(symbols))
 
 

@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crystalgfn.crystal.crystallography import element_symbols
 from crystalgfn.crystal.crystallography.elements import atomic_numbers
-from crystalgfn.crystal.tables import parse_formula
+from crystalgfn.crystal.formulas import formula_text, parse_formula, reduced
 from crystalgfn.errors import InputError
 from crystalgfn.files import read_frame
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -64,14 +67,14 @@ class Phases:
             foreign = sorted(set(composition) - set(symbols))
             if foreign:
                 raise InputError(
-                    f"phases: {_name(composition)} has {', '.join(foreign)}; allowed: {', '.join(symbols)}"
+                    f"phases: {formula_text(composition)} has {', '.join(foreign)}; allowed: {', '.join(symbols)}"
                 )
             if not math.isfinite(energy):
-                raise InputError(f"phases: {_name(composition)} has the energy {energy}; it must be a finite number")
+                name = formula_text(composition)
+                raise InputError(f"phases: {name} has the energy {energy}; it must be a finite number")
             counts = [0] * len(symbols)
-            divisor = math.gcd(*composition.values())
-            for symbol, count in composition.items():
-                counts[place[symbol]] = count // divisor
+            for symbol, count in reduced(composition).items():
+                counts[place[symbol]] = count
             key = tuple(counts)
             if len(composition) > 1:
                 lowest[key] = min(energy, lowest.get(key, math.inf))
@@ -96,7 +99,7 @@ class Phases:
         result = np.zeros(len(fractions))
         for row, target in enumerate(fractions):
             # Phases with an element that the composition lacks cannot be part of the mixture.
-            use = (self.fractions[:, target == 0] == 0).all(1)
+            use = self.fractions @ (target == 0) == 0
             present = target > 0
             # Each present element is a phase, so that a mixture exists.
             solution = linprog(self.energies[use], A_eq=self.fractions[use][:, present].T, b_eq=target[present])
@@ -128,7 +131,11 @@ class PhaseTable:
 
 
 def read_phases(
-    path: Path, label: str = "formation_energy", elements: Sequence[str] | None = None, max_elements: int = 5
+    path: Path,
+    label: str = "formation_energy",
+    elements: Sequence[str] | None = None,
+    max_elements: int = 5,
+    strict: bool = False,
 ) -> PhaseTable:
     """Reference phases from a table with the columns ``formula`` and an energy; unusable rows are counted.
 
@@ -137,6 +144,7 @@ def read_phases(
         label: column with the formation energy [eV/atom], relative to the elements' ground states.
         elements: symbols of the elements; rows with others are left out. None for all that occur.
         max_elements: phases with more elements are left out: no composition of so few elements can contain them.
+        strict: whether a formula that cannot be read is an error if the row has an energy.
 
     Raises:
         InputError: if the table cannot be read, lacks a column, has no usable row, or an element is unknown.
@@ -151,7 +159,9 @@ def read_phases(
     for row, (formula, energy) in enumerate(zip(frame["formula"].tolist(), energies.tolist(), strict=True)):
         try:
             composition = parse_formula(formula if isinstance(formula, str) else "")
-        except InputError:
+        except InputError as error:
+            if strict and math.isfinite(energy):
+                raise InputError(f"{path}: row {row + 1}, column formula: value {str(formula)!r} {error}") from None
             dropped["formula is missing or cannot be read"] += 1
             continue
         reason = _reason(composition, energy, label, allowed, max_elements)
@@ -167,6 +177,36 @@ def read_phases(
     used = len(phases) - len(phases.elements)
     dropped[HIGHER] = len(usable) - used
     return PhaseTable(phases, len(frame), used, dict(dropped), frame, [row for row, _, _ in usable])
+
+
+class ReferenceHull:
+    """The hull of a table of known crystals. Elements are on it at 0 eV/atom, whether the table has them or not.
+
+    Args:
+        path: CSV or parquet table with the columns formula and formation_energy [eV/atom]; other columns are ignored,
+            rows without an energy too.
+
+    Raises:
+        InputError: if the table cannot be read, lacks a column, has a bad formula, or no row with an energy.
+    """
+
+    def __init__(self, path: Path) -> None:
+        symbols = element_symbols()
+        self.phases = read_phases(path, elements=symbols, max_elements=len(symbols), strict=True).phases
+
+    def above_hull(self, composition: Composition, formation_energy: float) -> float:
+        """Energy of a crystal above the hull of the table.
+
+        Args:
+            composition: of the crystal.
+            formation_energy: its formation energy [eV/atom].
+
+        Returns:
+            eV/atom, negative below the hull. The crystal itself is not part of it, unless the table has it.
+        """
+        shares = composition.element_composition.fractional_composition
+        fractions = np.array([[shares[symbol] for symbol in self.phases.elements]])
+        return formation_energy - float(self.phases.hull_energy(fractions)[0])
 
 
 def ordered_elements(elements: Iterable[str]) -> tuple[str, ...]:
@@ -194,7 +234,3 @@ def _reason(
     if len(composition) > max_elements:
         return TOO_MANY
     return BAD_ELEMENT if len(composition) == 1 and energy < 0 else None
-
-
-def _name(composition: Mapping[str, int]) -> str:
-    return " ".join(f"{symbol}{count}" for symbol, count in composition.items())

@@ -20,7 +20,7 @@ from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.network.features import Features
 from crystalgfn.proxies.network.fitting import EVALUATION_BATCH, Batches, OptimizerConfig, fit_ensemble, fit_network
-from crystalgfn.proxies.network.networks import NetworkSizes, Sites
+from crystalgfn.proxies.network.networks import Constituents, NetworkSizes
 from crystalgfn.proxies.network.property_network import LOG_RANGE, Outputs, PropertyNetwork
 from crystalgfn.proxies.network.splits import reduced_formulas
 
@@ -185,7 +185,7 @@ def fit_error_network(
     generator = torch.Generator().manual_seed(2000 * seed + 7)
 
     def loss(batch: Tensor, inputs: Features) -> Tensor:
-        said = model.error(inputs, Sites.of(inputs))[:, 0].clamp(*LOG_RANGE)
+        said = model.error(inputs, Constituents.of(inputs))[:, 0].clamp(*LOG_RANGE)
         return (weight[batch] * _surprise(said, scaled[batch])).mean()
 
     batches = Batches.passes(torch.arange(len(errors)), settings, generator)
@@ -217,7 +217,7 @@ def calibrate(
         prior: (3,) calibration that the exponents stay near to where there are few rows.
     """
     with torch.no_grad():
-        said = model.error(features, Sites.of(features))[:, 0]
+        said = model.error(features, Constituents.of(features))[:, 0]
     error = errors / model.target_scale[3]
     numbers = prior.clone().requires_grad_()
     search = torch.optim.LBFGS([numbers], max_iter=200, line_search_fn="strong_wolfe")

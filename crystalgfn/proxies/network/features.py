@@ -1,10 +1,10 @@
 """What a property network sees of a crystal: numbers derived from its composition, space group and cell.
 
 Two kinds of features leave this module. *Row features* describe a crystal as a whole: statistics of element
-properties and the shape and size of the cell. *Site features* describe one element of a crystal: how many of its
-atoms there are, and which Wyckoff positions can hold them. The sites of a batch are listed one after the other
-(ragged, no padding), the elements of each crystal by electronegativity, so that the order in which a formula was
-written cannot matter.
+properties and the shape and size of the cell. *Constituent features* describe one element of a crystal: how many of
+its atoms there are, and which Wyckoff positions can hold them. The constituents of a batch are listed one after the
+other (ragged, no padding), the elements of each crystal by electronegativity, so that the order in which a formula
+was written cannot matter.
 """
 
 from __future__ import annotations
@@ -24,6 +24,20 @@ from crystalgfn.crystal.descriptors import element_property_table, general_multi
 FEATURE_VERSION = 1
 """Raised whenever a feature changes its meaning: weights of another version cannot be used."""
 
+CELL_FEATURES = (
+    "log_volume_per_atom",
+    "log_volume_over_atoms",  # over the sum of the volumes of its atoms
+    *(f"log_{length}" for length in "abc"),
+    *(f"log_{length}_over_edge" for length in "abc"),  # of a cube of the same volume
+    *(f"log_{length}_over_spacing" for length in "abc"),  # edge of a cube of the volume per atom
+    *(f"cos_{angle}" for angle in ("alpha", "beta", "gamma")),
+    "log_atoms",
+    "log_atoms_over_multiplicity",  # of the general position
+    "elements",
+    "largest_fraction",
+)
+"""Names of the last row features, in order: size and shape of the cell, and numbers of atoms and elements."""
+
 _MAX_COUNT = 64
 """Counts above this one share the entry of the tables of counts."""
 
@@ -33,44 +47,44 @@ _MIN_VOLUME = 1e-3
 
 @dataclass(frozen=True)
 class Features:
-    """Features of n crystals with m sites (a site is one element of one crystal).
+    """Features of n crystals with m constituents (a constituent is one element of one crystal).
 
     Attributes:
         row: (n, f) float32, row features.
         fractions: (n, 94) float32, atomic fractions.
         space_group: (n,) int64, number of the space group minus 1.
         prototype: (n,) int64, hash of the space group and the counts by electronegativity.
-        n_sites: (n,) int64, elements of each crystal.
-        element: (m,) int64, atomic number minus 1, for the sites in order of crystals.
+        n_elements: (n,) int64, elements of each crystal.
+        element: (m,) int64, atomic number minus 1, for the constituents in order of crystals.
         count: (m,) int64, atoms of the element in the conventional cell, at most 64.
-        site: (m, s) float32, site features.
+        constituent: (m, s) float32, constituent features.
     """
 
     row: Tensor
     fractions: Tensor
     space_group: Tensor
     prototype: Tensor
-    n_sites: Tensor
+    n_elements: Tensor
     element: Tensor
     count: Tensor
-    site: Tensor
+    constituent: Tensor
 
     def __len__(self) -> int:
         return self.space_group.shape[0]
 
     def __getitem__(self, rows: Tensor) -> Features:
         """Features of some crystals, given by their indices (k,)."""
-        starts = self.n_sites.cumsum(0) - self.n_sites
-        sites = ragged_ranges(starts[rows], self.n_sites[rows])
+        starts = self.n_elements.cumsum(0) - self.n_elements
+        constituents = ragged_ranges(starts[rows], self.n_elements[rows])
         return Features(
             self.row[rows],
             self.fractions[rows],
             self.space_group[rows],
             self.prototype[rows],
-            self.n_sites[rows],
-            self.element[sites],
-            self.count[sites],
-            self.site[sites],
+            self.n_elements[rows],
+            self.element[constituents],
+            self.count[constituents],
+            self.constituent[constituents],
         )
 
     @staticmethod
@@ -129,11 +143,15 @@ class CrystalFeatures(nn.Module):
     @property
     def row_size(self) -> int:
         """Number of row features."""
-        return 4 * self.properties.shape[1] + 18
+        return 4 * self.properties.shape[1] + len(CELL_FEATURES)
+
+    def column(self, name: str) -> int:
+        """Index of one of the `CELL_FEATURES` among the row features."""
+        return self.row_size - len(CELL_FEATURES) + CELL_FEATURES.index(name)
 
     @property
-    def site_size(self) -> int:
-        """Number of site features."""
+    def constituent_size(self) -> int:
+        """Number of constituent features."""
         return 5 + self.wyckoff_table.shape[2]
 
     @torch.no_grad()
@@ -148,8 +166,8 @@ class CrystalFeatures(nn.Module):
         row, column = counts.nonzero(as_tuple=True)
         count = counts[row, column]
         element = self.order[column]
-        n_sites = torch.zeros_like(group).index_add_(0, row, torch.ones_like(row))
-        start = n_sites.cumsum(0) - n_sites
+        n_elements = torch.zeros_like(group).index_add_(0, row, torch.ones_like(row))
+        start = n_elements.cumsum(0) - n_elements
         place = torch.arange(row.shape[0], device=row.device) - start[row]
         hashed = torch.zeros_like(group).index_add_(0, row, count * self.hash_weights[place + 1])
         prototype = hashed + crystals.space_group * self.hash_weights[0]
@@ -158,7 +176,7 @@ class CrystalFeatures(nn.Module):
         fractions = (crystals.counts / n_atoms[:, None]).float()
         fraction = (count / n_atoms[row]).float()
         capped = count.clamp_max(_MAX_COUNT)
-        site = torch.cat(
+        constituent = torch.cat(
             [
                 torch.stack(
                     [
@@ -166,7 +184,7 @@ class CrystalFeatures(nn.Module):
                         fraction.sqrt(),
                         count.float().log(),
                         (count / self.multiplicity[group[row]]).float().log(),
-                        place / n_sites[row],
+                        place / n_elements[row],
                     ],
                     dim=1,
                 ),
@@ -174,24 +192,26 @@ class CrystalFeatures(nn.Module):
             ],
             dim=1,
         )
-        composition = self._composition(fractions, element, start, n_sites)
-        rows = torch.cat([composition, self._cell(crystals, fractions, n_atoms, n_sites, group)], dim=1)
-        return Features(rows, fractions, group, prototype, n_sites, element, capped, site)
+        composition = self._composition(fractions, element, start, n_elements)
+        rows = torch.cat([composition, self._cell(crystals, fractions, n_atoms, n_elements, group)], dim=1)
+        return Features(rows, fractions, group, prototype, n_elements, element, capped, constituent)
 
-    def _composition(self, fractions: Tensor, element: Tensor, start: Tensor, n_sites: Tensor) -> Tensor:
+    def _composition(self, fractions: Tensor, element: Tensor, start: Tensor, n_elements: Tensor) -> Tensor:
         """(n, 4 p) mean, standard deviation, least and largest of each element property."""
         mean = fractions @ self.properties
         # E[x²] - E[x]² loses digits only where the deviation is small; properties are scaled to unit variance.
         deviation = (fractions @ self.properties.square() - mean.square()).clamp_min(1e-6).sqrt()
         # Crystals with fewer elements than the widest one repeat their first element, which changes no extreme.
-        width = int(n_sites.max()) if n_sites.numel() else 1
+        width = int(n_elements.max()) if n_elements.numel() else 1
         places = torch.arange(width, device=start.device)
-        sites = start[:, None] + torch.where(places < n_sites[:, None], places, 0)
-        values = self.properties[element[sites]]
+        constituents = start[:, None] + torch.where(places < n_elements[:, None], places, 0)
+        values = self.properties[element[constituents]]
         return torch.cat([mean, deviation, values.amin(1), values.amax(1)], dim=1)
 
-    def _cell(self, crystals: Crystals, fractions: Tensor, n_atoms: Tensor, n_sites: Tensor, group: Tensor) -> Tensor:
-        """(n, 18) size and shape of the cell, in logarithms and cosines."""
+    def _cell(
+        self, crystals: Crystals, fractions: Tensor, n_atoms: Tensor, n_elements: Tensor, group: Tensor
+    ) -> Tensor:
+        """(n, 18) `CELL_FEATURES`."""
         lengths = crystals.lattice[:, :3].log()
         cosines = torch.cos(torch.deg2rad(crystals.lattice[:, 3:]))
         volume = crystals.volume.clamp_min(_MIN_VOLUME)
@@ -208,7 +228,7 @@ class CrystalFeatures(nn.Module):
             cosines,
             n_atoms.log()[:, None],
             (n_atoms / self.multiplicity[group]).log()[:, None],
-            n_sites[:, None],
+            n_elements[:, None],
             fractions.amax(1, keepdim=True),
         ]
         return torch.cat([c.float() for c in columns], dim=1)

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.proxies.network.features import Features
-from crystalgfn.proxies.network.networks import Member, Sites
+from crystalgfn.proxies.network.networks import Constituents, Member
 from crystalgfn.proxies.network.property_network import PropertyNetwork
 
 EVALUATION_BATCH = 2048
@@ -235,7 +235,7 @@ def _property_loss(
     not_zero = (target != 0).float()
 
     def loss(member: Member, batch: Tensor, inputs: Features) -> Tensor:
-        output = member(inputs, Sites.of(inputs))
+        output = member(inputs, Constituents.of(inputs))
         losses = smooth_l1_loss(output[:, 0], scaled[batch], beta=config.loss_beta, reduction="none")
         if model.sizes.zero_share:
             other = not_zero[batch]
@@ -267,7 +267,7 @@ def _evaluate(member: Member, features: Features) -> Tensor:
     """(n, outputs) of a member for any number of rows."""
     with torch.no_grad():
         parts = [features[part] for part in torch.arange(len(features)).split(EVALUATION_BATCH)]
-        return torch.cat([member(part, Sites.of(part)) for part in parts])
+        return torch.cat([member(part, Constituents.of(part)) for part in parts])
 
 
 def _mae(model: PropertyNetwork, raw: list[Tensor], target: Tensor) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from crystalgfn.crystal.crystallography.elements import atomic_numbers
 from crystalgfn.crystal.tables import CrystalTable
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.metrics.likelihood import pearson, ranks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +21,7 @@ LABEL_PERCENTILES = (5, 50)
 
 
 @dataclass(frozen=True)
-class ReferenceConfig:
+class ReferenceLabels:
     """Which labels are reference values; the others are known less exactly or come from another population.
 
     Attributes:
@@ -54,7 +55,7 @@ class ReportConfig:
     elements: tuple[str, ...] = ()
 
 
-def check_report(reference: ReferenceConfig, report: ReportConfig, table: CrystalTable) -> None:
+def check_report(reference: ReferenceLabels, report: ReportConfig, table: CrystalTable) -> None:
     """Make sure that the card can be written, before training.
 
     Raises:
@@ -96,7 +97,7 @@ class Predictions:
 
 
 def errors(
-    reference: ReferenceConfig, report: ReportConfig, table: CrystalTable, rows: Tensor, predictions: Predictions
+    reference: ReferenceLabels, report: ReportConfig, table: CrystalTable, rows: Tensor, predictions: Predictions
 ) -> dict[str, dict[str, float]]:
     """Errors on some rows, by group.
 
@@ -123,7 +124,7 @@ def errors(
 
 
 def calibration(
-    reference: ReferenceConfig, table: CrystalTable, rows: Tensor, predictions: Predictions
+    reference: ReferenceLabels, table: CrystalTable, rows: Tensor, predictions: Predictions
 ) -> list[dict[str, float]]:
     """Mean uncertainty and MAE of the reference rows among some rows, in fifths by uncertainty; empty below 50 rows."""
     assert table.labels is not None
@@ -182,11 +183,7 @@ def _errors(predictions: Predictions, labels: Tensor) -> dict[str, float]:
 
 def _spearman(a: Tensor, b: Tensor) -> float:
     """Rank correlation of two vectors, ties sharing their mean rank; NaN where it is not defined."""
-    import pandas as pd
-
-    ranks = pd.DataFrame({"a": a.numpy(), "b": b.numpy()}).rank()
-    together = torch.from_numpy(ranks.to_numpy().T.copy())
-    return float(torch.corrcoef(together)[0, 1]) if len(a) > 2 else float("nan")
+    return float(pearson(ranks(a), ranks(b))) if len(a) > 2 else float("nan")
 
 
 def _defined(name: str, value: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 from crystalgfn.files import atomic_path
 from crystalgfn.proxies.network.metrics import (
     Predictions,
-    ReferenceConfig,
+    ReferenceLabels,
     ReportConfig,
     calibration,
     errors,
@@ -37,7 +37,7 @@ LIMITS = """\
 
 
 def write_report(
-    reference: ReferenceConfig,
+    reference: ReferenceLabels,
     report: ReportConfig,
     split: SplitTable,
     predictions: Predictions,
@@ -80,7 +80,7 @@ def write_report(
     return metrics
 
 
-def model_card(metrics: dict[str, Any], reference: ReferenceConfig, report: ReportConfig) -> str:
+def model_card(metrics: dict[str, Any], reference: ReferenceLabels, report: ReportConfig) -> str:
     """The model card, in Markdown."""
     settings = metrics["settings"]
     unit = f" [{settings['unit']}]" if settings["unit"] else ""

@@ -47,14 +47,14 @@ class NetworkSizes:
 
 
 @dataclass(frozen=True)
-class Sites:
+class Constituents:
     """Index arithmetic of a batch, shared by the members.
 
     Attributes:
-        row: (m,) crystal of each site.
-        fraction: (m, 1) atomic fraction of each site.
-        receiver: (p,) site that receives the message of each ordered pair of sites of one crystal.
-        sender: (p,) site that sends it.
+        row: (m,) crystal of each constituent.
+        fraction: (m, 1) atomic fraction of each constituent.
+        receiver: (p,) constituent that receives the message of each ordered pair of constituents of one crystal.
+        sender: (p,) constituent that sends it.
     """
 
     row: Tensor
@@ -63,15 +63,15 @@ class Sites:
     sender: Tensor
 
     @classmethod
-    def of(cls, features: Features) -> Sites:
-        """Sites and pairs of a batch."""
-        lengths = features.n_sites
+    def of(cls, features: Features) -> Constituents:
+        """Constituents and pairs of a batch."""
+        lengths = features.n_elements
         rows = torch.arange(len(features), device=lengths.device)
         row = torch.repeat_interleave(rows, lengths, output_size=features.element.shape[0])
         starts, partners = (lengths.cumsum(0) - lengths)[row], lengths[row]
         sender = ragged_ranges(starts, partners)
-        sites = torch.arange(row.shape[0], device=row.device)
-        receiver = torch.repeat_interleave(sites, partners, output_size=sender.shape[0])
+        constituents = torch.arange(row.shape[0], device=row.device)
+        receiver = torch.repeat_interleave(constituents, partners, output_size=sender.shape[0])
         return cls(row, features.fractions[row, features.element][:, None], receiver, sender)
 
 
@@ -81,12 +81,14 @@ class Member(nn.Module):
     Args:
         sizes: sizes of the network.
         row_size: number of row features.
-        site_size: number of site features.
+        constituent_size: number of constituent features.
         n_prototypes: known prototypes; index 0 stands for every other one.
         outputs: numbers read for each crystal.
     """
 
-    def __init__(self, sizes: NetworkSizes, row_size: int, site_size: int, n_prototypes: int, outputs: int = 1) -> None:
+    def __init__(
+        self, sizes: NetworkSizes, row_size: int, constituent_size: int, n_prototypes: int, outputs: int = 1
+    ) -> None:
         super().__init__()
         d, h = sizes.embedding, sizes.hidden
         self.properties: Tensor
@@ -103,8 +105,9 @@ class Member(nn.Module):
         self.prototype_own = zeros_embedding(n_prototypes + 1, sizes.prototype)
         context = row_size + d + sizes.prototype
         self.context = nn.Linear(context, d)
+        # Files of weights say "site" for a constituent.
         self.context_to_site = nn.Linear(d, d)
-        self.site = nn.Linear(site_size, d)
+        self.site = nn.Linear(constituent_size, d)
         self.messages = nn.ModuleList(Message(d) for _ in range(sizes.rounds))
         self.read = nn.Linear(context + d + d, h)
         self.fractions = nn.Linear(N_ELEMENTS, h, bias=False)
@@ -113,17 +116,19 @@ class Member(nn.Module):
         self.out = nn.Linear(h, outputs)
         self.drop = nn.Dropout(sizes.dropout)
 
-    def forward(self, features: Features, sites: Sites) -> Tensor:
+    def forward(self, features: Features, constituents: Constituents) -> Tensor:
         """(n, outputs) for n crystals; ``features.prototype`` is the index of a prototype or 0."""
         group = (self.group(self.groups) + self.group_own.weight).index_select(0, features.space_group)
         described = torch.cat([features.row, group, self.prototype_own(features.prototype)], dim=1)
         context = silu(self.context(described))
         element = self.element(self.properties) + self.element_own.weight
-        site = element.index_select(0, features.element) + self.count_own(features.count) + self.site(features.site)
-        site = silu(site + self.context_to_site(context).index_select(0, sites.row))
+        embedding = element.index_select(0, features.element) + self.count_own(features.count)
+        embedding = embedding + self.site(features.constituent)
+        embedding = silu(embedding + self.context_to_site(context).index_select(0, constituents.row))
         for message in self.messages:
-            site = message(site, sites)
-        pooled = site.new_zeros(len(features), site.shape[1]).index_add(0, sites.row, sites.fraction * site)
+            embedding = message(embedding, constituents)
+        weighted = constituents.fraction * embedding
+        pooled = weighted.new_zeros(len(features), weighted.shape[1]).index_add(0, constituents.row, weighted)
         summed = torch.cat([described, context, pooled], dim=1)
         hidden = self.drop(silu(self.read(summed) + self.fractions(features.fractions)))
         for block in self.blocks:
@@ -141,15 +146,15 @@ class Message(nn.Module):
         self.send = nn.Linear(size, size, bias=False)
         self.update = nn.Linear(size, size)
 
-    def forward(self, site: Tensor, sites: Sites) -> Tensor:
-        received = self.receive(site).index_select(0, sites.receiver)
-        sent = self.send(site).index_select(0, sites.sender)
+    def forward(self, embedding: Tensor, constituents: Constituents) -> Tensor:
+        received = self.receive(embedding).index_select(0, constituents.receiver)
+        sent = self.send(embedding).index_select(0, constituents.sender)
         # The largest tensors of a batch: written over where no gradient needs them.
         pair = silu(received.add_(sent), inplace=not torch.is_grad_enabled())
-        pair = pair.mul_(sites.fraction.index_select(0, sites.sender))
-        heard = torch.zeros_like(site).index_add(0, sites.receiver, pair)
+        pair = pair.mul_(constituents.fraction.index_select(0, constituents.sender))
+        heard = torch.zeros_like(embedding).index_add(0, constituents.receiver, pair)
         update: Tensor = self.update(heard)
-        return site + update
+        return embedding + update
 
 
 class Block(nn.Module):

@@ -18,7 +18,7 @@ from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.files import read_plain, write_plain
 from crystalgfn.proxies.network.features import FEATURE_VERSION, CrystalFeatures, Features, fit_atomic_volumes
-from crystalgfn.proxies.network.networks import Member, NetworkSizes, Sites
+from crystalgfn.proxies.network.networks import Constituents, Member, NetworkSizes
 
 FILE_FORMAT = "crystalgfn property network 2"
 
@@ -114,18 +114,19 @@ class PropertyNetwork(nn.Module):
         self.register_buffer("prototypes", prototypes)
         # Rows: lowest, highest, mean, standard deviation of the training values.
         self.register_buffer("row_scale", torch.ones(4, self.features.row_size))
-        self.register_buffer("site_scale", torch.ones(4, self.features.site_size))
+        # Files of weights say "site" for a constituent.
+        self.register_buffer("site_scale", torch.ones(4, self.features.constituent_size))
         self.register_buffer("target_scale", torch.ones(4))
         # Lowest and highest label, zeros included.
         self.register_buffer("label_range", torch.ones(2))
         # log(uncertainty) = c0 + c1 log(predicted error) + c2 log(disagreement), all in deviations of the label.
         self.register_buffer("calibration", torch.tensor([0.0, 1.0, 0.0]))
-        row, site, known = self.features.row_size, self.features.site_size, len(prototypes)
+        row, constituent, known = self.features.row_size, self.features.constituent_size, len(prototypes)
         outputs = 2 if sizes.zero_share else 1
-        self.members = nn.ModuleList(Member(sizes, row, site, known, outputs) for _ in range(sizes.members))
+        self.members = nn.ModuleList(Member(sizes, row, constituent, known, outputs) for _ in range(sizes.members))
         # Its initial weights are drawn apart: members are the same with any error network.
         with torch.random.fork_rng(devices=[]):
-            self.error = Member(error_sizes, row + 2, site, known)
+            self.error = Member(error_sizes, row + 2, constituent, known)
 
     @classmethod
     def for_data(
@@ -154,7 +155,7 @@ class PropertyNetwork(nn.Module):
         prototypes, rows = features.prototype.unique(return_counts=True)
         network = cls(sizes, error_sizes, volumes, prototypes[rows >= min_prototype_rows], property_name, unit)
         network.row_scale.copy_(_scale(features.row))
-        network.site_scale.copy_(_scale(features.site))
+        network.site_scale.copy_(_scale(features.constituent))
         network.label_range.copy_(torch.stack([target.min(), target.max()]))
         if sizes.zero_share and bool((target != 0).any()):
             target = target[target != 0]
@@ -177,10 +178,10 @@ class PropertyNetwork(nn.Module):
             fractions=raw.fractions,
             space_group=raw.space_group,
             prototype=known,
-            n_sites=raw.n_sites,
+            n_elements=raw.n_elements,
             element=raw.element,
             count=raw.count,
-            site=_apply_scale(raw.site, self.site_scale),
+            constituent=_apply_scale(raw.constituent, self.site_scale),
         )
 
     def forward(self, crystals: Crystals) -> Estimate:
@@ -195,9 +196,9 @@ class PropertyNetwork(nn.Module):
         lowest, highest, _, deviation = self.row_scale
         outside = (((lowest - raw.row).clamp_min(0) + (raw.row - highest).clamp_min(0)) / deviation).sum(1)
         features = self._scaled(raw)
-        sites = Sites.of(features)
-        outputs = self.combine(torch.stack([member(features, sites) for member in self.members]))
-        predicted = self.error(self.error_inputs(features, outputs), sites)[:, 0]
+        constituents = Constituents.of(features)
+        outputs = self.combine(torch.stack([member(features, constituents) for member in self.members]))
+        predicted = self.error(self.error_inputs(features, outputs), constituents)[:, 0]
         inside = self.log_uncertainty(predicted, outputs.disagreement, self.calibration).exp()
         uncertainty = (inside + OUTSIDE_UNCERTAINTY * outside) * self.target_scale[3]
         return Estimate(outputs.value, uncertainty, outputs.not_zero, outside)
@@ -205,8 +206,8 @@ class PropertyNetwork(nn.Module):
     def outputs(self, crystals: Crystals) -> Outputs:
         """What the members say of n crystals."""
         features = self.inputs(crystals)
-        sites = Sites.of(features)
-        return self.combine(torch.stack([member(features, sites) for member in self.members]))
+        constituents = Constituents.of(features)
+        return self.combine(torch.stack([member(features, constituents) for member in self.members]))
 
     def combine(self, raw: Tensor) -> Outputs:
         """One prediction from the raw outputs (members, n, outputs) of the members."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crystalgfn.crystal.crystallography import N_ELEMENTS, element_symbols, space_groups
-from crystalgfn.crystal.crystallography.oxidation_states import oxidation_states
+from crystalgfn.crystal.crystallography.oxidation_states import oxidation_state_set
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.proxies.network.property_network import PropertyNetwork
 
@@ -69,7 +69,7 @@ def _with_elements(network: PropertyNetwork, counts: Tensor, generator: torch.Ge
 
 def _can_balance(elements: Tensor, counts: Tensor) -> Tensor:
     """(n, t) bool, whether common oxidation states of the elements (n, t, 3) with counts (n, 3) can add up to 0."""
-    known = oxidation_states("pymatgen_common")
+    known = oxidation_state_set("pymatgen_common")
     width = max(map(len, known.values()))
     table = torch.full((N_ELEMENTS, width), torch.nan)
     for place, symbol in enumerate(element_symbols()):
@@ -77,8 +77,8 @@ def _can_balance(elements: Tensor, counts: Tensor) -> Tensor:
     charges = table[elements] * counts[:, None, :, None]
     charges = torch.where(counts[:, None, :, None] == 0, 0.0, charges)
     found = torch.zeros(elements.shape[:2], dtype=torch.bool)
-    for states in product(range(width), repeat=3):
-        found |= sum(charges[:, :, place, state] for place, state in enumerate(states)) == 0
+    for choices in product(range(width), repeat=3):
+        found |= sum(charges[:, :, place, choice] for place, choice in enumerate(choices)) == 0
     return found
 
 
@@ -86,8 +86,7 @@ def _cells(network: PropertyNetwork, group: Tensor, counts: Tensor, generator: t
     """(n, 6) lattice parameters: usual volumes for the atoms, ratios of lengths and angles that the group allows."""
     n = len(group)
     noise = torch.randn(n, 6, generator=generator, dtype=torch.float64)
-    # Of the features of the cell: the logarithm of the volume over that of the atoms.
-    _, _, mean, deviation = network.row_scale[:, -17].double()
+    _, _, mean, deviation = network.row_scale[:, network.features.column("log_volume_over_atoms")].double()
     volume = (counts.double() @ network.atomic_volumes) * (mean + deviation * noise[:, 0]).exp()
     system = [space_groups()[number - 1].crystal_system for number in group.tolist()]
     cubic, triclinic, monoclinic = (

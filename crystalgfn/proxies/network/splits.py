@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.formulas import reduced_counts
 from crystalgfn.crystal.tables import CrystalTable, read_table
 from crystalgfn.errors import InputError
 
@@ -100,11 +100,8 @@ def split_by_formula(crystals: Crystals, seed: int) -> list[str]:
 
 def reduced_formulas(crystals: Crystals) -> list[tuple[tuple[int, int], ...]]:
     """A key for each crystal, the same for all with one reduced formula: pairs of Z - 1 and count."""
-    keys = []
-    for row in crystals.counts.tolist():
-        divisor = math.gcd(*row)
-        keys.append(tuple((z, count // divisor) for z, count in enumerate(row) if count))
-    return keys
+    rows = reduced_counts(crystals.counts).tolist()
+    return [tuple((z, count) for z, count in enumerate(row) if count) for row in rows]
 
 
 def _filter(data: DataConfig, crystals: Crystals, labels: Tensor, rows: Tensor, dropped: Counter[str]) -> Tensor:

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import between
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.tables import CRYSTAL_COLUMNS
 from crystalgfn.errors import InputError
 from crystalgfn.files import check_writable
 from crystalgfn.proxies.network.error_model import ErrorConfig, fit_errors
 from crystalgfn.proxies.network.fitting import EVALUATION_BATCH, OptimizerConfig, fit_ensemble
-from crystalgfn.proxies.network.metrics import Predictions, ReferenceConfig, ReportConfig, check_report
+from crystalgfn.proxies.network.metrics import Predictions, ReferenceLabels, ReportConfig, check_report
 from crystalgfn.proxies.network.model_card import write_report
 from crystalgfn.proxies.network.networks import NetworkSizes
 from crystalgfn.proxies.network.property_network import PropertyNetwork, is_property_name
@@ -41,7 +42,7 @@ def train_proxy(
     network: NetworkSizes = NetworkSizes(),  # noqa: B008 - frozen
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
     error: ErrorConfig = ErrorConfig(),  # noqa: B008 - frozen
-    reference: ReferenceConfig = ReferenceConfig(),  # noqa: B008 - frozen
+    reference: ReferenceLabels = ReferenceLabels(),  # noqa: B008 - frozen
     report: ReportConfig = ReportConfig(),  # noqa: B008 - frozen
     command: str = "",
     log: Callable[[str], None] = print,
@@ -157,7 +158,7 @@ def _fit(
     network: NetworkSizes,
     optimizer: OptimizerConfig,
     error: ErrorConfig,
-    reference: ReferenceConfig,
+    reference: ReferenceLabels,
     split: SplitTable,
     weight: Tensor,
     log: Callable[[str], None],
@@ -186,7 +187,7 @@ def _fit(
     return model
 
 
-def _weights(data: DataConfig, network: NetworkSizes, reference: ReferenceConfig, split: SplitTable) -> Tensor:
+def _weights(data: DataConfig, network: NetworkSizes, reference: ReferenceLabels, split: SplitTable) -> Tensor:
     """(n,) weight of each usable row in the loss.
 
     Raises:
@@ -226,7 +227,7 @@ def _check_settings(
     network: NetworkSizes,
     optimizer: OptimizerConfig,
     error: ErrorConfig,
-    reference: ReferenceConfig,
+    reference: ReferenceLabels,
 ) -> None:
     """Refuse settings that cannot work, with the name of the field."""
     if out.suffix != ".pt":
@@ -264,5 +265,4 @@ def _check_settings(
         ("error.prototype_dropout", error.prototype_dropout, 0, 1),
     ]
     for name, value, lowest, highest in limits:
-        if not lowest <= value <= highest:
-            raise InputError(f"{name}: {value} is not allowed; allowed: {lowest:g} to {highest:g}")
+        between(name, value, lowest, highest)

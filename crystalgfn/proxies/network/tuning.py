@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import between
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.network.error_model import calibrate, evaluate, fit_error_network
@@ -98,9 +99,7 @@ class TuningConfig:
             "error_learning_rate": (1e-8, 1),
         }
         for field, (lowest, highest) in limits.items():
-            value = getattr(self, field)
-            if not lowest <= value <= highest:
-                raise InputError(f"{name}.{field}: {value} is not allowed; allowed: {lowest:g} to {highest:g}")
+            between(f"{name}.{field}", getattr(self, field), lowest, highest)
 
 
 def tune(
@@ -264,7 +263,7 @@ def _widen(model: PropertyNetwork, raw: Features, target: Tensor, support: int) 
         target: (n,) their property.
         support: rows that have to lie at or beyond the new end of a range.
     """
-    for scale, values in ((model.row_scale, raw.row), (model.site_scale, raw.site)):
+    for scale, values in ((model.row_scale, raw.row), (model.site_scale, raw.constituent)):
         if len(values) >= support:
             scale[0] = torch.minimum(scale[0], values.kthvalue(support, dim=0).values)
             scale[1] = torch.maximum(scale[1], values.kthvalue(len(values) + 1 - support, dim=0).values)

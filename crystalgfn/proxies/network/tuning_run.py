@@ -17,11 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import between
 from crystalgfn.crystal.tables import CrystalTable, read_table
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, check_writable, read_numbers
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS
-from crystalgfn.proxies.network.metrics import ReferenceConfig, ReportConfig, check_report, errors
+from crystalgfn.proxies.network.metrics import ReferenceLabels, ReportConfig, check_report, errors
 from crystalgfn.proxies.network.model_card import LIMITS, error_table, settings_text
 from crystalgfn.proxies.network.property_network import PropertyNetwork
 from crystalgfn.proxies.network.splits import DataConfig, SplitTable, reduced_formulas, split_table
@@ -66,7 +67,7 @@ def tune_proxy(
     threads: int = 1,
     data: OldTable = OldTable(),
     tuning: TuningConfig = TuningConfig(),  # noqa: B008 - frozen
-    reference: ReferenceConfig = ReferenceConfig(),  # noqa: B008 - frozen
+    reference: ReferenceLabels = ReferenceLabels(),  # noqa: B008 - frozen
     report: ReportConfig = ReportConfig(),  # noqa: B008 - frozen
     new_groups: tuple[str, ...] = (),
     command: str = "",
@@ -109,7 +110,7 @@ def tune_proxy(
     rows = read_table(new, label=name)
     assert rows.labels is not None
     new_report = ReportConfig(group_columns=new_groups)
-    check_report(ReferenceConfig(), new_report, rows)
+    check_report(ReferenceLabels(), new_report, rows)
     weight, known = _numbers(rows)
     test = _held_out(rows, test_share, seed)
     old = None if data.path is None else _old_table(data, data.path, network, seed, reference, report)
@@ -136,7 +137,7 @@ def tune_proxy(
         measured: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
         if bool(test.any()):
             part = _rows_of(rows, test.nonzero()[:, 0])
-            measured["new rows, held out"] = _before_and_after(network, model, ReferenceConfig(), new_report, part)
+            measured["new rows, held out"] = _before_and_after(network, model, ReferenceLabels(), new_report, part)
         if old is not None and len(old.rows["test"]):
             part = _rows_of(old.table, old.rows["test"])
             measured["old test rows"] = _before_and_after(network, model, reference, report, part)
@@ -213,13 +214,9 @@ def _check(out: Path, test_share: float, seed: int, threads: int, tuning: Tuning
     """Refuse settings that cannot work, with the name of the field; the files beside the weights."""
     if out.suffix != ".pt":
         raise InputError(f"out: {out} must end in .pt")
-    for field, value, lowest, highest in (
-        ("test_share", test_share, 0, 0.9),
-        ("seed", seed, 0, 2**31),
-        ("threads", threads, 1, 1024),
-    ):
-        if not lowest <= value <= highest:
-            raise InputError(f"{field}: {value} is not allowed; allowed: {lowest:g} to {highest:g}")
+    between("test_share", test_share, 0, 0.9)
+    between("seed", seed, 0, 2**31)
+    between("threads", threads, 1, 1024)
     tuning.check()
     outputs = {"card": out.with_suffix(".md"), "metrics": out.with_suffix(".json")}
     for path in (out, *outputs.values()):
@@ -228,7 +225,7 @@ def _check(out: Path, test_share: float, seed: int, threads: int, tuning: Tuning
 
 
 def _old_table(
-    data: OldTable, path: Path, network: PropertyNetwork, seed: int, reference: ReferenceConfig, report: ReportConfig
+    data: OldTable, path: Path, network: PropertyNetwork, seed: int, reference: ReferenceLabels, report: ReportConfig
 ) -> SplitTable:
     """The old table; of its validation rows those with reference labels, unless there are none."""
     config = DataConfig(
@@ -291,7 +288,7 @@ def _rows_of(table: CrystalTable, rows: Tensor) -> CrystalTable:
 def _before_and_after(
     before: PropertyNetwork,
     after: PropertyNetwork,
-    reference: ReferenceConfig,
+    reference: ReferenceLabels,
     report: ReportConfig,
     table: CrystalTable,
 ) -> dict[str, dict[str, dict[str, float]]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crystalgfn.crystal.crystallography import N_ELEMENTS, element_symbols, oxidation_states
+from crystalgfn.crystal.crystallography import N_ELEMENTS, element_symbols, oxidation_state_set
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.proxies.network.features import ragged_ranges
@@ -26,7 +26,7 @@ class Assignments:
         neutral: (n,) bool, whether there is one.
         violation: (n,) float64, electronegativity of the most electronegative cation minus that of the least
             electronegative anion, or 0 if that is negative; inf without an assignment.
-        anions: (n,) int64, elements with a negative state; 0 without an assignment.
+        anions: (n,) int64, elements with a negative oxidation state; 0 without an assignment.
     """
 
     neutral: Tensor
@@ -38,7 +38,7 @@ class _Assigning(Proxy):
     """A proxy that looks at all neutral assignments with one oxidation state for each element.
 
     Args:
-        oxidation_states: name of the set of states, ``pymatgen_common`` or ``pymatgen_icsd``.
+        oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
 
     Raises:
         InputError: if no set has this name.
@@ -46,14 +46,14 @@ class _Assigning(Proxy):
 
     def __init__(self, oxidation_states: str = "pymatgen_common") -> None:
         super().__init__()
-        self.states: Tensor
-        self.n_states: Tensor
+        self.oxidation_states: Tensor
+        self.n_oxidation_states: Tensor
         self.rank: Tensor
         self.electronegativities: Tensor
         self.metal: Tensor
-        states, n_states = _state_table(oxidation_states)
-        self.register_buffer("states", states, persistent=False)
-        self.register_buffer("n_states", n_states, persistent=False)
+        table, n_oxidation_states = _oxidation_state_table(oxidation_states)
+        self.register_buffer("oxidation_states", table, persistent=False)
+        self.register_buffer("n_oxidation_states", n_oxidation_states, persistent=False)
         values, rank, metal = _electronegativities()
         self.register_buffer("electronegativities", values, persistent=False)
         self.register_buffer("rank", rank, persistent=False)
@@ -69,33 +69,38 @@ class _Assigning(Proxy):
         """
         n = counts.shape[0]
         crystal, element = counts.nonzero(as_tuple=True)
-        n_sites = (counts > 0).sum(1)
-        start = n_sites.cumsum(0) - n_sites
-        width = int(n_sites.max()) if n else 0
-        charges = self.states[element] * counts[crystal, element][:, None]
+        n_elements = (counts > 0).sum(1)
+        start = n_elements.cumsum(0) - n_elements
+        width = int(n_elements.max()) if n else 0
+        charges = self.oxidation_states[element] * counts[crystal, element][:, None]
         lowest, highest = _left(charges.amin(1), crystal, n), _left(charges.amax(1), crystal, n)
         row = torch.arange(n, device=counts.device)
         charge, anions = torch.zeros_like(row), torch.zeros_like(row)
         # Ranks of electronegativity: of the most electronegative cation and the least electronegative anion.
         cation, anion = torch.full_like(row, -1), torch.full_like(row, len(self.electronegativities))
-        done = [torch.stack([row, charge, anions, cation, anion])[:, n_sites == 0]]
+        done = [torch.stack([row, charge, anions, cation, anion])[:, n_elements == 0]]
         for place in range(width):
-            here = n_sites[row] > place
+            here = n_elements[row] > place
             row, charge, anions, cation, anion = (t[here] for t in (row, charge, anions, cation, anion))
-            site = start[row] + place
-            choices = self.n_states[element[site]]
+            index = start[row] + place
+            choices = self.n_oxidation_states[element[index]]
             option = ragged_ranges(torch.zeros_like(choices), choices)
             parent = torch.repeat_interleave(torch.arange(len(row), device=row.device), choices)
-            site = site[parent]
-            added = charges[site, option]
+            index = index[parent]
+            added = charges[index, option]
             charge = charge[parent] + added
-            possible = (charge + lowest[site] <= 0) & (charge + highest[site] >= 0)
-            parent, site, charge, positive = parent[possible], site[possible], charge[possible], added[possible] > 0
-            rank = self.rank[element[site]]
+            possible = (charge + lowest[index] <= 0) & (charge + highest[index] >= 0)
+            parent, index, charge, positive = (
+                parent[possible],
+                index[possible],
+                charge[possible],
+                added[possible] > 0,
+            )
+            rank = self.rank[element[index]]
             row, anions = row[parent], anions[parent] + (~positive).long()
             cation = torch.where(positive, torch.maximum(cation[parent], rank), cation[parent])
             anion = torch.where(positive, anion[parent], torch.minimum(anion[parent], rank))
-            ended = n_sites[row] == place + 1
+            ended = n_elements[row] == place + 1
             done.append(torch.stack([row, charge, anions, cation, anion])[:, ended])
             if len(row) > _MANY:
                 row, charge, anions, cation, anion = torch.stack([row, charge, anions, cation, anion]).unique(dim=1)
@@ -124,7 +129,7 @@ class ElectronegativityOrder(_Assigning):
     Where no such assignment is neutral, the value is the largest difference that two elements can have, 3.28.
 
     Args:
-        oxidation_states: name of the set of states, ``pymatgen_common`` or ``pymatgen_icsd``.
+        oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
 
     Raises:
         InputError: if no set has this name.
@@ -155,7 +160,7 @@ class AnionKinds(_Assigning):
     NaOH. Where no assignment is neutral, the elements that are no metals are counted, so alloys have 0.
 
     Args:
-        oxidation_states: name of the set of states, ``pymatgen_common`` or ``pymatgen_icsd``.
+        oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
 
     Raises:
         InputError: if no set has this name.
@@ -172,18 +177,18 @@ class AnionKinds(_Assigning):
 
 
 def _left(charges: Tensor, crystal: Tensor, n: int) -> Tensor:
-    """(m,) sum of the numbers of the later sites of the same crystal, for sites in the order of crystals."""
+    """(m,) sum of the numbers of the later elements of the same crystal, for elements in the order of crystals."""
     until = charges.cumsum(0)
     total = torch.zeros(n, dtype=charges.dtype, device=charges.device).index_add_(0, crystal, charges)
     return total.cumsum(0)[crystal] - until
 
 
-def _state_table(name: str) -> tuple[Tensor, Tensor]:
+def _oxidation_state_table(name: str) -> tuple[Tensor, Tensor]:
     """(94, s) int64 oxidation states, each element's first one repeated at the end of its row, and (94,) how many."""
-    of_element = list(oxidation_states(name).values())
+    of_element = list(oxidation_state_set(name).values())
     width = max(map(len, of_element))
-    rows = [[*states, *[states[0] if states else 0] * (width - len(states))] for states in of_element]
-    return torch.tensor(rows), torch.tensor([len(states) for states in of_element])
+    rows = [[*own, *[own[0] if own else 0] * (width - len(own))] for own in of_element]
+    return torch.tensor(rows), torch.tensor([len(own) for own in of_element])
 
 
 def _electronegativities() -> tuple[Tensor, Tensor, Tensor]:

@@ -16,25 +16,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from crystalgfn.crystal.crystallography import N_ELEMENTS, N_SPACE_GROUPS
+from crystalgfn.crystal.crystallography import N_SPACE_GROUPS
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.formulas import anonymous_counts, formula_units, reduced, reduced_counts
+from crystalgfn.gflownet.keys import hash_rows
 from crystalgfn.gflownet.proxies.base import Proxy
 from crystalgfn.proxies.priors.tables import Formula, read_formulas, read_prototypes
 from crystalgfn.registry import PROXIES
-
-
-def _hash_weights() -> list[int]:
-    """Odd multipliers of a multiplicative hash of a space group and up to 94 counts, without a pattern.
-
-    Source: the mixing function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). int64 products wrap around.
-    """
-    weights = []
-    for k in range(1, N_ELEMENTS + 2):
-        z = k * 0x9E3779B97F4A7C15 % 2**64
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-        weights.append((z ^ z >> 31) % 2**63 | 1)
-    return weights
 
 
 class _Lookup(nn.Module):
@@ -48,34 +36,19 @@ class _Lookup(nn.Module):
         super().__init__()
         width = max(map(len, table))
         padded = torch.tensor([key + (0,) * (width - len(key)) for key in table])
-        self.register_buffer("weights", torch.tensor(_hash_weights()), persistent=False)
-        keys, order = self._hash(padded).sort()
+        keys, order = hash_rows(padded).sort()
         if (keys.diff() == 0).any():
             raise ValueError("two tuples of the table have one hash")
         self.keys: Tensor
         self.values: Tensor
-        self.weights: Tensor
         self.register_buffer("keys", keys, persistent=False)
         self.register_buffer("values", torch.tensor(list(table.values()), dtype=torch.float64)[order], persistent=False)
 
     def forward(self, tuples: Tensor) -> Tensor:
         """(n,) float64 the numbers of (n, k) int64 tuples; zeros at their end do not count."""
-        keys = self._hash(tuples)
+        keys = hash_rows(tuples)
         place = torch.searchsorted(self.keys, keys).clamp_max(len(self.keys) - 1)
         return torch.where(self.keys[place] == keys, self.values[place], 0.0)
-
-    def _hash(self, tuples: Tensor) -> Tensor:
-        return (tuples * self.weights[: tuples.shape[1]]).sum(1)
-
-
-def _cells(crystals: Crystals) -> tuple[Tensor, Tensor]:
-    """(n, k) anonymous counts of the cells from high to low, and (n,) the largest number that divides them all."""
-    width = max(1, int((crystals.counts > 0).sum(1).max())) if len(crystals) else 1
-    cell = crystals.counts.topk(width, dim=1).values
-    units = cell[:, 0]
-    for column in cell[:, 1:].unbind(1):
-        units = torch.gcd(units, column)
-    return cell, units.clamp_min(1)
 
 
 class _Formulas(nn.Module):
@@ -119,8 +92,7 @@ class FormulaRarity(Proxy):
 
     def forward(self, objects: Crystals) -> Tensor:
         """(n,) float64 -ln p, 0 or more."""
-        cell, units = _cells(objects)
-        log: Tensor = self.formulas(cell // units[:, None])
+        log: Tensor = self.formulas(reduced_counts(anonymous_counts(objects.counts)))
         return -log
 
 
@@ -152,8 +124,8 @@ class PrototypeRarity(Proxy):
         of_formula, kinds = Counter[Formula](), Counter[Formula]()
         pairs, groups = Counter[tuple[int, ...]](), Counter[int]()
         for (group, cell), n in known.items():
-            z = math.gcd(*cell)
-            formula = tuple(count // z for count in cell)
+            formula = reduced(cell)
+            z = cell[0] // formula[0]
             prototypes[group, *cell] = n
             of_formula[formula] += n
             kinds[formula] += 1
@@ -170,7 +142,8 @@ class PrototypeRarity(Proxy):
 
     def forward(self, objects: Crystals) -> Tensor:
         """(n,) float64 -ln p, 0 or more."""
-        cell, units = _cells(objects)
+        cell = anonymous_counts(objects.counts)
+        units = formula_units(cell)
         formula = cell // units[:, None]
         group, z = objects.space_group, units.to(torch.float64)
         new = self.n_pairs * self.group_shares[group - 1] / (z * (z + 1))

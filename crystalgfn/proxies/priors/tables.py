@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from crystalgfn.crystal.crystallography import N_ELEMENTS, atomic_numbers, element_symbols
 from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.formulas import anonymous_counts, reduced, reduced_counts
 from crystalgfn.proxies.network.features import fit_atomic_volumes
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ Formula = tuple[int, ...]
 
 def anonymous(crystals: Crystals) -> list[Formula]:
     """Counts of each conventional cell without the elements' names, from high to low."""
-    ordered = crystals.counts.sort(1, descending=True).values
-    return [tuple(count for count in row if count) for row in ordered.tolist()]
+    return [tuple(count for count in row if count) for row in anonymous_counts(crystals.counts).tolist()]
 
 
 def count_prototypes(crystals: Crystals) -> tuple[Counter[Formula], Counter[tuple[int, Formula]]]:
@@ -43,11 +42,9 @@ def count_prototypes(crystals: Crystals) -> tuple[Counter[Formula], Counter[tupl
         reduced anonymous formulas, and (space group, anonymous counts of the conventional cell).
     """
     compositions, prototypes = set(), set()
-    groups = crystals.space_group.tolist()
-    for group, cell, counts in zip(groups, anonymous(crystals), crystals.counts.tolist(), strict=True):
-        divisor = math.gcd(*cell)
-        composition = tuple(count // divisor for count in counts)
-        compositions.add((tuple(count // divisor for count in cell), composition))
+    parts = (crystals.space_group.tolist(), anonymous(crystals), map(tuple, reduced_counts(crystals.counts).tolist()))
+    for group, cell, composition in zip(*parts, strict=True):
+        compositions.add((reduced(cell), composition))
         prototypes.add((group, cell, composition))
     return Counter(formula for formula, _ in compositions), Counter((group, cell) for group, cell, _ in prototypes)
 

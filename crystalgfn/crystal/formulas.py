@@ -1,0 +1,116 @@
+"""Chemical formulas: read and written, as rows of counts, reduced, and without the names of the elements."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbers, element_symbols
+from crystalgfn.errors import InputError
+
+MAX_COUNT = 10_000
+"""Largest number of atoms of one element in a formula; more is taken for a typing error."""
+
+_TOKEN = re.compile(r"\s*([A-Z][a-z]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)?")
+
+
+def parse_formula(formula: str, once: bool = False) -> dict[str, int]:
+    """Counts of the elements in a formula such as ``Na4 Cl4`` or ``Na4Cl4``; a missing count is 1.
+
+    Args:
+        formula: the text.
+        once: whether an element may be named only once; otherwise its counts are added up.
+
+    Raises:
+        InputError: if the text is no formula, an element is unknown or beyond Pu (Z = 94), or a count is not whole.
+            The message says what is wrong and does not repeat the formula.
+    """
+    counts: dict[str, int] = {}
+    text = formula.strip()
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise InputError(f"is no formula: cannot read {text[position:].strip()[:40]!r}")
+        symbol, count = match.group(1), match.group(2) or "1"
+        if symbol not in atomic_numbers():
+            raise InputError(f"has an element {symbol!r} that is unknown or beyond Pu (Z = {N_ELEMENTS})")
+        if not count.isdigit():
+            raise InputError(f"has a count of {symbol} that is not whole")
+        if once and symbol in counts:
+            raise InputError(f"names {symbol} twice")
+        # Python refuses to read numbers of thousands of digits.
+        number = int(count) if len(count) < 20 else MAX_COUNT + 1
+        total = counts.get(symbol, 0) + number
+        if number < 1 or total > MAX_COUNT:
+            raise InputError(f"has a count of {symbol} outside of 1 to {MAX_COUNT}")
+        counts[symbol] = total
+        position = match.end()
+    if not counts:
+        raise InputError("is an empty formula")
+    return counts
+
+
+def formula_text(counts: Mapping[str, int]) -> str:
+    """A formula such as ``Na4 Cl4``, with the elements in the order of the mapping."""
+    return " ".join(f"{symbol}{count}" for symbol, count in counts.items())
+
+
+@overload
+def reduced(counts: Mapping[str, int]) -> dict[str, int]: ...
+@overload
+def reduced(counts: tuple[int, ...]) -> tuple[int, ...]: ...
+def reduced(counts: Mapping[str, int] | tuple[int, ...]) -> dict[str, int] | tuple[int, ...]:
+    """Counts of the reduced formula: those of one formula over their greatest common divisor."""
+    if isinstance(counts, Mapping):
+        return dict(zip(counts, reduced(tuple(counts.values())), strict=True))
+    divisor = math.gcd(*counts)
+    return tuple(count // divisor for count in counts)
+
+
+def count_rows(compositions: Iterable[Mapping[str, int]]) -> Tensor:
+    """(n, 94) int64 atoms of each element, from n mappings of symbols to counts."""
+    compositions, numbers = list(compositions), atomic_numbers()
+    entries = [(row, numbers[symbol] - 1, int(n)) for row, c in enumerate(compositions) for symbol, n in c.items()]
+    row, column, count = torch.tensor(entries, dtype=torch.int64).reshape(-1, 3).unbind(1)
+    counts = torch.zeros(len(compositions), N_ELEMENTS, dtype=torch.int64)
+    counts[row, column] = count
+    return counts
+
+
+def symbol_counts(counts: Tensor) -> list[dict[str, int]]:
+    """The inverse of `count_rows`: symbols and counts of each row, by atomic number."""
+    symbols = element_symbols()
+    rows, columns = counts.nonzero(as_tuple=True)
+    found: list[dict[str, int]] = [{} for _ in range(len(counts))]
+    for row, column, count in zip(rows.tolist(), columns.tolist(), counts[rows, columns].tolist(), strict=True):
+        found[row][symbols[column]] = count
+    return found
+
+
+def formula_units(counts: Tensor) -> Tensor:
+    """(n,) greatest common divisor of each row of (n, k) counts; 1 for a row of zeros."""
+    while counts.shape[1] > 1:
+        half = counts.shape[1] // 2
+        pairs = torch.gcd(counts[:, :half], counts[:, half : 2 * half])
+        counts = torch.cat([pairs, counts[:, 2 * half :]], 1)
+    return counts[:, 0].clamp_min(1)
+
+
+def reduced_counts(counts: Tensor) -> Tensor:
+    """(n, k) counts of the reduced formulas of (n, k) counts."""
+    return counts // formula_units(counts)[:, None]
+
+
+def anonymous_counts(counts: Tensor) -> Tensor:
+    """(n, k) counts of each row of (n, 94) counts from high to low, without the names of the elements.
+
+    k is the largest number of elements in a row; rows with fewer elements end in zeros.
+    """
+    width = max(1, int((counts > 0).sum(1).max())) if len(counts) else 1
+    return counts.topk(width, dim=1).values
