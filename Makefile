@@ -1,5 +1,6 @@
-# make fit: set up and train the main job.   make test: set up and run the tests.
-# Override on the command line: PYTHON (interpreter), VENV (environment), CONSTRAINTS (pinned versions), CONFIG, ARGS.
+# make fit: install and train with configs/eform.yaml.   make test: install and run the tests.
+# Variables to set on the command line: PYTHON (interpreter), VENV (environment), CONSTRAINTS (pinned versions), CONFIG
+# (config of fit), ARGS (more arguments of the command).
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help setup fit test test-all lint types clean
 
-help: ## show the targets
+help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(READY) ## create the virtual environment and install the package with its tools
@@ -23,13 +24,13 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	@touch $@
 
-fit: $(READY) ## train the main job: crystals of low formation energy
+fit: $(READY) ## train a model, by default for crystals of low formation energy
 	$(BIN)/crystalgfn fit --config $(CONFIG) $(ARGS)
 
-test: $(READY) ## run the tests, the long ones left out
+test: $(READY) ## run the tests, except the long ones
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(READY) ## run all tests, also those that train and kill for long
+test-all: $(READY) ## run all tests, including the long ones, which train models or kill runs
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 lint: $(READY) ## check style

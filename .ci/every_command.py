@@ -38,6 +38,10 @@ def run(line: str, *files: str) -> None:
 
 QUIET = "--trainer.enable_progress_bar false --trainer.enable_model_summary false"
 package = Path(crystalgfn.__file__).parent
+shipped = [file for file in package.rglob("*") if file.suffix in (".pt", ".ckpt", ".parquet")]
+assert len(shipped) >= 6, shipped
+assert all((file.parent / "ATTRIBUTION.md").is_file() for file in shipped), "a shipped file has no attribution"
+
 labels = pd.read_parquet(package / "discovery" / "data" / "labels.parquet").drop_duplicates("key")
 known = labels[["formula", "space_group", "a", "b", "c", "alpha", "beta", "gamma", "formation_energy"]].head(150)
 known.to_csv("known.csv", index=False)

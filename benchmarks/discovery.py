@@ -1,15 +1,20 @@
-"""What the parts of discovery give: ablations of the reward and the proxy, and how survival grows with the labels.
+"""Ablations of the reward and the proxy of discovery, and the rate of survival over the number of labels.
 
     python benchmarks/discovery.py ablation benchmarks/discovery.yaml --out DIR --reference TABLE [--n 40] [--seed 0]
     python benchmarks/discovery.py rate discovered/rounds.csv [--final SURVIVORS EVALUATED]
     python benchmarks/discovery.py proxy WEIGHTS --reference TABLE
 
-`ablation` trains a model for each variant of the file, draws n random samples, builds and relaxes all of them, and
-prints a table; none is chosen, failures count. Each stage is skipped where its result is there, so a command that was
-stopped goes on, and variants can be added. DIR holds a folder for each variant and labels.db for all; a crystal that
-two variants sample is evaluated once. `rate` fits the rate of survival of random samples over the number of labels that
-the proxy had been trained on, and extrapolates. `proxy` gives the errors of a taught proxy on test rows of the table
-with exact labels, beside those of the usual one.
+`ablation` trains a model for each variant in the YAML file, draws n random samples, builds and relaxes all of them, and
+prints a table. No sample is left out, and failures count. A step whose result exists is skipped. So you can run a
+stopped command again, and you can add variants later. DIR has a folder for each variant, and one labels.db for all of
+them; a crystal that two variants sample is evaluated once.
+
+`rate` fits the rate of survival of random samples as a function of the number of labels that the proxy was trained on,
+and extrapolates it.
+
+`proxy` prints the errors of a taught proxy and of the usual one, on the test rows of the table with exact labels.
+
+Results: docs/results/discovery.md.
 """
 
 from __future__ import annotations
@@ -34,24 +39,32 @@ DRAWS = 20_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    ablation_ = commands.add_parser("ablation", help="train, sample, evaluate: one row a variant")
-    ablation_.add_argument("variants", type=Path, help="YAML file: config, steps, variants")
+    ablation_ = commands.add_parser("ablation", help="train, sample and evaluate; print one row for each variant")
+    ablation_.add_argument("variants", type=Path, help="YAML file with config, steps and variants")
     ablation_.add_argument("--out", type=Path, required=True)
     ablation_.add_argument("--reference", type=Path, required=True, help="table of known crystals")
-    ablation_.add_argument("--only", nargs="+", help="names of variants; all if left out")
-    ablation_.add_argument("--n", type=int, default=40, help="samples of each (default 40)")
-    ablation_.add_argument("--seed", type=int, default=0, help="of training, sampling and building (default 0)")
-    ablation_.add_argument("--tries", type=int, default=4, help="arrangements relaxed in the sampled cell (default 4)")
-    ablation_.add_argument("--timeout", type=float, default=300.0, help="seconds for each crystal (default 300)")
+    ablation_.add_argument("--only", nargs="+", help="names of variants (default: all)")
+    ablation_.add_argument("--n", type=int, default=40, help="samples of each variant (default 40)")
+    ablation_.add_argument("--seed", type=int, default=0, help="seed of training, sampling and building (default 0)")
+    ablation_.add_argument(
+        "--tries", type=int, default=4, help="arrangements of atoms that are relaxed in the sampled cell (default 4)"
+    )
+    ablation_.add_argument(
+        "--timeout", type=float, default=300.0, help="largest time for each crystal in seconds (default 300)"
+    )
     ablation_.add_argument("--jobs", type=int, default=1, help="crystals at the same time (default 1)")
-    rate_ = commands.add_parser("rate", help="survival over the number of labels")
+    rate_ = commands.add_parser("rate", help="fit the rate of survival over the number of labels")
     rate_.add_argument("rounds", type=Path, help="rounds.csv of a discovery run")
     rate_.add_argument(
-        "--final", type=int, nargs=2, metavar=("SURVIVORS", "EVALUATED"), help="of the final model, with all labels"
+        "--final",
+        type=int,
+        nargs=2,
+        metavar=("SURVIVORS", "EVALUATED"),
+        help="survivors and samples of the final model",
     )
-    rate_.add_argument("--seed", type=int, default=0, help="of the intervals (default 0)")
-    proxy_ = commands.add_parser("proxy", help="what a taught proxy knows of the table")
-    proxy_.add_argument("weights", help="file, or taught")
+    rate_.add_argument("--seed", type=int, default=0, help="seed of the intervals (default 0)")
+    proxy_ = commands.add_parser("proxy", help="print the errors of a taught proxy on the table")
+    proxy_.add_argument("weights", help="file of weights, or taught")
     proxy_.add_argument("--reference", type=Path, required=True, help="table of known crystals")
     options = vars(parser.parse_args())
     {"ablation": ablation, "rate": rate, "proxy": proxy}[options.pop("command")](**options)
@@ -116,12 +129,12 @@ def ablation(
 def variant_config(
     plan: dict[str, Any], variant: dict[str, Any], seed: int, folder: Path, reference: Path
 ) -> dict[str, Any]:
-    """The complete settings of ``crystalgfn fit`` for a variant."""
+    """The complete settings of ``crystalgfn fit`` for one variant."""
     unknown = set(variant) - {"factors", "weights", "set"}
     if unknown:
         sys.exit(f"variants: unknown {', '.join(sorted(unknown))}; allowed: factors, weights, set")
     config = read_config(Path(plan["config"]))
-    config = config.get("fit", config)  # configs/discover.yaml has them under this name
+    config = config.get("fit", config)  # configs/discover.yaml has the settings of training under this key
     model, trainer = config["model"], config.setdefault("trainer", {})
     if "factors" in variant:
         rewards = model["reward"]["init_args"]["rewards"]
@@ -158,11 +171,11 @@ def with_reference(value: Any, reference: Path) -> Any:
 
 
 def train(config: dict[str, Any], folder: Path) -> None:
-    """Train, or go on, unless a model with the same settings is there."""
+    """Train or continue, unless a trained model with the same settings exists."""
     path, done = folder / "fit.yaml", folder / "fit.done"
     text = yaml.safe_dump(config, sort_keys=False)
     if path.is_file() and path.read_text() != text:
-        sys.exit(f"{folder}: was begun with other settings, see {path}; give another --out")
+        sys.exit(f"{folder}: has a run with other settings, see {path}; use another --out")
     path.write_text(text)
     if not done.is_file():
         run("fit", "--config", path, "--ckpt_path", "last")
@@ -170,13 +183,13 @@ def train(config: dict[str, Any], folder: Path) -> None:
 
 
 def run(*words: Any) -> None:
-    """A command of crystalgfn."""
+    """Run a command of crystalgfn."""
     print("crystalgfn", *words, file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "crystalgfn", *map(str, words)], check=True, stdout=sys.stderr)
 
 
 def evaluate(samples: Path, database: Path, source: str, workers: Any, tries: int, seed: int) -> pd.DataFrame:
-    """Build and relax the samples that the database does not have; returns all its rows."""
+    """Build and relax the samples that are not in the database; returns all rows of the database."""
     from crystalgfn.crystal.tables import read_table
     from crystalgfn.discovery import labelling
     from crystalgfn.discovery.candidate import candidates
@@ -198,13 +211,13 @@ def rate(rounds: Path, final: tuple[int, int] | None, seed: int) -> None:
     for before, k, m in zip(labels, survivors, drawn, strict=True):
         print(f"| {before:.0f} | {m:.0f} | {k:.0f} ({k / m:.0%}) |")
     if len(labels) < 2 or len(set(labels)) < 2:
-        sys.exit("no fit: needs random samples of models with two numbers of labels at least")
+        sys.exit("no fit: random samples are needed for at least two different numbers of labels")
     mean, covariance, dispersion = fit(np.log(labels), survivors, drawn)
     chosen = np.random.default_rng(seed).multivariate_normal(mean, covariance, DRAWS)
     each = table["cpu_seconds"].sum() / table["evaluated"].sum()
     slope = np.sqrt(covariance[1, 1])
-    print(f"\nlogit(rate) = {mean[0]:.2f} + {mean[1]:.3f} ln(labels); the slope is off by ±{1.96 * slope:.3f} (95 %), "
-          f"the variance {dispersion:.2f} times the binomial one\n")  # fmt: skip
+    print(f"\nlogit(rate) = {mean[0]:.2f} + {mean[1]:.3f} ln(labels); uncertainty of the slope ±{1.96 * slope:.3f} "
+          f"(95 %); the variance is {dispersion:.2f} times the binomial one\n")  # fmt: skip
     print("| labels | CPU h of labels | rate | 95 % |\n|--:|--:|--:|---|")
     for factor in (1, 2, 4, 10):
         n = factor * labels[-1]
@@ -215,12 +228,12 @@ def rate(rounds: Path, final: tuple[int, int] | None, seed: int) -> None:
     low, high = np.quantile(needed_labels, (0.025, 0.975), method="nearest")
     print(f"\nlabels for {TARGET:.0%}: {_number(best)} (95 %: {_number(low)} to {_number(high)}), "
           f"{_number(best * each / 3600)} CPU h of labels; {np.isinf(needed_labels).mean():.0%} of the fits that agree "
-          "with the data never get there.")  # fmt: skip
-    print("Each later round also trained the model for longer, which the fit does not tell from labels.")
+          "with the data never reach it.")  # fmt: skip
+    print("In later rounds the model was also trained for longer; the fit cannot separate this from the labels.")
 
 
 def points(table: pd.DataFrame, final: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels before, survivors and number of random samples of each round that has any, and of the final model."""
+    """Numbers of earlier labels, survivors and random samples: rounds with random samples, and the final model."""
     before = table["evaluated"].cumsum() - table["evaluated"]
     usable = ((table["drawn"] > 0) & (before > 0)).to_numpy()
     found = [column[usable].to_numpy(dtype=float) for column in (before, table["drawn_survivors"], table["drawn"])]
@@ -231,11 +244,13 @@ def points(table: pd.DataFrame, final: tuple[int, int] | None) -> tuple[np.ndarr
 
 
 def fit(x: np.ndarray, k: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Logistic regression of k of n over x by Newton's method, with Jeffreys' half a count that keeps it finite.
+    """Logistic regression of k of n over x by Newton's method.
+
+    Half a count is added to successes and failures (Jeffreys), so that the result is finite.
 
     Returns:
-        (2,) intercept and slope, their (2, 2) covariance, and the factor by which the data scatter more than binomial
-        ones (at least 1), which the covariance includes.
+        (2,) intercept and slope, their (2, 2) covariance, and the factor by which the variance of the data is larger
+        than that of a binomial distribution (at least 1). The covariance includes this factor.
     """
     k, n = k + 0.5, n + 1.0
     design = np.stack([np.ones_like(x), x - x.mean()], axis=1)
@@ -259,7 +274,7 @@ def _rate(coefficients: np.ndarray, labels: float) -> np.ndarray:
 
 
 def labels_for(share: float, coefficients: np.ndarray) -> np.ndarray:
-    """Logarithm of the labels at which the rate reaches a share; infinite where it does not grow or takes e^50."""
+    """Logarithm of the number of labels at which the rate reaches a share; infinite if that needs more than e^50."""
     intercept, slope = coefficients.T
     with np.errstate(divide="ignore", invalid="ignore"):
         needed = (np.log(share / (1 - share)) - intercept) / slope
@@ -271,7 +286,7 @@ def _number(value: float) -> str:
 
 
 def proxy(weights: str, reference: Path) -> None:
-    """Print the errors of two proxies on the test rows with exact labels, by source."""
+    """Print the errors of two sets of weights on the test rows with exact labels, by source."""
     import torch
 
     from crystalgfn.crystal.tables import read_table

@@ -1,10 +1,12 @@
-"""How time and memory grow with the space and with the batch: elements, space groups, atoms of an element, batch.
+"""How time and memory grow with the number of elements, space groups and atoms, and with the batch.
 
     python benchmarks/growth.py --out growth
 
-writes growth.json, growth.md and growth.png. For each setting a process of its own builds the environment of crystals,
-so that its peak of memory is its own, samples and trains. Seconds are CPU seconds of one thread. The exponent is the
-slope of a line through the logarithms of the last three points.
+This writes growth.json, growth.md and growth.png. For each setting, a separate process builds the environment of
+crystals, samples and trains, so its peak of memory does not depend on other settings. Seconds are CPU seconds of one
+thread. The exponent is the slope of the line through the logarithms of the last three points.
+
+Results: docs/results/scale.md.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from typing import Any
 
 BATCH = 1024
 BASE = {"elements": 94, "space_groups": 230, "max_atoms_per_element": 16, "max_atoms": 80, "batch": BATCH}
-"""One is varied at a time; 5 elements at most, so that 80 atoms do not bind."""
+"""One setting is varied at a time. A crystal has at most 5 elements, so the limit of 80 atoms has no effect."""
 
 COMMON = [
     "H", "Li", "B", "C", "N", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "V", "Mn", "Fe", "Co", "Ni", "Cu",
     "Se",
 ]  # fmt: skip
-"""Elements of the configs."""
+"""The elements of the shipped configs."""
 
 SWEEPS: dict[str, tuple[str, str, list[dict[str, int]]]] = {
     "elements": ("elements", "elements", [{"elements": n} for n in (12, 22, 47, 94)]),
@@ -47,12 +49,12 @@ SWEEPS: dict[str, tuple[str, str, list[dict[str, int]]]] = {
     ),
     "batch": ("batch", "batch", [{"batch": n} for n in (16, 64, 256, 1024, 4096)]),
 }  # fmt: skip
-"""Name: the setting that is varied, what it is called on an axis, and its values with what goes with them."""
+"""By name: the setting that is varied, its label on an axis, and the settings that change at each point."""
 
 MEASURES = {
     "build_s": ("building the environment", "CPU s"),
     "tables_mb": ("its tables", "MB"),
-    "build_peak_mb": ("peak of memory while building, above what was there", "MB"),
+    "build_peak_mb": ("growth of the peak memory while building", "MB"),
     "sample_s": ("sampling a batch", "CPU s"),
     "train_s": ("training on a batch", "CPU s"),
 }
@@ -60,8 +62,12 @@ MEASURES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("growth"), help="name of the files, without ending")
-    parser.add_argument("--rounds", type=int, default=3, help="of sampling and training; the median counts")
+    parser.add_argument(
+        "--out", type=Path, default=Path("growth"), help="name of the files, without ending (default growth)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measurements of sampling and training; the median is used (default 3)"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -87,22 +93,21 @@ def main() -> None:
 
 
 def measure(settings: dict[str, int], rounds: int) -> dict[str, float]:
-    """Build, sample and train once in this process."""
+    """Build the environment, sample and train in this process."""
     import torch
 
+    from crystalgfn import Crystal, GFlowNet
     from crystalgfn.crystal.crystallography import element_symbols
-    from crystalgfn.crystal.envs import Crystal
     from crystalgfn.gflownet.losses import trajectory_balance
-    from crystalgfn.gflownet.module import GFlowNet
     from crystalgfn.gflownet.policies import MLP
     from crystalgfn.gflownet.rewards import Boltzmann
     from crystalgfn.gflownet.rollout import log_forward, sample_forward
-    from crystalgfn.proxies.density import Density
+    from crystalgfn.proxies import Density
     from crystalgfn.random import generator
 
     torch.set_num_threads(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # The elements of the configs first, which hold anions and cations; groups evenly over their numbers.
+    # The elements of the configs come first: they include anions and cations. Space groups are spread evenly.
     elements = [*COMMON, *(symbol for symbol in element_symbols() if symbol not in COMMON)][: settings["elements"]]
     groups = [1 + i * 230 // settings["space_groups"] for i in range(settings["space_groups"])]
     atoms = {name: settings[name] for name in ("max_atoms", "max_atoms_per_element")}
@@ -120,7 +125,7 @@ def measure(settings: dict[str, int], rounds: int) -> dict[str, float]:
         trajectory_balance(model.log_z, log_pf, drawn.log_pb, log_reward).mean().backward()
 
     def median(call: Any) -> float:
-        call()  # warms up
+        call()  # the first call is slower
         return sorted(timed(call)[1] for _ in range(rounds))[rounds // 2]
 
     return {
@@ -140,14 +145,14 @@ def timed(call: Any) -> tuple[Any, float]:
 
 
 def exponent(x: list[float], y: list[float]) -> float:
-    """Slope of the line through the logarithms of the last three points."""
+    """The slope of the line through the logarithms of the last three points."""
     pairs = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True)][-3:]
     mean_x, mean_y = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
     return sum((a - mean_x) * (b - mean_y) for a, b in pairs) / sum((a - mean_x) ** 2 for a, _ in pairs)
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """One row a point, and the exponents below each sweep."""
+    """A Markdown table with a row for each point, and the exponents below each sweep."""
     lines = [
         "| varied | value | build [CPU s] | tables [MB] | build peak [MB] | sampling [CPU s] | training [CPU s] |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -164,7 +169,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def figure(results: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each measure in seconds or MB, over each setting relative to its largest value."""
+    """Draw a panel for each measure, with a line for each sweep."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -180,7 +185,7 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
             x, y = [row["x"] for row in rows], [row[key] for row in rows]
             axis.loglog(x, y, "o-", markersize=4, label=f"{name}: {exponent(x, y):.2f}")
         title, unit = MEASURES[key]
-        axis.set(title=title[0].upper() + title[1:], ylabel=unit, xlabel="value of what is varied")
+        axis.set(title=title[0].upper() + title[1:], ylabel=unit, xlabel="value of the varied setting")
         axis.grid(alpha=0.3, which="both")
         axis.legend(
             fontsize=7, title="exponent", title_fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2

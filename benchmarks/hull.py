@@ -1,9 +1,12 @@
-"""Compositions a second on the shipped convex hull, beside pymatgen's PhaseDiagram and the linear program.
+"""Speed of the shipped convex hull, compared with pymatgen's PhaseDiagram and with the linear program.
 
     python benchmarks/hull.py --table crystals.parquet
 
-TABLE is the one that the hull was made from. Random compositions of up to five elements of the shipped hull, one
-thread, CPU time; pymatgen gets the same phases, one diagram for each composition's system, its making not counted.
+The table must be the one that the hull was made from. Random compositions of up to five elements of the hull are
+evaluated, on one thread; times are CPU time. pymatgen gets the same phases and one diagram for the elements of each
+composition. The time to make the diagrams is not counted.
+
+Results: docs/results/stability.md.
 """
 
 from __future__ import annotations
@@ -25,11 +28,17 @@ from crystalgfn.proxies.hull.sampling import fractions, random_compositions
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--compositions", type=int, default=20_000, help="for the speed of the hull")
-    parser.add_argument("--checked", type=int, default=1000, help="compositions for pymatgen and the linear program")
-    parser.add_argument("--rounds", type=int, default=5, help="the fastest counts")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", type=Path, required=True, help="table of crystals that the hull was made from")
+    parser.add_argument(
+        "--compositions", type=int, default=20_000, help="compositions for the speed of the hull (default 20,000)"
+    )
+    parser.add_argument(
+        "--checked", type=int, default=1000, help="compositions for pymatgen and the linear program (default 1,000)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="measurements of the hull; the fastest is used (default 5)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the compositions (default 0)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     start = time.process_time()
@@ -64,7 +73,7 @@ def main() -> None:
 
 
 def _diagram(phases: Phases, row: np.ndarray) -> PhaseDiagram:
-    """The phase diagram of one composition's elements."""
+    """The phase diagram of the elements of one composition."""
     inside = (phases.fractions[:, row == 0] == 0).all(1)
     entries = []
     for share, energy in zip(phases.fractions[inside], phases.energies[inside], strict=True):
@@ -73,7 +82,7 @@ def _diagram(phases: Phases, row: np.ndarray) -> PhaseDiagram:
 
 
 def fastest(run: Callable[[], np.ndarray], rounds: int) -> tuple[np.ndarray, float]:
-    """The result, and the least CPU time."""
+    """The result of a call, and the shortest CPU time [s] of some rounds."""
     seconds = []
     for _ in range(rounds):
         start = time.process_time()

@@ -1,10 +1,12 @@
-"""Kills a run at random moments, lets it go on each time, and compares it with the run that nothing stopped.
+"""Kill a run at random moments, continue it each time, and compare it with a run that was not stopped.
 
     python benchmarks/kills.py                    # 20 SIGKILLs, crystals with a replay buffer
     python benchmarks/kills.py --processes 2      # the same with two processes (gloo)
 
-Compared are all logged scalars, the last checkpoint (networks, optimiser, log Z, buffers, generators, callbacks) and
-the samples that each model draws; all must be equal, bit for bit.
+These must be equal, bit for bit: all logged scalars, the last checkpoint (networks, optimizer, log Z, buffers,
+generators, callbacks) and the samples of each model.
+
+Results: docs/results/reliability.md.
 """
 
 import argparse
@@ -73,7 +75,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def finish(args: list[str], log: Path) -> float:
-    """Run a command to its end; returns its CPU time, which other programs on the machine do not change much."""
+    """Run a command to its end; returns its CPU time [s], which other programs on the machine change little."""
     before = os.times()
     if start(args, log).wait():
         raise SystemExit(log.read_text())
@@ -82,7 +84,7 @@ def finish(args: list[str], log: Path) -> float:
 
 
 def cpu_time(pid: int) -> float:
-    """CPU seconds that a process has used."""
+    """CPU time [s] that a process has used; infinite if the process has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -91,7 +93,7 @@ def cpu_time(pid: int) -> float:
 
 
 def scalars(run: Path) -> dict:
-    """By tag and step; what a version repeats of the one before must be the same."""
+    """Logged scalars by tag and step. If a version repeats a step of an earlier version, the values must be equal."""
     found: dict = {}
     for path in sorted(run.glob("version_*/events*")):
         for event in LegacyEventFileLoader(str(path)).Load():
@@ -103,6 +105,7 @@ def scalars(run: Path) -> dict:
 
 
 def differences(one, other, where: str = "") -> list[str]:
+    """Where two nested containers of tensors and values differ."""
     if isinstance(one, dict):
         if one.keys() != other.keys():
             return [where]
@@ -115,19 +118,20 @@ def differences(one, other, where: str = "") -> list[str]:
 
 
 def state(path: Path, processes: int) -> dict:
+    """The contents of a checkpoint that must be equal."""
     content = read_checkpoint(path)
-    # Settings, which name the folder of the logs, and Lightning's own counts. Of several processes it does not matter
-    # which one keeps which part of a metric's rows; what is computed from all of them is in the logs.
+    # Settings name the folder of the logs, and Lightning has its own counts. With several processes, each keeps a part
+    # of the rows of a metric, in any division; the values that are computed from all rows are in the logs.
     left_out = ["crystalgfn", "loops", *(["callbacks"] if processes > 1 else [])]
     return {key: value for key, value in content.items() if key not in left_out}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default 20)")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of a whole run (default 400)")
+    parser.add_argument("--processes", type=int, default=1, help="processes of a run (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     runs = {}

@@ -1,14 +1,17 @@
-"""The table of the README: what a trained model samples, beside the figures of the paper.
+"""A table of what a trained model samples, compared with the Crystal-GFN paper (arXiv 2310.04925).
 
     python benchmarks/main_job.py samples.csv --config configs/eform.yaml [--reference TABLE]
     python benchmarks/main_job.py samples.csv --config configs/bandgap.yaml --wanted band_gap 1.04 1.64
     python benchmarks/main_job.py samples.csv --config configs/solar.yaml --wanted formation_energy none -1.55 \\
         --wanted band_gap 1.04 1.64 --wanted density none 5
 
-Reads a table that ``crystalgfn predict`` wrote, checks every crystal with pyxtal and pymatgen alone, and prints a
-Markdown table; the paper's figures are those of its formation-energy model. Of several properties it also gives the
-share of crystals that have all of them in their ranges. With a reference table (columns formula,
-formation_energy, split) it also gives the percentiles of its validation rows within the config's elements.
+The command reads a table of ``crystalgfn predict``, checks every crystal with pyxtal and pymatgen only, and prints a
+Markdown table. The numbers of the paper are those of its model for the formation energy. If several properties are
+given, the table also has the share of crystals for which all of them are in their ranges. With a reference table
+(columns formula, formation_energy, split), the percentiles of its validation rows within the elements of the config are
+printed too.
+
+Results: docs/results/main_job.md, docs/results/rewards.md and docs/results/stability.md.
 """
 
 from __future__ import annotations
@@ -47,15 +50,15 @@ PAPER = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("samples", type=Path)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--reference", type=Path)
+    parser.add_argument("samples", type=Path, help="table that crystalgfn predict wrote")
+    parser.add_argument("--config", type=Path, required=True, help="config of the model")
+    parser.add_argument("--reference", type=Path, help="table of known crystals with formation energies")
     parser.add_argument(
         "--wanted",
         nargs=3,
         action="append",
         metavar=("COLUMN", "LOW", "HIGH"),
-        help="a property and its range, 'none' for no bound (formation_energy none -2); may be repeated",
+        help="a property and its range; 'none' for no bound; may be repeated (default: formation_energy none -2)",
     )
     options = parser.parse_args()
     wanted = {
@@ -83,7 +86,7 @@ def bound(text: str, none: float) -> float:
 def summary(
     table: pd.DataFrame, settings: dict, held: int, wanted: dict[str, tuple[float, float]]
 ) -> list[tuple[str, str, str]]:
-    """Name, key of the paper's figure, and ours, for each row of the table."""
+    """For each row of the table: its name, the key of the number in the paper, and the number of the samples."""
     top = (
         table.nsmallest(100, "formation_energy")
         if list(wanted) == ["formation_energy"]
@@ -138,13 +141,13 @@ def allowed_groups(entries: list) -> set[int]:
 
 
 def violation(row, settings: dict) -> str | None:
-    """What is wrong with a crystal, by pyxtal and pymatgen; None if nothing is."""
+    """The constraints that a crystal violates, checked with pyxtal and pymatgen; None if there are none."""
     counts = counts_of(row.formula)
     lengths, angles = np.array([row.a, row.b, row.c]), np.array([row.alpha, row.beta, row.gamma])
     lattice = np.concatenate([lengths, angles])[None]
     volume = cell_volumes(lattice)[0]
     n_atoms, n_elements = sum(counts.values()), len(counts)
-    # Table values are decimal numbers of full precision; 1e-6 covers sums and roots of them.
+    # The values of the table have full precision; 1e-6 is enough for sums and roots of them.
     checks = {
         "group": row.space_group in allowed_groups(settings["space_groups"]),
         "elements": set(counts) <= set(settings["elements"]),

@@ -1,8 +1,10 @@
-"""Peak memory and CPU seconds of ``predict`` over the number of samples: memory must not grow.
+"""Peak memory and CPU time of ``crystalgfn predict`` for growing numbers of samples; memory must not grow.
 
     python benchmarks/million.py --config configs/hypergrid.yaml --samples 10000 100000 1000000
 
-trains for a few steps in a temporary folder, then samples with one process for each number.
+This trains for a few steps in a temporary folder, then samples in a separate process for each number.
+
+Results: docs/results/scale.md.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("configs/hypergrid.yaml"))
-    parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--config", type=Path, default=Path("configs/hypergrid.yaml"), help="config of the model")
+    parser.add_argument(
+        "--samples", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="numbers of samples"
+    )
+    parser.add_argument("--steps", type=int, default=100, help="training steps (default 100)")
     parser.add_argument("--predict", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.predict:

@@ -1,12 +1,15 @@
-"""Which policy network learns the main job faster for the same CPU time.
+"""Which policy network learns the main job faster in the same CPU time.
 
     python benchmarks/policies.py --out policies.json [--seeds 0 1] [--steps 1200] [--config configs/eform.yaml]
 
-Every run is that of the config but for the policy. The CPU time of a step of each policy is measured first, in turn in
-one process, and the number of steps is chosen so that every run takes as long as the config's own policy needs for
-``--steps``; the cosine of the learning rate and the exploration end with the run. On the way and at the end the policy
-as it is draws samples with streams of their own, whose time is not counted. Writes the numbers, prints a Markdown
-table and draws the curves beside the numbers, as ``policies.png``.
+All runs use the settings of the config except for the policy. The CPU time of a step is measured first for each policy,
+in turns in one process. The number of steps is then chosen so that every run takes as long as ``MLP`` needs for
+``--steps``. The cosine of the learning rate and the exploration end with the run.
+
+During training and at the end, the policy draws samples with separate random streams. This time is not counted. The
+command writes the numbers to ``policies.json``, prints a Markdown table, and draws the curves to ``policies.png``.
+
+Results: docs/results/policies.md.
 """
 
 from __future__ import annotations
@@ -26,13 +29,10 @@ from jsonargparse import ArgumentParser
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from crystalgfn import Environment, GFlowNet, Proxy, Reward
 from crystalgfn.gflownet.data import Samples
-from crystalgfn.gflownet.envs import Environment
 from crystalgfn.gflownet.metrics import LikelihoodAgreement, PartitionEstimate
-from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.policies import MLP, EmbeddingMLP
-from crystalgfn.gflownet.proxies import Proxy
-from crystalgfn.gflownet.rewards import Reward
 from crystalgfn.plugins import load_everything
 from crystalgfn.random import generator
 from crystalgfn.settings import read_config
@@ -44,14 +44,14 @@ POLICIES = {
     "EmbeddingMLP, shared": partial(EmbeddingMLP, hidden=HIDDEN, shared=True),
 }
 FIRST = "MLP"
-"""Whose time for the given steps all get."""
+"""Every policy gets the CPU time that this one needs for the given steps."""
 
 LOOKS = 10
-"""Measurements on the way."""
+"""Number of measurements during training."""
 
 
 class Curve(pl.Callback):
-    """Measures the policy on the way, and the CPU time [s] without the measurements."""
+    """Measures the policy during training, and the CPU time [s] without these measurements."""
 
     def __init__(self, steps: int, n_samples: int) -> None:
         self.every = max(1, steps // LOOKS)
@@ -74,7 +74,7 @@ class Curve(pl.Callback):
 
 @torch.no_grad()
 def measure(module: GFlowNet, n: int) -> dict[str, float]:
-    """Numbers of docs/sampler.md, from n samples."""
+    """The numbers that docs/sampler.md explains, from n samples."""
     agreement, weights = LikelihoodAgreement(), PartitionEstimate()
     losses = []
     for part in range(-(-n // 1000)):
@@ -89,7 +89,6 @@ def measure(module: GFlowNet, n: int) -> dict[str, float]:
 
 def parts_of(config: Path) -> tuple[Environment, Proxy, Reward, dict[str, Any]]:
     """Environment, proxy, reward and the settings of training of a config."""
-
     load_everything()
     model = read_config(config)["model"]
     parser = ArgumentParser()
@@ -101,7 +100,7 @@ def parts_of(config: Path) -> tuple[Environment, Proxy, Reward, dict[str, Any]]:
 
 
 def run(parts: tuple[Environment, Proxy, Reward, dict[str, Any]], policy: str, steps: int, seed: int, n: int) -> Curve:
-    """Train once."""
+    """Train one policy."""
     env, proxy, reward, settings = parts
     module = GFlowNet(env, proxy, reward, POLICIES[policy], exploration_steps=steps, seed=seed, **settings)
     curve = Curve(steps, n)
@@ -120,7 +119,7 @@ def run(parts: tuple[Environment, Proxy, Reward, dict[str, Any]], policy: str, s
 
 
 def step_seconds(parts: tuple[Environment, Proxy, Reward, dict[str, Any]], rounds: int = 4) -> dict[str, float]:
-    """Median CPU time of a step of each policy [s], runs of 25 steps in turn."""
+    """Median CPU time of a step of each policy [s], from runs of 25 steps in turns."""
     times: dict[str, list[float]] = {name: [] for name in POLICIES}
     for _ in range(rounds):
         for name in POLICIES:
@@ -137,7 +136,7 @@ COLUMNS = {
 
 
 def table(runs: list[dict[str, Any]], seconds: dict[str, float]) -> str:
-    """One line a run, at its end."""
+    """A Markdown table with the numbers at the end of each run."""
     lines = [
         "| policy | seed | CPU ms/step | steps | CPU s | " + " | ".join(COLUMNS.values()) + " |",
         "|---|--:|--:|--:|--:|" + "--:|" * len(COLUMNS),
@@ -153,7 +152,7 @@ def table(runs: list[dict[str, Any]], seconds: dict[str, float]) -> str:
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Loss, correlation and effective share against CPU time."""
+    """Draw loss, correlation and effective share over CPU time."""
     figure = Figure(figsize=(11.0, 3.8), dpi=110, layout="constrained")
     names = ("loss", "pearson", "effective_share")
     colors = dict(zip(POLICIES, ("#444444", "#2a78b5", "#d9772b"), strict=True))
@@ -174,11 +173,20 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("configs/eform.yaml"))
-    parser.add_argument("--steps", type=int, default=1200, help=f"of {FIRST}; the others get its CPU time (1200)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--samples", type=int, default=1000, help="for each point of a curve; 5 times at the end")
-    parser.add_argument("--out", type=Path, default=Path("policies.json"))
+    parser.add_argument("--config", type=Path, default=Path("configs/eform.yaml"), help="config of the model")
+    parser.add_argument(
+        "--steps", type=int, default=1200, help=f"steps of {FIRST}; the others get the same CPU time (default 1200)"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of training (default 0 1)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1000,
+        help="samples for each point of a curve; 5 times as many at the end (default 1000)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("policies.json"), help="file for the numbers (default policies.json)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -192,7 +200,7 @@ def main() -> None:
             curve = run(parts, policy, steps, seed, options.samples)
             runs.append({"policy": policy, "seed": seed, "curve": curve.points})
             result = {"config": str(options.config), "steps": options.steps, "step_seconds": seconds, "runs": runs}
-            # After each run: a stopped benchmark keeps what it has.
+            # Written after each run, so that a stopped benchmark keeps its results.
             options.out.write_text(json.dumps(result, indent=1) + "\n")
             print(table(runs[-1:], seconds).splitlines()[-1], flush=True)
     draw(runs, options.out.with_suffix(".png"))

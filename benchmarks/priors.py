@@ -1,13 +1,20 @@
-"""The chemist's priors: their tables, and how well each tells known crystals from samples of a model.
+"""The chemist's priors: make their tables, and measure how well they separate known crystals from samples.
 
     python benchmarks/priors.py table --data FOLDER
     python benchmarks/priors.py compare --data FOLDER --samples A.csv [--samples B.csv ...]
     python benchmarks/priors.py speed --samples SAMPLES.csv
 
-FOLDER holds crystals.parquet, a table with the columns source and split (docs/proxies.md). ``table``
-writes the shipped tables, from the training rows of the Materials Project; WBM's crystals are hypothetical.
-``compare`` takes those of its rows that are in the space of configs/eform.yaml, with at most --atoms atoms in the
-conventional cell and --elements elements, and neutral as the environment has it. One thread; seconds.
+FOLDER has crystals.parquet, a table of crystals (docs/proxies.md) with the columns source and split.
+
+``table`` writes the shipped tables from the training rows of the Materials Project. Rows of WBM are not used, because
+its crystals are hypothetical.
+
+``compare`` uses the rows with the elements of configs/eform.yaml, at most --atoms atoms in the conventional cell, at
+most --elements elements, and neutral charge with one oxidation state for each element.
+
+``speed`` measures the CPU time of each prior. Each command uses one thread and takes some seconds.
+
+Results: docs/results/priors.md.
 """
 
 from __future__ import annotations
@@ -18,10 +25,9 @@ from pathlib import Path
 
 import torch
 
+from crystalgfn import Crystals, Proxy
 from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols
-from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.tables import read_table
-from crystalgfn.gflownet.proxies import Proxy
 from crystalgfn.proxies import (
     AnionKinds,
     AtomCount,
@@ -47,7 +53,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
 def known(folder: Path, split: str) -> Crystals:
-    """Crystals of the Materials Project in a split."""
+    """The crystals of the Materials Project in a split."""
     table = read_table(folder / "crystals.parquet", strict=False)
     frame = table.frame.iloc[table.rows.tolist()].reset_index(drop=True)
     rows = ((frame["split"] == split) & (frame["source"] != "wbm")).to_numpy()
@@ -55,14 +61,14 @@ def known(folder: Path, split: str) -> Crystals:
 
 
 def within(crystals: Crystals, atoms: int, elements: int) -> torch.Tensor:
-    """(n,) bool, which crystals have the elements of the config, and not too many of them, nor of atoms."""
+    """(n,) bool, True for crystals with elements of the config only, and not too many elements or atoms."""
     allowed = torch.tensor([symbol in ELEMENTS for symbol in element_symbols()])
     present = crystals.counts > 0
     return ~(present & ~allowed).any(1) & (crystals.n_atoms <= atoms) & (present.sum(1) <= elements)
 
 
 def separation(real: torch.Tensor, samples: torch.Tensor) -> float:
-    """Probability that a sample has a higher value than a known crystal, ties counted half."""
+    """Probability that a sample has a higher value than a known crystal; equal values count half."""
     rising = real.sort().values
     below = torch.searchsorted(rising, samples)
     up_to = torch.searchsorted(rising, samples, right=True)
@@ -74,7 +80,7 @@ def compare(args: argparse.Namespace) -> None:
     for split in ("train", "val"):
         crystals = known(args.data, split)
         crystals = crystals[within(crystals, args.atoms, args.elements)]
-        # The environment builds nothing else than what is neutral with one oxidation state for each element.
+        # All crystals of the environment are neutral with one oxidation state for each element.
         columns[f"known, {split}"] = crystals[ElectronegativityOrder().assign(crystals.counts).neutral]
     columns |= {path.stem: read_table(path).crystals for path in args.samples}
     print(*(f"{name}: {len(crystals)} crystals" for name, crystals in columns.items()), sep="; ")
@@ -99,7 +105,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def milliseconds(prior: Proxy, crystals: Crystals) -> float:
-    """Least processor time of an evaluation, of 20."""
+    """The shortest CPU time [ms] of 20 evaluations."""
     times = []
     for _ in range(20):
         started = time.process_time()
@@ -117,17 +123,19 @@ def speed(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("table", "compare", "speed"):
         command = commands.add_parser(name)
         if name != "speed":
             command.add_argument("--data", type=Path, required=True, help="folder with crystals.parquet")
-    commands.choices["compare"].add_argument("--samples", type=Path, action="append", required=True, help="repeatable")
+    commands.choices["compare"].add_argument(
+        "--samples", type=Path, action="append", required=True, help="table of samples; may be repeated"
+    )
     commands.choices["speed"].add_argument("--samples", type=Path, required=True, help="table of crystals")
-    commands.choices["compare"].add_argument("--atoms", type=int, default=24)
-    commands.choices["compare"].add_argument("--elements", type=int, default=4)
-    commands.choices["speed"].add_argument("--batch", type=int, default=512)
+    commands.choices["compare"].add_argument("--atoms", type=int, default=24, help="most atoms (default 24)")
+    commands.choices["compare"].add_argument("--elements", type=int, default=4, help="most elements (default 4)")
+    commands.choices["speed"].add_argument("--batch", type=int, default=512, help="crystals in a batch (default 512)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.command == "table":

@@ -1,8 +1,10 @@
-"""What docs/proxies.md says of the shipped networks beyond their model cards.
+"""Numbers of the shipped networks that their model cards do not have.
 
     python benchmarks/proxies.py --data TABLE
 
-TABLE is the table that they were trained with. One thread, seed 0; under a minute.
+TABLE is the table that the networks were trained on. One thread, seed 0, less than a minute.
+
+Results: docs/results/proxies.md.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from crystalgfn.crystal.crystals import Crystals
+from crystalgfn import Crystals
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.proxies import BandGap, FormationEnergy, PropertyModel
 
 
 def predictions(proxy: PropertyModel, data: Path, split: str) -> pd.DataFrame:
-    """Value, uncertainty, probability of not being zero, mean of the members and label of the exact rows of a split."""
+    """The rows of a split with exact labels, with the predictions of a proxy.
+
+    Added columns: value, uncertainty, not_zero (probability that the value is not zero), level (mean of the members),
+    outside, label and error.
+    """
     table = read_table(data, label=proxy.name, strict=False)
     frame = table.frame.iloc[table.rows.tolist()].reset_index(drop=True)
     frame = frame[(frame["split"] == split) & (frame[f"{proxy.name}_kind"] == "exact")]
@@ -36,7 +42,10 @@ def predictions(proxy: PropertyModel, data: Path, split: str) -> pd.DataFrame:
 
 
 def attainable(uncertainty: pd.Series, generator: torch.Generator) -> tuple[float, float]:
-    """Rank correlation of uncertainty and error, mean and deviation, if errors were exponential with that mean."""
+    """The rank correlation of uncertainty and error for ideal uncertainties: mean and standard deviation.
+
+    Ideal means that the errors have an exponential distribution whose mean is the uncertainty.
+    """
     means = torch.tensor(uncertainty.to_numpy())
     found = []
     for _ in range(100):
@@ -46,7 +55,7 @@ def attainable(uncertainty: pd.Series, generator: torch.Generator) -> tuple[floa
 
 
 def milliseconds(proxy: PropertyModel, crystals: Crystals) -> float:
-    """Least time of a prediction, of ten."""
+    """The shortest CPU time [ms] of ten predictions."""
     times = []
     for _ in range(10):
         started = time.process_time()
@@ -56,8 +65,8 @@ def milliseconds(proxy: PropertyModel, crystals: Crystals) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="the table that the networks were trained with")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the table that the networks were trained on")
     data = parser.parse_args().data
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)

@@ -1,12 +1,16 @@
-"""Properties of restricted samples beside unrestricted ones: the paper's four cases, as a figure and a table.
+"""Compare restricted with unrestricted samples: the four cases of the Crystal-GFN paper (arXiv 2310.04925).
 
     python benchmarks/restriction.py --ckpt_path CKPT --out DIR [--finetune_steps 200]
     python benchmarks/restriction.py --tables
 
-Samples with ``crystalgfn predict``: once without a restriction, then with each of configs/restrictions/fe_o.yaml (A),
-li_mn_o.yaml (B), cubic.yaml (C) and narrow_cell.yaml (D), as the model is and after fine-tuning. DIR gets the tables
-and restriction.png; the table is printed as Markdown. Times are processor time of a whole command.
-With ``--tables`` it tells instead how long the look-ahead tables of some restrictions of configs/eform.yaml take.
+The first command runs ``crystalgfn predict`` without a restriction, and then with each of these files in
+configs/restrictions: fe_o.yaml (A), li_mn_o.yaml (B), cubic.yaml (C) and narrow_cell.yaml (D). Each restriction is used
+twice, without and with fine-tuning. The samples and restriction.png are written to DIR, and a Markdown table is
+printed. Times are the CPU time of a whole command.
+
+The second command prints how long it takes to compute the look-ahead tables of some restrictions of configs/eform.yaml.
+
+Results: docs/results/restriction.md.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import gaussian_kde
 
+from crystalgfn import Crystal
 from crystalgfn.cli import main as crystalgfn
-from crystalgfn.crystal.envs import Crystal
 from crystalgfn.crystal.restriction import Restriction
 from crystalgfn.settings import read_config, read_yaml
 
@@ -37,14 +41,18 @@ FILES = Path(__file__).parent.parent / "configs" / "restrictions"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", action="store_true")
-    parser.add_argument("--ckpt_path")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--num_samples", type=int, default=10_000)
-    parser.add_argument("--finetune_steps", type=int, default=200)
-    parser.add_argument("--finetune_lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--property", default="formation_energy", help="column of the tables")
+    parser.add_argument("--tables", action="store_true", help="measure the look-ahead tables instead")
+    parser.add_argument("--ckpt_path", help="checkpoint of the model; needed without --tables")
+    parser.add_argument("--out", type=Path, help="folder for the results; needed without --tables")
+    parser.add_argument("--num_samples", type=int, default=10_000, help="samples of each case (default 10,000)")
+    parser.add_argument("--finetune_steps", type=int, default=200, help="0 for no fine-tuning (default 200)")
+    parser.add_argument("--finetune_lr", type=float, default=1e-3, help="learning rate of fine-tuning (default 0.001)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default 0)")
+    parser.add_argument(
+        "--property",
+        default="formation_energy",
+        help="column of the samples that is compared (default formation_energy)",
+    )
     options = parser.parse_args()
     if options.tables:
         time_tables()
@@ -52,7 +60,7 @@ def main() -> None:
     if options.ckpt_path is None or options.out is None:
         parser.error("--ckpt_path and --out are needed")
     options.out.mkdir(parents=True, exist_ok=True)
-    print("| | median | below −2 | different compositions in a group | processor time [s] |\n|---|--:|--:|--:|--:|")
+    print("| | median | below −2 | different compositions in a group | CPU time [s] |\n|---|--:|--:|--:|--:|")
     tables = {"": sample(options, "unrestricted", [])}
     report("unrestricted", *tables[""], options.property)
     for case, (name, title) in CASES.items():
@@ -69,11 +77,11 @@ def main() -> None:
 
 
 def time_tables() -> None:
-    """Processor time to build the look-ahead tables of the model and of some restrictions of it."""
+    """Print the CPU time to compute the look-ahead tables of the model and of some restrictions of it."""
     settings = read_config(FILES.parent / "eform.yaml")["model"]["env"]["init_args"]
     start = time.process_time()
     env = Crystal(**settings)
-    print(f"| restriction | processor time [s] |\n|---|--:|\n| none | {time.process_time() - start:.1f} |")
+    print(f"| restriction | CPU time [s] |\n|---|--:|\n| none | {time.process_time() - start:.1f} |")
     for name in (*(name for name, _ in CASES.values()), "small_cubic"):
         time_restriction(env, f"{name}.yaml", read_yaml(FILES / f"{name}.yaml", "restrict"))
     pairs = [["Li", "H"], ["Na", "K"], ["Mg", "Al"], ["S", "Se"]]
@@ -90,7 +98,7 @@ def time_restriction(env: Crystal, title: str, fields: dict) -> None:
 
 
 def sample(options: argparse.Namespace, name: str, more: list[str]) -> tuple[pd.DataFrame, float]:
-    """A table of samples and the seconds of processor time it took."""
+    """A table of samples, and the CPU time [s] of sampling it."""
     path = options.out / f"{name}.csv"
     common = ["--data.num_samples", str(options.num_samples), "--data.seed", str(options.seed), "--data.out", str(path)]
     quiet = ["--trainer.enable_progress_bar", "false"]
@@ -110,7 +118,7 @@ def report(title: str, table: pd.DataFrame, seconds: float, name: str) -> None:
 
 
 def draw(values: dict[str, pd.Series], options: argparse.Namespace) -> None:
-    """One panel a case: densities of the property, unrestricted, restricted and fine-tuned."""
+    """Draw a panel for each case: densities of the property, unrestricted, restricted and fine-tuned."""
     low = min(v.quantile(0.002) for v in values.values()) - 0.2
     high = max(v.quantile(0.998) for v in values.values()) + 0.2
     grid, bins = np.linspace(low, high, 400), np.linspace(low, high, 61)

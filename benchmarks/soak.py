@@ -1,9 +1,11 @@
-"""Many training steps of a small setting: is memory flat, are all numbers finite?
+"""Many training steps of a small model, to check that memory does not grow and that all losses are finite.
 
     python benchmarks/soak.py --steps 100000
 
-Prints the resident memory (RSS) of the process, the loss and the counts at equal intervals, and at the end the growth
-of memory after the first tenth, in all and a step.
+At equal intervals, the command prints the resident memory (RSS) of the process, the loss, log Z, and the numbers of bad
+steps and gradient spikes. At the end it prints the growth of memory after the first tenth of the steps.
+
+Results: docs/results/reliability.md.
 """
 
 import argparse
@@ -15,10 +17,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from crystalgfn.crystal.envs import Crystal
+from crystalgfn import Crystal, GFlowNet
 from crystalgfn.gflownet.data import Ticks
 from crystalgfn.gflownet.envs import HyperGrid
-from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.policies import MLP
 from crystalgfn.gflownet.proxies import HyperGridModes
 from crystalgfn.gflownet.replay import ReplayBuffer
@@ -27,7 +28,7 @@ from crystalgfn.proxies import Density
 
 
 def resident() -> float:
-    """MiB."""
+    """Resident memory of this process [MiB]."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
@@ -35,7 +36,7 @@ def resident() -> float:
 
 
 class Watch(Callback):
-    """Looks at each step's loss, and at memory now and then."""
+    """Checks the loss of each step, and prints memory and counts at intervals."""
 
     def __init__(self, every: int) -> None:
         self.every, self.rows, self.not_finite, self.began = every, [], 0, time.monotonic()
@@ -64,8 +65,8 @@ def model(setting: str) -> GFlowNet:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--setting", choices=["hypergrid", "crystal"], default="hypergrid")
+    parser.add_argument("--steps", type=int, default=100_000, help="training steps (default 100,000)")
+    parser.add_argument("--setting", choices=["hypergrid", "crystal"], default="hypergrid", help="what is trained")
     options = parser.parse_args()
     torch.set_num_threads(1)
     watch = Watch(max(options.steps // 20, 1))

@@ -1,15 +1,21 @@
-"""Where the time goes, and how far each part is from a floor measured in the same run.
+"""Speed of sampling and training, compared with the policy network alone, and the share of each part.
 
     OMP_NUM_THREADS=1 python benchmarks/speed.py
     OMP_NUM_THREADS=1 python benchmarks/speed.py --torchgfn /tmp/torchgfn/bin/python --gfnx /tmp/gfnx/bin/python
 
-Prints Markdown tables, and writes all figures as JSON with ``--json``. For each config and batch size: trajectories a
-second of sampling and of training (in the Trainer, optimizer and logging included, callbacks of the config left out),
-their ratio to the bare policy network, the share of each part, and the peak memory of the process. The floor of
-sampling is one forward pass over all decisions of a batch; that of training is that and a forward and backward pass.
-A floor runs right after what it is compared with, and medians over rounds are reported. With one thread all of it is
-CPU time, so other programs on the machine change little. Then: how long a user waits for the program, and HyperGrid
-beside other libraries, each in a Python of its own.
+The command prints Markdown tables. With ``--json`` it also writes all numbers to a file.
+
+For each config and batch size, it measures the trajectories per second in sampling and in training, the ratio to the
+floor, the share of each part, and the peak memory of the process. Training runs in the Trainer, with optimizer and
+logging and without the callbacks of the config. The floor of sampling is one forward pass of the policy network over
+all decisions of a batch. The floor of training is this pass and one forward and backward pass. A floor is measured
+right after the quantity that is compared with it, and the medians of several rounds are printed. With one thread all
+times are CPU time, so other programs on the machine change them little.
+
+After that, the command measures how long a user waits for the program to start, and compares HyperGrid with other
+libraries, each in its own Python environment.
+
+Results: docs/results/speed.md.
 """
 
 from __future__ import annotations
@@ -36,17 +42,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     configs = [Path("configs/eform.yaml"), Path("configs/hypergrid.yaml")]
     parser.add_argument("--config", type=Path, nargs="*", default=configs, help="configs whose models are measured")
-    parser.add_argument("--batch", type=int, nargs="+", default=[16, 100, 256, 1024, 4096])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
-    parser.add_argument("--waits", type=Path, default=configs[0], help="config of the start-up times")
-    parser.add_argument("--no-waits", action="store_true", help="leave the start-up times out")
-    parser.add_argument("--torchgfn", type=Path, help="a Python that has torchgfn 2.4.1")
-    parser.add_argument("--gfnx", type=Path, help="a Python that has gfnx 0.0.1")
-    parser.add_argument("--grid-batch", type=int, nargs="+", default=[16, 256, 1024], help="batch sizes beside others")
-    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 100, 256, 1024, 4096], help="batch sizes")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements; the median is used (default 9)")
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")), help="threads")
+    parser.add_argument("--waits", type=Path, default=configs[0], help="config for the start-up times")
+    parser.add_argument("--no-waits", action="store_true", help="do not measure start-up times")
+    parser.add_argument("--torchgfn", type=Path, help="Python interpreter with torchgfn 2.4.1")
+    parser.add_argument("--gfnx", type=Path, help="Python interpreter with gfnx 0.0.1")
+    parser.add_argument(
+        "--grid-batch",
+        type=int,
+        nargs="+",
+        default=[16, 256, 1024],
+        help="batch sizes for the comparison with other libraries",
+    )
+    parser.add_argument("--json", type=Path, help="file for all numbers")
     options = parser.parse_args()
-    # Read by torch and by the clock of the parts, in the processes that measure.
+    # torch and `speed_parts.model.clock` read this variable in the processes that measure.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     started = time.perf_counter()
     results: dict[str, Any] = {
@@ -76,13 +88,13 @@ def main() -> None:
 
 
 def _apart(call: Any, *args: Any) -> Any:
-    """The result of a call in a process of its own, whose memory and caches nothing else has touched."""
+    """The result of a call in a new process, so that other measurements do not change its memory and caches."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(call, *args).result()
 
 
 def throughput_table(rows: list[dict[str, Any]]) -> str:
-    """One row a batch size, for sampling and for training."""
+    """A row for each batch size, for sampling and for training."""
     lines = [
         "| | batch | trajectories/s | CPU ms each | floor/s | ratio | network | environment | proxy | bookkeeping "
         "| peak MB |",
@@ -103,7 +115,7 @@ def throughput_table(rows: list[dict[str, Any]]) -> str:
 
 
 def waits_table(rows: list[dict[str, Any]]) -> str:
-    """One row a wait."""
+    """A row for each wait."""
     lines = ["| waiting for | s | CPU s | floor | CPU s | ratio |", "|---|--:|--:|---|--:|--:|"]
     lines += [
         f"| {row['what']} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} | `{row['floor']}` | "
@@ -114,7 +126,7 @@ def waits_table(rows: list[dict[str, Any]]) -> str:
 
 
 def hypergrid_table(rows: list[dict[str, Any]]) -> str:
-    """Trajectories a second, mean number of actions, and how many times slower than here."""
+    """Trajectories per second, mean number of actions, and how many times slower than crystalgfn."""
     names = [name for name in rows[0] if isinstance(rows[0][name], dict)]
     head = ["", "batch", *(f"{name}/s | actions" for name in names), *(f"times {n}" for n in names[1:])]
     count = 2 + 2 * len(names) + len(names) - 1

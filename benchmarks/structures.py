@@ -1,4 +1,4 @@
-"""Checks of the structures that ``crystalgfn build`` makes, and a report on folders of them.
+"""Checks of the structures that ``crystalgfn build`` makes, and a report on folders of structures.
 
     python benchmarks/structures.py references --data FOLDER
     python benchmarks/structures.py calibrate --data FOLDER --out DIR
@@ -6,12 +6,19 @@
     python benchmarks/structures.py distances --data FOLDER
     python benchmarks/structures.py offset --data FOLDER --out DIR
 
-``--data`` holds crystals.parquet (material_id, formula, space_group, cell, formation_energy, energy_above_hull, split)
-and structures.parquet (material_id, cif). `references` judges elemental references on real structures. `calibrate`
-takes real stable crystals, builds them from space group, formula and cell alone, and relaxes the real structures beside
-them; a run that was stopped goes on. `report` sums up folders that ``crystalgfn build --relax chgnet`` wrote.
-`distances` tells how close atoms come in real structures. `offset` labels real crystals as ``crystalgfn label`` does
-and compares with DFT; a run that was stopped goes on.
+FOLDER has crystals.parquet (material_id, formula, space_group, cell, formation_energy, energy_above_hull, split) and
+structures.parquet (material_id, cif).
+
+- `references` measures the errors of formation energies on real structures, for one or more sets of references.
+- `calibrate` builds real stable crystals from space group, formula and cell only, and relaxes the real structures for
+  comparison.
+- `report` summarizes folders that ``crystalgfn build --relax chgnet`` wrote.
+- `distances` measures how close atoms are in real structures.
+- `offset` labels real crystals as ``crystalgfn label`` does and compares the labels with DFT.
+
+If `calibrate` or `offset` was stopped, run it again: it continues.
+
+Results: docs/results/structures.md; those of `offset` are in docs/results/discovery.md.
 """
 
 from __future__ import annotations
@@ -34,14 +41,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     references = commands.add_parser("references", help="errors of formation energies on real structures")
-    calibrate = commands.add_parser("calibrate", help="build real crystals from group, formula and cell")
+    calibrate = commands.add_parser("calibrate", help="build real crystals from space group, formula and cell")
     distances_ = commands.add_parser("distances", help="shortest distances in real structures")
-    offset_ = commands.add_parser("offset", help="labels of real crystals against DFT")
+    offset_ = commands.add_parser("offset", help="compare labels of real crystals with DFT")
     for command, n in ((references, 200), (calibrate, 50), (distances_, 3000), (offset_, 60)):
-        command.add_argument("--data", type=Path, required=True)
-        command.add_argument("--n", type=int, default=n)
-        command.add_argument("--seed", type=int, default=0)
-    references.add_argument("--references", type=Path, nargs="*", help="tables to compare with the shipped one")
+        command.add_argument("--data", type=Path, required=True, help="folder with the two tables")
+        command.add_argument("--n", type=int, default=n, help=f"number of crystals (default {n})")
+        command.add_argument("--seed", type=int, default=0, help="seed (default 0)")
+    references.add_argument(
+        "--references", type=Path, nargs="*", help="files of references to compare with the shipped ones"
+    )
     calibrate.add_argument("--out", type=Path, required=True)
     calibrate.add_argument("--split", default="test")
     calibrate.add_argument("--tries", type=int, default=12)
@@ -49,7 +58,7 @@ def main() -> None:
     offset_.add_argument("--out", type=Path, required=True)
     offset_.add_argument("--tries", type=int, default=4)
     offset_.add_argument("--jobs", type=int, default=1)
-    report_ = commands.add_parser("report", help="sum up folders of structures")
+    report_ = commands.add_parser("report", help="summarize folders of structures")
     report_.add_argument("structures", type=Path, nargs="+")
     options = vars(parser.parse_args())
     functions = {
@@ -60,7 +69,7 @@ def main() -> None:
 
 
 def judge_references(data: Path, n: int, seed: int, references: list[Path] | None) -> None:
-    """Mean absolute errors on real structures of the test split with exact labels."""
+    """Print the mean absolute errors on real structures of the test split with exact labels."""
     from crystalgfn.atoms.potentials.chgnet import energies
     from crystalgfn.atoms.potentials.fitting import join, read_structures
     from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
@@ -73,7 +82,7 @@ def judge_references(data: Path, n: int, seed: int, references: list[Path] | Non
     tables = [ElementReferences.load(path) for path in [SHIPPED, *(references or [])]]
     pairs = list(zip(values.tolist(), structures, strict=True))
     predicted = np.array([[table.formation_energy(e, s.composition) for e, s in pairs] for table in tables])
-    everywhere = np.isfinite(predicted).all(axis=0)  # the same crystals for all tables
+    everywhere = np.isfinite(predicted).all(axis=0)  # the same crystals for all sets of references
     wbm = (rows.source == "wbm").to_numpy()
     for table, prediction in zip(tables, predicted, strict=True):
         errors = prediction - rows.formation_energy.to_numpy(dtype=float)
@@ -84,7 +93,7 @@ def judge_references(data: Path, n: int, seed: int, references: list[Path] | Non
 
 
 def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int, jobs: int) -> None:
-    """Build real stable crystals, and relax the real structures for comparison."""
+    """Build real stable crystals, relax the real structures, and print both for comparison."""
     from crystalgfn.atoms import outputs
     from crystalgfn.atoms.potentials.fitting import join, read_structures
     from crystalgfn.atoms.potentials.references import ElementReferences
@@ -135,7 +144,7 @@ def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int
 
 
 def _matches(out: Path, names: pd.Series, real: list, stage: str = "relaxed") -> np.ndarray:
-    """Whether pymatgen's StructureMatcher, with its defaults, takes each structure for the real one."""
+    """(n,) bool, True where pymatgen's StructureMatcher with default settings matches a structure with the real one."""
     import json
 
     from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -149,8 +158,11 @@ def _matches(out: Path, names: pd.Series, real: list, stage: str = "relaxed") ->
 
 
 def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> None:
-    """CHGNet minus DFT, for real crystals of the elements of configs/eform.yaml, labelled as any other crystal, and for
-    their real structures; half of them from the Materials Project and half from WBM."""
+    """Print CHGNet minus DFT for real crystals of the elements of configs/eform.yaml.
+
+    The crystals are labelled in the same way as sampled crystals, and their real structures are evaluated too. Half of
+    the crystals are from the Materials Project and half from WBM.
+    """
     from crystalgfn.atoms.potentials.fitting import join, read_structures
     from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.atoms.run import Workers, run
@@ -212,8 +224,10 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
 
 
 def distances(data: Path, n: int, seed: int) -> None:
-    """Shares of real structures whose closest atoms are closer than some ratios of the sum of covalent radii, and how
-    many neighbours their atoms have."""
+    """Print how close atoms are in real structures, and how many neighbours they have.
+
+    The table has the shares of structures whose closest atoms are closer than a ratio of the sum of covalent radii.
+    """
     from crystalgfn.atoms.arrangements import crowding, distance_ratios
     from crystalgfn.atoms.potentials.fitting import join, read_structures
 
@@ -227,7 +241,7 @@ def distances(data: Path, n: int, seed: int) -> None:
         print(f"| {ratio} | {(ratios[~hydrogen] < ratio).mean():.2%} | {(ratios[hydrogen] < ratio).mean():.2%} |")
     pairs = crowding(structures)
     values = ", ".join(f"{value:.0f}" for value in np.percentile(pairs, (50, 95, 99, 100)))
-    print(f"\npairs of neighbours within 3 Å for an atom, median, 95th, 99th percentile, most: {values}")
+    print(f"\npairs of neighbours within 3 Å per atom, median, 95th and 99th percentile, largest: {values}")
 
 
 def _share(k: int, n: int) -> str:
@@ -237,7 +251,7 @@ def _share(k: int, n: int) -> str:
 
 
 def report(structures: list[Path]) -> None:
-    """A Markdown table about folders of structures, one column each; then failures and the best of each."""
+    """Print a Markdown table with a column for each folder, then the failures and the best structures of each."""
     frames = {folder.name: pd.read_csv(folder / "structures.csv") for folder in structures}
     columns = {name: describe(frame) for name, frame in frames.items()}
     rows = list(dict.fromkeys(row for column in columns.values() for row in column))
@@ -257,7 +271,7 @@ def report(structures: list[Path]) -> None:
 
 
 def describe(frame: pd.DataFrame) -> dict[str, str]:
-    """What to say about one table of structures."""
+    """The rows of the report about one table of structures."""
     relaxed = frame[frame.energy_relaxed.notna()]
     kept = relaxed[relaxed.symmetry.isin(["sampled", "higher"])]
     atoms = frame.formula.map(lambda formula: sum(parse_formula(formula).values()))

@@ -1,15 +1,20 @@
-"""Every loss with every source of trajectories, on spaces whose exact distribution is known.
+"""Every loss with every source of trajectories, in environments whose exact distribution is known.
 
     python benchmarks/toolbox.py --out toolbox.json
 
-After a fixed number of trajectories the distribution that the policy samples from is computed, not estimated, and
-compared with R / Z. The yardstick is the sampling floor: the total variation that 10,000 samples of a perfect sampler
-show. Beside on-policy training (every trajectory sampled with the policy) half of the trajectories come from a replay
-buffer or from a data set. All runs have the same learning rates: none is tuned for its loss or space.
+After a fixed number of trajectories, the distribution that the policy samples from is compared with R / Z. It is
+computed, not estimated from samples. The result is given as a ratio to the sampling floor: the total variation that
+10,000 samples of a perfect sampler show.
 
-With --torchgfn-python, the interpreter of an environment with torchgfn, the grid is also learned by torchgfn with
-trajectory balance: the same number of trajectories, networks of the same size and the same learning rates, once with a
-uniform and once with a learned P_B, in turn with this package.
+Each loss is trained three times: on-policy (the policy samples all trajectories), and with half of the trajectories
+from a replay buffer or from a data set. All runs have the same learning rates; they are not tuned for any loss or
+environment.
+
+With --torchgfn-python, torchgfn learns the grid too, with trajectory balance. The number of trajectories, the size of
+the networks and the learning rates are the same. Both packages run in turns, once with a uniform and once with a
+learned P_B.
+
+Results: docs/results/losses.md.
 """
 
 from __future__ import annotations
@@ -36,17 +41,17 @@ from exact import sampling_floor, total_variation
 from helpers import make_crystal
 from spaces import BoxSpace, CompositionSpace, FiniteSpace, Space
 
+from crystalgfn import GFlowNet
 from crystalgfn.gflownet import losses as of
 from crystalgfn.gflownet.data import Samples
 from crystalgfn.gflownet.data_set import DataSet
 from crystalgfn.gflownet.envs import Box, HyperGrid, Sequence, Set
-from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.policies import MLP
 from crystalgfn.gflownet.proxies import BoxCorners, HammingDistance, HyperGridModes, SetOverlap
 from crystalgfn.gflownet.replay import ReplayBuffer
 from crystalgfn.gflownet.rewards import Boltzmann, Identity, Power
 from crystalgfn.gflownet.rollout import sample_forward
-from crystalgfn.proxies.density import Density
+from crystalgfn.proxies import Density
 from crystalgfn.random import generator
 from crystalgfn.testing import RandomPolicy
 
@@ -65,7 +70,7 @@ SOURCES = ("on-policy", "replay", "data set")
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned, for how many steps, with which of the losses."""
+    """An environment to learn, the number of steps, and the losses that can be used."""
 
     name: str
     make: Callable[[], Space]
@@ -112,7 +117,7 @@ TASKS = {
 
 
 def write_table(space: Space, path: Path) -> None:
-    """A data set: every object where they can be listed, else 5,000 random ones."""
+    """Write a data set: all objects if they can be listed, otherwise 5,000 random ones."""
     env = space.env
     if env.is_enumerable:
         states = env.enumerate()
@@ -233,7 +238,7 @@ def torchgfn(python: Path, task: Task, space: Space, backward: str, seed: int) -
 
 
 def compare(python: Path, task: Task, space: Space, table: Path, repeats: int) -> list[dict[str, Any]]:
-    """This package and torchgfn in turn, with either P_B, from several seeds."""
+    """Run crystalgfn and torchgfn in turns, with uniform and learned P_B and several seeds."""
     results = []
     for backward in ("uniform", "learned"):
         for seed in range(repeats):
@@ -244,7 +249,7 @@ def compare(python: Path, task: Task, space: Space, table: Path, repeats: int) -
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """A row for each environment and loss, a column for each source: total variation, its ratio to the floor, log Z."""
+    """A table of total variation, its ratio to the floor and the error of log Z, with a column for each source."""
     lines = [
         "| environment (floor; trajectories) | loss | on-policy | replay | data set |",
         "|---|---|--:|--:|--:|",
@@ -268,7 +273,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
 
 
 def comparison(results: list[dict[str, Any]]) -> str:
-    """Medians over seeds of what each package reached on the grid, and what it cost."""
+    """A table of the total variation on the grid and the CPU time of each package, as medians over seeds."""
     lines = ["| package, P_B | total variation (range) | CPU seconds (range) |", "|---|--:|--:|"]
     for name in dict.fromkeys(r["source"] for r in results):
         own = [r for r in results if r["source"] == name]
@@ -284,12 +289,14 @@ def comparison(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--environments", nargs="*", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
-    parser.add_argument("--lr", type=float, default=LR, help=f"learning rate of the networks ({LR})")
-    parser.add_argument("--torchgfn-python", type=Path, help="interpreter of an environment with torchgfn 2.4")
-    parser.add_argument("--repeats", type=int, default=3, help="seeds of the comparison with torchgfn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of training (default 0)")
+    parser.add_argument("--environments", nargs="*", choices=list(TASKS), default=list(TASKS), help="default: all")
+    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES), help="default: all")
+    parser.add_argument("--lr", type=float, default=LR, help=f"learning rate of the networks (default {LR})")
+    parser.add_argument("--torchgfn-python", type=Path, help="Python interpreter with torchgfn 2.4")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="number of seeds of the comparison with torchgfn (default 3)"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

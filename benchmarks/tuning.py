@@ -1,11 +1,15 @@
-"""What docs/proxies.md says of fine-tuning: what is learned, what is forgotten, with and without the old table.
+"""What fine-tuning changes in the network of the formation energy, with and without the old table.
 
     python benchmarks/tuning.py --data TABLE --n 100 1000
 
-TABLE is the table that the shipped network was trained with. `strained`: crystals of the table, of the elements of
-configs/eform.yaml, in cells that no real crystal has, stretched and sheared at random; the label is that of the table
-plus an elastic energy, at most 1.5 eV/atom. New rows are strained training rows, test rows strained test rows. `wbm`:
-1,000 hypothetical crystals of the training rows once more, as if they were new. One thread, seed 0.
+TABLE is the table that the shipped network was trained on. There are two cases of new rows:
+
+- `strained`: crystals of the table with the elements of configs/eform.yaml, in cells that are stretched at random. The
+  label is that of the table plus an elastic energy of at most 1.5 eV/atom. New rows are strained training rows, and
+  test rows are strained test rows.
+- `wbm`: hypothetical crystals of the training rows, used again as if they were new.
+
+One thread, seed 0. Results: docs/results/proxies.md.
 """
 
 from __future__ import annotations
@@ -18,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from crystalgfn import Crystals
 from crystalgfn.crystal.crystallography import atomic_numbers
-from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS
 from crystalgfn.proxies.network.property_network import PropertyNetwork
 from crystalgfn.proxies.network.splits import DataConfig, split_table
@@ -30,10 +34,10 @@ CAP = 1.5  # eV/atom
 
 
 def strained(crystals: Crystals, target: Tensor, generator: torch.Generator) -> tuple[Crystals, Tensor]:
-    """Crystals with other lengths and the energy that this costs, with a bulk modulus of about 100 GPa."""
+    """Crystals with changed lengths, and their labels plus the elastic energy (bulk modulus about 100 GPa)."""
     shift = 0.12 * torch.randn(len(crystals), 1, generator=generator, dtype=torch.float64)
     apart = 0.12 * torch.randn(len(crystals), 3, generator=generator, dtype=torch.float64)
-    # Lengths that the space group makes equal stay equal.
+    # Lengths that are equal by symmetry stay equal.
     group = crystals.space_group
     apart[group > 194] = 0
     uniaxial = (group > 74) & (group <= 194)
@@ -49,23 +53,25 @@ def strained(crystals: Crystals, target: Tensor, generator: torch.Generator) -> 
 
 
 def mae(network: PropertyNetwork, crystals: Crystals, target: Tensor) -> str:
-    """Error, mean error and mean uncertainty."""
+    """Mean absolute error, mean error and mean predicted uncertainty, as text."""
     with torch.no_grad():
         estimate = network(crystals)
     error = estimate.value - target
-    return f"{error.abs().mean():.3f} ({error.mean():+.3f}; said {estimate.uncertainty.mean():.3f})"
+    return f"{error.abs().mean():.3f} ({error.mean():+.3f}; predicted {estimate.uncertainty.mean():.3f})"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="the table that the network was trained with")
-    parser.add_argument("--cases", nargs="+", default=["strained", "wbm"], choices=["strained", "wbm"])
-    parser.add_argument("--n", type=int, nargs="+", default=[1000], help="numbers of new rows")
-    parser.add_argument("--old", nargs="+", default=["table", "none"], choices=["table", "none"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the table that the network was trained on")
+    parser.add_argument(
+        "--cases", nargs="+", default=["strained", "wbm"], choices=["strained", "wbm"], help="default: both"
+    )
+    parser.add_argument("--n", type=int, nargs="+", default=[1000], help="numbers of new rows (default 1000)")
+    parser.add_argument("--old", nargs="+", default=["table", "none"], choices=["table", "none"], help="default: both")
     for name in ("learning_rate", "old_share", "error_learning_rate"):
-        parser.add_argument(f"--{name}", type=float, help="other than the default")
+        parser.add_argument(f"--{name}", type=float, help="a field of TuningConfig")
     for name in ("steps", "passes", "support", "error_steps"):
-        parser.add_argument(f"--{name}", type=int, help="other than the default")
+        parser.add_argument(f"--{name}", type=int, help="a field of TuningConfig")
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = ("learning_rate", "old_share", "error_learning_rate", "steps", "passes", "support", "error_steps")

@@ -1,4 +1,4 @@
-"""Callbacks: what a run logs, draws and writes. Packaged as ``crystalgfn.callbacks``."""
+"""Callbacks, which log, draw and write what a run samples. They are packaged as ``crystalgfn.callbacks``."""
 
 from crystalgfn.callbacks.checkpoints import Checkpoints
 from crystalgfn.callbacks.coverage import LogCoverage

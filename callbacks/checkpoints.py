@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run between two steps, always there."""
+"""Keeps a checkpoint of a run up to date, and ends a run safely after a signal."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Checkpoints(ModelCheckpoint):
-    """Keeps ``checkpoints/last.ckpt`` up to date: every so many steps, and at the end whatever its step.
+    """Writes ``checkpoints/last.ckpt`` at regular intervals of training steps, and at the end of a run.
 
-    A checkpoint holds the state between two steps, after all that belongs to the first one: its logs, its validation,
-    what callbacks collected. A run that goes on from it does what it would have done.
+    A checkpoint holds the state between two steps. Logs, validation and callbacks of the earlier step are complete. A
+    run that continues from the checkpoint gives the same results as a run without interruption.
 
-    Ctrl-C and SIGTERM end the run after the step that is under way, with a checkpoint; a second one ends it at once. A
-    training step that fails, such as in a proxy, has changed nothing, and ends the run with a checkpoint of the steps
-    before it.
+    Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint. A second signal ends it at once. If a
+    training step fails, for example in a proxy, the run ends with a checkpoint of the steps before it.
 
     Args:
-        every_n_steps: training steps between two checkpoints.
+        every_n_steps: number of training steps between two checkpoints.
 
     Raises:
         InputError: if the interval is not positive.
@@ -54,17 +53,17 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        # A signal that came while the run was set up; Lightning has noted it.
+        # Lightning notes a signal that arrives while the run is set up.
         self._stop = signal.SIGTERM if trainer.received_sigterm else None
         self._is_between_steps = False
         folder = Path(self.dirpath or ".")
         if trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == folder.resolve():
-            # The same folder: its last checkpoint is this run's own.
+            # The folder is the same, so the last checkpoint in it belongs to this run.
             self.last_model_path = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
         self._listen()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Gradients that wait for more batches are in no checkpoint.
+        # Accumulated gradients are not part of a checkpoint.
         if batch_idx % trainer.accumulate_grad_batches:
             self._is_between_steps = False
             return
@@ -86,24 +85,24 @@ class Checkpoints(ModelCheckpoint):
         self._is_between_steps = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Nothing: the validation of the step is still to come, and the next one saves."""
+        """Do nothing. The validation of this step comes later, so the start of the next step saves."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen_no_more()
-        # A run that ends between two intervals would otherwise lose its last steps.
+        # Otherwise a run that ends between two intervals would lose its last steps.
         self._save_unless_saved(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._listen_no_more()
-        # A proxy that raises must not cost the steps before it. With several processes the others may be anywhere, and
-        # saving would wait for them.
+        # After an error in a proxy the steps before it must not be lost. With several processes there is no checkpoint,
+        # because saving would wait for the other processes.
         if isinstance(exception, Exception) and self._is_between_steps and trainer.world_size == 1:
             self._is_between_steps = False
             self._save_unless_saved(trainer)
 
     def _save_unless_saved(self, trainer: Trainer) -> None:
         if trainer.global_step and not self._should_skip_saving_checkpoint(trainer):
-            # What was logged before a checkpoint is not logged again by the run that goes on from it.
+            # A run that continues from the checkpoint does not log these values again, so write them now.
             for logger in trainer.loggers:
                 logger.save()
             self._is_saving = True
@@ -117,8 +116,9 @@ class Checkpoints(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self._is_saving:
             return
-        # Lightning counts what is ready, started, processed and completed. Between two steps all are the same, but it
-        # is asked in the midst of its own bookkeeping; on going on it adds one to the number of steps it has logged.
+        # Lightning counts batches that are ready, started, processed and completed. Between two steps all counts are
+        # equal, but here Lightning has updated only some of them. When a run continues, Lightning adds one to
+        # _batches_that_stepped.
         loop = checkpoint["loops"]["fit_loop"]
         for part in loop["epoch_loop.batch_progress"].values():
             if isinstance(part, dict):
@@ -127,7 +127,7 @@ class Checkpoints(ModelCheckpoint):
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - 1
 
     def state_dict(self) -> dict[str, Any]:
-        # A run that goes on elsewhere has a folder of its own.
+        # A run that continues elsewhere has its own folder.
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

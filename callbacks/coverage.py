@@ -1,4 +1,4 @@
-"""How much of the chemistry and of the symmetries that are allowed the samples reach."""
+"""Fraction of the allowed elements and space groups that occurs among the samples."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ CLASSES = {
     "crystal_lattice_systems": "crystal_lattice_system",
     "point_symmetries": "point_symmetry",
 }
-"""Name in a tag, and kind of the class, for each way to class space groups."""
+"""Classifications of space groups: the name in a tag, and the kind of class for `group_classes`."""
 
 
 class LogCoverage(WindowCallback):
-    """Logs which share of the possible elements, space groups and classes of them occurs among the samples.
+    """Logs which share of the allowed elements, space groups and classes of space groups occurs among the samples.
 
-    Possible is what the environment's own settings allow. Tags: ``coverage/elements``, ``coverage/space_groups``,
+    The settings of the environment determine what is allowed. Tags: ``coverage/elements``, ``coverage/space_groups``,
     ``coverage/crystal_systems``, ``coverage/lattice_systems``, ``coverage/crystal_lattice_systems`` and
-    ``coverage/point_symmetries``, each a share; and the same with ``n_`` before the name, the number seen.
+    ``coverage/point_symmetries``, each a share. Tags with ``n_`` before the name give the number that occurs.
 
     Args:
-        every_n_steps: training steps in a window.
+        every_n_steps: number of training steps between two logs.
+
+    Raises:
+        InputError: if the interval is not positive, or the environment builds no crystals.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -64,7 +67,14 @@ class LogCoverage(WindowCallback):
 
 
 def coverage_metrics(env: Crystal) -> Metrics:
-    """Coverage of the elements (by atomic number - 1) and space groups (by number - 1) an environment allows."""
+    """Make metrics for the elements and space groups that an environment allows.
+
+    Args:
+        env: an environment of crystals.
+
+    Returns:
+        ``elements``, with the class atomic number - 1, and ``space_groups``, with the class number - 1.
+    """
     numbers = atomic_numbers()
     elements = torch.zeros(N_ELEMENTS, dtype=torch.bool)
     elements[[numbers[symbol] - 1 for symbol in env.elements]] = True
@@ -74,6 +84,6 @@ def coverage_metrics(env: Crystal) -> Metrics:
 
 
 def update_coverage(metrics: Metrics, crystals: Crystals) -> None:
-    """Add crystals to `coverage_metrics`."""
+    """Add crystals to the metrics made by `coverage_metrics`."""
     metrics["elements"].update(crystals.counts > 0)
     metrics["space_groups"].update(crystals.space_group - 1)

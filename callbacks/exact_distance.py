@@ -1,4 +1,4 @@
-"""How far the samples are from the distribution that they should have, where it can be listed."""
+"""Distance between the samples and the exact distribution, for environments that can list their objects."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from crystalgfn.gflownet.keys import hash_rows, state_keys
 from crystalgfn.gflownet.metrics import ExactDistance
 
 MOST = 1_000_000
-"""Largest number of terminal states that are listed."""
+"""Largest number of objects for which the distance is calculated."""
 
 
 class LogExactDistance(WindowCallback):
-    """Logs, for validations and tests, the distance of the samples to R(x) / Z, for environments that can be listed.
+    """Logs the distance between the samples of validations and tests and the exact distribution R(x) / Z.
 
-    Tags: ``exact/total_variation`` and ``exact/jensen_shannon`` (nats), each with ``_floor``, what as many perfect
-    samples have on average; ``exact/log_z`` and ``exact/log_z_error``, the learned log Z minus it.
+    The environment must be able to list its objects. Tags: ``exact/total_variation`` and ``exact/jensen_shannon``
+    (nats); the same with ``_floor``, the average distance of as many samples from the exact distribution;
+    ``exact/log_z``, the exact value; and ``exact/log_z_error``, the learned log Z minus the exact one.
 
     Raises:
-        InputError: if the environment cannot list its objects, or has more than a million.
+        InputError: if the environment cannot list its objects, or has more than a million objects.
     """
 
     def __init__(self) -> None:

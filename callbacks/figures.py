@@ -1,4 +1,4 @@
-"""Pictures of the samples: property, elements, space groups."""
+"""Pictures of the samples: distributions of properties, elements and space groups."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 
 class LogFigures(WindowCallback):
-    """Draws the samples as pictures for TensorBoard; with other loggers, or none, it does nothing.
+    """Draws pictures of the samples for TensorBoard. Without a TensorBoard logger it does nothing.
 
-    Tags: ``figures/<property>`` for each proxy, its distribution over the samples, against a reference;
+    Tags: ``figures/<property>``, the distribution of each proxy's property over the samples, compared with a reference;
     ``figures/elements``, a periodic table with the share of samples that contain each element;
     ``figures/space_groups``, the share of each space group and crystal system.
 
     Args:
-        every_n_steps: training steps between two sets of pictures of training samples; None draws only the samples of
-            validations and tests.
-        reference: a table of crystals to compare with, CSV or parquet. Of its rows those count whose elements are all
-            allowed. If it has a column of a proxy's name, that is the reference's property; otherwise the proxy
-            predicts it.
-        reference_split: only rows that have this text in the column ``split``; None takes all rows.
+        every_n_steps: number of training steps between two sets of pictures of training samples; None for pictures of
+            validations and tests only.
+        reference: table of crystals to compare with, CSV or parquet. Only rows with allowed elements are used. A
+            column with the name of a proxy's property gives the reference values of the property; without such a
+            column, the proxy predicts them.
+        reference_split: use only rows with this text in the column ``split``; None for all rows.
 
     Raises:
-        InputError: if the environment builds no crystals, or the reference cannot be used.
+        InputError: if the interval is not positive, the environment builds no crystals, or the reference is not usable.
     """
 
     def __init__(
@@ -114,26 +114,30 @@ class LogFigures(WindowCallback):
 def read_references(
     path: Path, split: str | None, elements: tuple[str, ...], proxies: Sequence[Proxy]
 ) -> dict[str, ReferenceCrystals]:
-    """The rows of a table of crystals that samples can be compared with, for each property.
+    """Read the crystals with which samples are compared.
 
     Args:
         path: CSV or parquet file.
-        split: text that rows must have in the column ``split``; None takes all rows.
-        elements: symbols; rows with other elements are left out.
-        proxies: each names a property, and predicts it where the table has no such column.
+        split: text that rows must have in the column ``split``; None for all rows.
+        elements: symbols of the allowed elements; rows with other elements are left out.
+        proxies: proxies of the properties. A proxy predicts its property if the table has no such column.
+
+    Returns:
+        the reference crystals for each property.
 
     Raises:
-        InputError: if the table cannot be read, it has no such split, or no row is left.
+        InputError: if the table cannot be read, has no such split, or has no usable row.
     """
     from crystalgfn.evaluation.drawing import ReferenceCrystals
 
-    # A table of crystals need not have the property: a generic one serves every proxy.
+    # The table need not have a column for the property, so one table can be used with every proxy.
     table = read_table(path, strict=False)
     rows, crystals = table.rows, table.crystals
     if split is not None:
         if "split" not in table.frame.columns:
             raise InputError(
-                f"reference_split: {split!r} is not allowed; {path} has no column 'split', set it to null for all rows"
+                f"reference_split: {split!r} is not allowed; {path} has no column 'split'; set reference_split to null "
+                "to use all rows"
             )
         splits = table.frame["split"].astype(str)
         keep = torch.from_numpy((splits == split).to_numpy(dtype=bool, copy=True))[rows]
@@ -163,7 +167,7 @@ def read_references(
 
 
 def _property(frame: pd.DataFrame, rows: Tensor, crystals: Crystals, proxy: Proxy) -> Tensor:
-    """(k,) float64 property of k crystals: the column of its name in their rows of a table, else the proxy's."""
+    """(k,) float64 property of k crystals: from the column in their rows of a table, or predicted by the proxy."""
     if proxy.name in frame.columns:
         import pandas as pd
 

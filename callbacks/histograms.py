@@ -16,10 +16,13 @@ class LogHistograms(WindowCallback):
     """Logs TensorBoard histograms of the samples' properties and log R, for any environment.
 
     Tags: ``histograms/<property>`` and ``histograms/<property>_uncertainty`` for each proxy, in its unit, and
-    ``histograms/log_reward``. Other loggers get nothing.
+    ``histograms/log_reward``. Other loggers are ignored.
 
     Args:
-        every_n_steps: training steps in a window.
+        every_n_steps: number of training steps between two logs.
+
+    Raises:
+        InputError: if the interval is not positive.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:

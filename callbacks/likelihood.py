@@ -1,4 +1,4 @@
-"""How well log p(x) follows log R(x), on samples and on known objects."""
+"""Agreement of log p(x) with log R(x), for samples and for known objects."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ if TYPE_CHECKING:
 
 
 class LogLikelihood(WindowCallback):
-    """Logs, for validations and tests, how near the sampler is to p(x) = R(x) / Z; for any environment.
+    """Logs how close the sampler is to p(x) = R(x) / Z in validations and tests, for any environment.
 
-    Tags: ``likelihood/pearson``, ``likelihood/spearman``, ``likelihood/slope`` of log p against log R over samples;
-    ``likelihood/log_z``, its ``likelihood/log_z_standard_error``, ``likelihood/log_z_error`` (the learned log Z minus
-    it) and ``likelihood/effective_share``; with a table ``known/pearson``, ``known/spearman``, ``known/slope``,
-    ``known/n``, ``known/left_out``, ``known/log_p_mean`` and ``known/log_reward_mean`` over its objects; and the
-    picture ``likelihood/figure``, with a table ``likelihood/known``. docs/sampler.md says what they mean.
+    Tags for the samples: ``likelihood/pearson``, ``likelihood/spearman`` and ``likelihood/slope`` of log p against
+    log R; ``likelihood/log_z``, an estimate of log Z, with ``likelihood/log_z_standard_error``;
+    ``likelihood/log_z_error``, the learned log Z minus this estimate; ``likelihood/effective_share``; and the picture
+    ``likelihood/figure``. Tags for the objects of a table: ``known/pearson``, ``known/spearman``, ``known/slope``,
+    ``known/n``, ``known/left_out``, ``known/log_p_mean`` and ``known/log_reward_mean``; the picture is then
+    ``likelihood/known``. docs/sampler.md explains these values.
 
     Args:
-        table: known objects that the policy was not trained on, CSV or parquet; None for none.
+        table: table of known objects that the policy was not trained on, CSV or parquet; None for no table.
         only: values that columns of the table must have, such as ``{split: val}``; None for all rows.
-        tolerance: largest relative deviation of a known object from one that can be built; it is moved there.
-        trajectories: drawn backward from each object where it can have several; in a tree log p is exact.
-        name: what the tags of the table begin with; two callbacks with two tables need two names.
+        tolerance: largest relative deviation of a known object from the nearest one that the environment can build. A
+            deviating object is replaced by that one.
+        trajectories: number of backward trajectories for each object, if it can be built in several ways. In a tree
+            log p is exact.
+        name: the tags of the table begin with this name. Several callbacks with different tables need different names.
 
     Raises:
-        InputError: if an option is not usable, or the table cannot be read.
+        InputError: if an option is not allowed, or the table cannot be read.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class LogLikelihood(WindowCallback):
         at_least("trajectories", trajectories, 1)
         between("tolerance", tolerance, 0, 0.5, without=0.5)
         if not re.fullmatch(r"[\w.-]+", name):
-            raise InputError(f"name: {name!r} is not allowed; it is made of letters, digits, and the signs _ . -")
+            raise InputError(f"name: {name!r} is not allowed; use only letters, digits, and the signs _ . -")
         self.table, self.only, self.name = table, only, name
         self.tolerance, self.trajectories = tolerance, trajectories
         self._known: KnownStates | None = None
@@ -76,7 +79,7 @@ class LogLikelihood(WindowCallback):
     def prepare(self, pl_module: LightningModule) -> None:
         if self.table is None:
             return
-        # log R follows later, when the networks are on their device.
+        # log R is calculated later, when the networks are on their device.
         self._known = read_states(gflownet(pl_module).env, Path(self.table), self.tolerance, self.only, "table")
         self._known_log_reward = None
         reasons = Counter(self._known.problems.values()).most_common()
@@ -99,14 +102,14 @@ class LogLikelihood(WindowCallback):
         partition.update(outputs["log_reward"] - ratio)
 
     def _stream(self, module: GFlowNet, name: str) -> Generator:
-        """A random stream of its own, the same in every validation: training does not depend on it."""
+        """A separate random number generator, the same in every validation, so that training does not depend on it."""
         return generator(module.seed, "likelihood", name, module.global_rank, device=module.device)
 
     def _log_p(self, module: GFlowNet, states: Tensor, draws: Generator) -> Tensor:
         return log_likelihood(module.env, module.policy, states, draws, self.trajectories, module.backward_policy).log_p
 
     def _add_known(self, metrics: Metrics, pl_module: LightningModule, trainer: Trainer) -> None:
-        """Each process takes its share of the known objects."""
+        """Add the known objects to the metrics; each process evaluates a part of them."""
         if self._known is None:
             return
         module, metric = gflownet(pl_module), metrics["known"]
@@ -134,14 +137,14 @@ class LogLikelihood(WindowCallback):
             values[f"{self.name}/left_out"] = torch.tensor(
                 float(int(self._known.wanted.sum()) - int(found["known"]["n"]))
             )
-        # What a few samples do not define is left out.
+        # Values that are not defined for a few samples are left out.
         sink.scalars({name: value for name, value in values.items() if value.isfinite()})
         self._draw(metrics, sink, float(partition["log_z"]))
 
     def _draw(self, metrics: Metrics, sink: Sink, log_z: float) -> None:
         sets = {}
         for name in [name for name in ("samples", "known") if name in metrics]:
-            # Merged over processes as `compute` does; every process has to take part.
+            # Merge the values of all processes, as `compute` does. Every process has to call this.
             merged = metrics[name].merged_state()
             if len(merged["log_p"]):
                 sets[name] = (merged["log_reward"].numpy(), merged["log_p"].numpy())
@@ -152,7 +155,7 @@ class LogLikelihood(WindowCallback):
 
         which = {"val": "validation", "test": "test"}[sink.stage]
         n = len(sets["samples"][0])
-        # Outside of training the step is not known.
+        # Outside of training the step is unknown.
         title = f"Sampler on {n:,} {which} samples" + (f", step {sink.step}" if sink.step else "")
         image = drawing.to_image(drawing.sampler_figure(*sets["samples"], log_z, sets.get("known"), title))
         for board in boards:

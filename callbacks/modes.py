@@ -1,4 +1,4 @@
-"""Which of the known modes of the reward the samples reach."""
+"""Fraction of the known modes that occur among the samples."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from crystalgfn.gflownet.proxies import Proxy
 
 
 class LogModes(WindowCallback):
-    """Logs how many of the modes that a proxy knows occur among the samples, for proxies that know some.
+    """Logs how many of the known modes occur among the samples, for a proxy that knows its modes.
 
-    Tags: ``modes/coverage``, the share of the modes that occur; ``modes/n``, their number; ``modes/share``, the share
-    of the samples that lie in a mode.
+    Tags: ``modes/coverage``, the share of the modes that occur; ``modes/n``, the number of these modes;
+    ``modes/share``, the share of the samples that lie in a mode.
 
     Args:
-        every_n_steps: training steps in a window.
+        every_n_steps: number of training steps between two logs.
 
     Raises:
-        InputError: if no proxy knows modes, or there are none in the environment's space.
+        InputError: if the interval is not positive, no proxy knows modes, or the space has no modes.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -39,7 +39,7 @@ class LogModes(WindowCallback):
             raise InputError(
                 f"callback LogModes: {proxy.name} has no modes in this space; remove it from trainer.callbacks"
             )
-        # The last class is for samples outside of all modes.
+        # The last class is for samples that are in no mode.
         return {"modes": Coverage(n + 1, torch.arange(n + 1) < n)}
 
     def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:

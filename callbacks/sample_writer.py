@@ -1,4 +1,4 @@
-"""The table that ``predict`` writes."""
+"""Writes the table of samples of ``crystalgfn predict``."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 class SampleWriter(Callback):
-    """Writes the samples of ``predict`` as one table, CSV or parquet by the ending of its name.
+    """Writes the samples of ``predict`` as one table, CSV or parquet depending on the ending of its name.
 
     Columns: those of the environment's ``to_frame`` (for crystals formula, space_group, a, b, c [Å], alpha, beta,
-    gamma [degrees], oxidation_states), for each proxy the property under its name and in its unit and, if there is
-    one, its uncertainty (``<property>_uncertainty``), log_reward and log_pf. An object whose prediction is not finite,
-    in a run that skips such, has no log_reward. Numbers are written in full: reading them gives the same floats.
+    gamma [degrees], oxidation_states); the property of each proxy in its unit, under its name, with its uncertainty if
+    it has one (``<property>_uncertainty``); log_reward and log_pf. If a run skips objects without a finite prediction,
+    log_reward of such an object is empty. Numbers have all digits: reading the table gives the same floats.
 
-    Each process writes each batch to a hidden folder beside the table. At the end the first process puts them
-    together, in the order in which they were asked for, and the table appears complete or not at all.
+    Each process writes its batches to a hidden folder next to the table. At the end the first process joins the batches
+    in the order of sampling. The table is written completely or not at all.
 
     Args:
-        out: the table; None takes ``out`` of the data module.
+        out: the table to write; None for ``out`` of the data module.
 
     Raises:
-        InputError: before sampling, if there is no ``out``, it has another ending, or it cannot be written.
+        InputError: before sampling, if no table is given, its name has a wrong ending, or it cannot be written.
     """
 
     def __init__(self, out: Path | None = None) -> None:
@@ -55,7 +55,7 @@ class SampleWriter(Callback):
                 folder = self._prepare(trainer)
             except InputError as error:
                 problem = str(error)
-        # All processes learn of a problem, so that none waits for one that has stopped.
+        # All processes stop after a problem in the first one. Otherwise they would wait for it.
         path, folder, problem = trainer.strategy.broadcast((self._path, folder, problem))
         if problem is not None:
             raise InputError(problem)
@@ -65,7 +65,7 @@ class SampleWriter(Callback):
         """Check the table's name and make the folder for its parts."""
         out = self.out if self.out is not None else getattr(trainer.datamodule, "out", None)  # type: ignore[attr-defined]
         if out is None:
-            raise InputError("out: no file is named; set data.out to the table to write, such as samples.csv")
+            raise InputError("out: no file is given; set data.out to the table to write, such as samples.csv")
         self._path = Path(out)
         table_kind(self._path)
         check_writable(self._path)
@@ -81,9 +81,9 @@ class SampleWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert self._parts is not None
-        if not len(outputs["states"]):  # a ticket for no object
+        if not len(outputs["states"]):  # the batch was a request for no samples
             return
-        # Processes take batches in turn; a ticket knows its own place.
+        # A ticket knows its place in the order of batches. Other batches are given to the processes in turn.
         is_ticket = isinstance(batch, Ticket) and isinstance(batch.stream[-1], int)
         place = batch.stream[-1] if is_ticket else batch_idx * trainer.world_size + trainer.global_rank
         part = self._parts / f"{dataloader_idx:04d}-{place:012d}{self._path.suffix}"
@@ -104,7 +104,7 @@ class SampleWriter(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._remove_parts()
-        # Only now, so that it does not end up in the line of the progress bar.
+        # Print at the end, so that the line is not mixed with the progress bar.
         if stage == "predict" and self._n_rows is not None:
             print(f"{self._path}: {self._n_rows} samples")
             self._n_rows = None
@@ -119,12 +119,15 @@ class SampleWriter(Callback):
 
 
 def samples_frame(env: Environment, proxies: ProxySet, outputs: Mapping[str, Any]) -> pd.DataFrame:
-    """The table of one batch of samples.
+    """Make a table from a batch of samples.
 
     Args:
-        env: the environment that they were sampled in.
-        proxies: what predicted their properties.
-        outputs: what ``predict_step`` of the model returned.
+        env: the environment in which they were sampled.
+        proxies: the proxies that predicted their properties.
+        outputs: values returned by ``predict_step`` of the model.
+
+    Returns:
+        one row for each sample, with the columns of `SampleWriter`.
     """
     frame = env.to_frame(outputs["states"])
     for column, values in zip(proxies.columns, outputs["properties"].unbind(1), strict=True):
@@ -135,7 +138,7 @@ def samples_frame(env: Environment, proxies: ProxySet, outputs: Mapping[str, Any
 
 
 def _merge_csv(parts: list[Path], out: Path) -> int:
-    """Join CSV files with the same header; returns the number of rows."""
+    """Join CSV files that have the same header, and return the number of rows."""
     n_rows = 0
     with out.open("wb") as target:
         for number, part in enumerate(parts):
@@ -150,7 +153,7 @@ def _merge_csv(parts: list[Path], out: Path) -> int:
 
 
 def _merge_parquet(parts: list[Path], out: Path) -> int:
-    """Join parquet files with the same columns, one at a time; returns the number of rows."""
+    """Join parquet files that have the same columns, one at a time, and return the number of rows."""
     import pyarrow.parquet as pq
 
     n_rows = 0

@@ -1,4 +1,4 @@
-"""The best samples as a table."""
+"""A table of the best samples."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from crystalgfn.gflownet.metrics import TopK
 
 
 class LogTopK(WindowCallback):
-    """Logs the k distinct objects of the highest rewards as a table, for any environment.
+    """Logs a table of the k distinct objects with the highest rewards, for any environment.
 
-    Those of training are the best of the whole run so far, those of a validation the best of its samples. Tags:
-    ``top_k/table`` (text in TensorBoard), ``top_k/log_reward_mean`` and ``top_k/<property>_mean``.
+    In training these are the best objects since the start of the run; in a validation or test they are the best objects
+    among its samples. Tags: ``top_k/table`` (text in TensorBoard), ``top_k/log_reward_mean`` and
+    ``top_k/<property>_mean``.
 
     Args:
-        k: rows of the table.
-        every_n_steps: training steps between two tables.
-        one_per_composition: whether crystals that share space group and composition count as one, so that the table
-            has only the best cell of each.
+        k: number of rows in the table.
+        every_n_steps: number of training steps between two tables.
+        one_per_composition: whether the table has only the best cell of each pair of space group and composition.
 
     Raises:
-        InputError: if ``k`` is not positive, or ``one_per_composition`` is asked for where there are no crystals.
+        InputError: if ``k`` or the interval is not positive, or if ``one_per_composition`` is set and the environment
+            builds no crystals.
     """
 
     starts_anew: ClassVar[bool] = False
@@ -77,7 +78,7 @@ class LogTopK(WindowCallback):
 
 
 def _table(pl_module: LightningModule, best: Mapping[str, Tensor]) -> str:
-    """A markdown table of the kept objects, best first."""
+    """A Markdown table of the objects, best first."""
     columns = proxies_of(pl_module).columns
     header, objects = _objects(pl_module, best["states"])
     titles = [column.name + (f" [{column.unit}]" if column.unit else "") for column in columns]
@@ -90,7 +91,7 @@ def _table(pl_module: LightningModule, best: Mapping[str, Tensor]) -> str:
 
 
 def _objects(pl_module: LightningModule, states: Tensor) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells that name each object."""
+    """Headers and cells of the columns that describe each object."""
     env = environment(pl_module)
     objects = env.decode(states)
     if not isinstance(objects, Crystals):

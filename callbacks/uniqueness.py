@@ -1,4 +1,4 @@
-"""How many of the samples are different."""
+"""Fraction of samples that are distinct."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from crystalgfn.gflownet.metrics import Uniqueness
 class LogUniqueness(WindowCallback):
     """Logs the share of distinct objects among the samples, for any environment.
 
-    Tags: ``samples/uniqueness``; for crystals also ``samples/composition_uniqueness``, the same for pairs of space
-    group and composition, and ``samples/distinct_compositions``, the number of such pairs.
+    Tags: ``samples/uniqueness``; for crystals also ``samples/composition_uniqueness``, the share of distinct pairs of
+    space group and composition, and ``samples/distinct_compositions``, the number of distinct pairs.
 
     Args:
-        every_n_steps: training steps in a window.
+        every_n_steps: number of training steps between two logs.
+
+    Raises:
+        InputError: if the interval is not positive.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:

@@ -1,4 +1,4 @@
-"""What the callbacks that log samples share: collect over a window of steps, log, start anew."""
+"""Base class of callbacks that log samples. It collects samples over a window of steps and logs metrics of them."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 Metrics = dict[str, SampleMetric]
 
 ROWS_AT_ONCE = 4096
-"""Training samples wait until they are this many: a few large updates cost less than one in every step."""
+"""Number of training samples to collect before an update. Few large updates are faster than one update per step."""
 
 _OUTPUTS = ("states", "properties", "log_reward")
 
 
 class WindowCallback(Callback, ABC):
-    """Feeds metrics with the samples of training and of evaluation, and logs them.
+    """Calculates metrics of the samples of training and of evaluation, and logs them.
 
-    Training samples are those that each step draws with the policy; they are collected since the last log. Samples
-    of a validation or test are collected over all of it and logged at its end, with ``val/`` or ``test/`` before the
-    tags. Metrics of training are part of checkpoints; with several processes, of all of them together.
+    Training samples are the objects that the policy samples in each step. They are collected from one log to the next.
+    Samples of a validation or test are collected until its end and logged then, with ``val/`` or ``test/`` before the
+    tags. Checkpoints contain the metrics of training; with several processes, the combined metrics of all processes.
 
     Args:
-        every_n_steps: training steps between two logs of training samples; None for evaluation samples only.
+        every_n_steps: number of training steps between two logs of training samples; None for evaluation samples only.
 
     Raises:
         InputError: if the interval is not positive.
     """
 
     starts_anew: ClassVar[bool] = True
-    """Whether training metrics are reset after each log; otherwise they cover the whole run."""
+    """Whether training metrics are reset after each log. If not, they cover the whole run."""
 
     def __init__(self, every_n_steps: int | None) -> None:
         if every_n_steps is not None:
@@ -61,21 +61,21 @@ class WindowCallback(Callback, ABC):
 
     @abstractmethod
     def make_metrics(self, pl_module: LightningModule) -> Metrics:
-        """New metrics, by name; raises InputError if the module's environment does not fit."""
+        """Make new metrics, by name. Raises InputError if the module's environment is not usable with this callback."""
 
     @abstractmethod
     def update(self, metrics: Metrics, pl_module: LightningModule, outputs: Mapping[str, Tensor]) -> None:
-        """Add the samples of one step to the metrics; must be cheap and draw no random numbers."""
+        """Add samples to the metrics. This must be fast and must not draw random numbers."""
 
     @abstractmethod
     def report(self, metrics: Metrics, pl_module: LightningModule, sink: Sink) -> None:
-        """Compute the metrics and send them off; called on every process.
+        """Compute the metrics and log them; called on every process.
 
-        Not called ``log``, a name that Lightning sets on callbacks itself.
+        The method is not called ``log`` because Lightning sets an attribute of this name on callbacks.
         """
 
     def prepare(self, pl_module: LightningModule) -> None:
-        """Whatever else must be read and checked before a run starts."""
+        """Read and check everything else before a run starts; by default nothing."""
 
     @property
     def state_key(self) -> str:
@@ -95,7 +95,7 @@ class WindowCallback(Callback, ABC):
 
     @torch.no_grad()
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # A checkpoint can be saved after the run too.
+        # A checkpoint may also be saved after the run.
         self._take_waiting()
         self._pl_module = None
 
@@ -110,7 +110,7 @@ class WindowCallback(Callback, ABC):
         self._waiting.append({name: outputs[name] for name in _OUTPUTS})
         self._n_waiting += len(outputs["states"])
         step = trainer.global_step
-        # With accumulated gradients several batches end at one step.
+        # With accumulated gradients several batches belong to the same step.
         is_due = step % self.every_n_steps == 0 and step != self._last_log
         if is_due or self._n_waiting >= ROWS_AT_ONCE:
             self._take_waiting()
@@ -193,11 +193,11 @@ class WindowCallback(Callback, ABC):
         self._restore()
 
     def _restore(self) -> None:
-        """Continue from what a checkpoint holds, once there are metrics to continue with."""
+        """Load the metrics of a checkpoint, as soon as both the checkpoint and the metrics are available."""
         if not self._loaded or not self._training:
             return
         self._last_log = int(self._loaded["last_log"])
-        # A checkpoint holds the metrics of all processes together, so that one of them goes on with it.
+        # A checkpoint holds the combined metrics of all processes, so only one process may load them.
         if self._is_first_process:
             for name, state in self._loaded["metrics"].items():
                 self._training[name].load_merged_state(state)
@@ -210,7 +210,7 @@ def environment(pl_module: LightningModule) -> Environment:
 
 
 def gflownet(pl_module: LightningModule) -> GFlowNet:
-    """The module as what it is; Lightning hands it over as any module."""
+    """The module with its own type, because Lightning passes it as a LightningModule."""
     return cast("GFlowNet", pl_module)
 
 
@@ -220,13 +220,17 @@ def proxies_of(pl_module: LightningModule) -> ProxySet:
 
 
 def builds_crystals(env: Environment) -> bool:
-    """Whether an environment builds crystals, from elements and space groups that it names."""
-    # What callbacks need of it, so that an environment that is no `Crystal` can serve as well.
+    """Whether an environment builds crystals and lists its elements and space groups."""
+    # Callbacks need only these attributes, so an environment need not be a `Crystal`.
     return hasattr(env, "space_groups") and hasattr(env, "elements")
 
 
 def crystal_environment(pl_module: LightningModule, callback: Callback) -> Crystal:
-    """The environment of a module, for a callback that needs one of crystals.
+    """The environment of a module, for a callback that needs an environment of crystals.
+
+    Args:
+        pl_module: the module.
+        callback: the callback, for the message.
 
     Raises:
         InputError: if the environment builds something else.

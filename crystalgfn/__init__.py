@@ -1,11 +1,13 @@
 """Discover crystals with a GFlowNet under hard physical constraints.
 
+Sample 100 crystals with the trained model that comes with the package:
+
     import crystalgfn as cg
 
     samples = cg.load("discovered").sample(100)
     samples.to_frame()
 
-Names are imported when they are first used, so that the command line starts fast.
+A name is imported when it is first used, so that the command line starts fast.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Results that take seconds to derive, kept for the next run in a folder of the user's cache.
+"""Cache for results that take seconds to compute, in a folder of the user's cache.
 
-A file's name holds the versions of what it was derived with, so a result of other versions is never read. Files are
-written completely or not at all; one that cannot be read is derived again, and a folder that cannot be written to is no
-reason to stop. The caller says how to read and write: a format that runs no code, such as JSON or numpy's without
-pickle.
+The name of a file contains the versions of the packages that the result depends on; a result of other versions is
+therefore never read. Files are written completely or not at all. If a file cannot be read, the result is computed
+again. If the folder cannot be written to, the result is not kept. The caller provides functions to read and write; use
+a format that cannot run code, such as JSON, or numpy's format without pickle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError, RuntimeError)
-"""What readers raise for a file that is missing, cut off, or holds something else."""
+"""Errors that readers raise if a file is missing, incomplete, or contains something else."""
 
 
 def cached(
@@ -29,20 +29,24 @@ def cached(
     read: Callable[[Path], Value],
     write: Callable[[Path, Value], None],
 ) -> Value:
-    """A result from its file; derived, and written there, if the file is absent or damaged.
+    """Read a result from its file; if the file is missing or damaged, compute the result and write the file.
 
     Args:
         path: the file, from `cache_path`.
-        derive: computes the result.
-        read: reads it; raises an ordinary error, such as ValueError, if the file does not hold it.
-        write: writes it to the given path, which ends like ``path``.
+        derive: function that computes the result.
+        read: function that reads the result from a path. It must raise an ordinary error, such as ValueError, if the
+            file does not contain the result.
+        write: function that writes the result to a path, which has the same suffix as ``path``.
+
+    Returns:
+        the result.
     """
     try:
         return read(path)
     except _DAMAGED:
         pass
     value = derive()
-    # Not `mkstemp`, whose files nobody else can read: a folder may be shared.
+    # `mkstemp` is not used, because only the owner can read its files, and a cache folder may be shared.
     temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,23 +59,26 @@ def cached(
 
 
 def cache_path(name: str, suffix: str, *packages: str) -> Path:
-    """Where a result is kept.
+    """Path of the file for a result.
 
     Args:
-        name: what it is, with a number that is raised when the format or the derivation changes.
-        suffix: ending of the file, with its dot.
-        packages: distributions on whose version it depends.
+        name: name of the result, with a number to be raised whenever the format or the computation changes.
+        suffix: suffix of the file, with its dot.
+        packages: names of the distributions whose versions the result depends on.
     """
     return cache_folder() / ("_".join([name, *(f"{package}-{_version(package)}" for package in packages)]) + suffix)
 
 
 def cache_folder() -> Path:
-    """``crystalgfn`` in the first of ``CRYSTALGFN_CACHE``, ``XDG_CACHE_HOME`` and ``~/.cache``."""
+    """Folder ``crystalgfn`` in the first folder that is set of ``CRYSTALGFN_CACHE``, ``XDG_CACHE_HOME``, ``~/.cache``.
+
+    It is in the folder for temporary files if no home folder is known.
+    """
     root = os.environ.get("CRYSTALGFN_CACHE") or os.environ.get("XDG_CACHE_HOME")
     if not root:
         try:
             root = str(Path.home() / ".cache")
-        except RuntimeError:  # no home is known, as in some containers
+        except RuntimeError:  # no home folder is known, as in some containers
             root = tempfile.gettempdir()
     return Path(root) / "crystalgfn"
 
@@ -79,5 +86,5 @@ def cache_folder() -> Path:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from its sources
+    except PackageNotFoundError:  # not installed, for example if it is run from its source folder
         return "unknown"

@@ -1,4 +1,4 @@
-"""Checks of single settings: one message for each kind, which names the setting, its value and what is allowed."""
+"""Checks of single settings; the message of each check names the setting, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ def refuse(name: str, value: Any, allowed: str) -> InputError:
     """The error for a value that is not allowed.
 
     Args:
-        name: the setting, as the user knows it.
-        value: what it was set to.
-        allowed: what it may be, such as ``it must be at least 1``.
+        name: name of the setting, as users write it.
+        value: value of the setting.
+        allowed: what is allowed, such as ``it must be at least 1``.
+
+    Returns:
+        the error, for the caller to raise.
     """
     return InputError(f"{name}: {value} is not allowed; {allowed}")
 
@@ -46,7 +49,7 @@ def between(name: str, value: float, low: float, high: float, without: float | N
 
 
 def rising(name: str, ends: Sequence[float], low: float = -math.inf, high: float = math.inf) -> None:
-    """Raise an `InputError` unless the two ends of a range rise, above ``low`` and below ``high``."""
+    """Raise an `InputError` unless the two ends of a range satisfy ``low`` < first end < second end < ``high``."""
     if not low < ends[0] < ends[1] < high:
         below, above = f"{low:g} < " * math.isfinite(low), f" < {high:g}" * math.isfinite(high)
         raise refuse(name, list(ends), f"it must be low and high with {below}low < high{above}")
@@ -59,7 +62,7 @@ def finite(name: str, value: float) -> None:
 
 
 def one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    """Raise an `InputError` unless a value is one of those that are allowed."""
+    """Raise an `InputError` unless a value is one of the allowed values."""
     allowed = list(allowed)
     if value not in allowed:
         raise refuse(name, repr(value), f"allowed: {', '.join(map(str, allowed))}")

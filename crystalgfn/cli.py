@@ -1,4 +1,4 @@
-"""The command line: finds the command and runs it; what a user did wrong becomes one message."""
+"""The command line. It runs one command, and shows a mistake in the input as one message."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from crystalgfn import __version__
 
 COMMANDS = {
     "fit": ("crystalgfn.commands.lightning", "train a GFlowNet: crystalgfn fit --config configs/eform.yaml"),
-    "validate": ("crystalgfn.commands.lightning", "measure a trained model on new samples, in brief"),
+    "validate": ("crystalgfn.commands.lightning", "measure a trained model on new samples, fewer than test"),
     "test": ("crystalgfn.commands.lightning", "measure a trained model on new samples"),
     "predict": ("crystalgfn.commands.lightning", "sample crystals into a table: crystalgfn predict --ckpt_path CKPT"),
     "list": ("crystalgfn.commands.list", "show the registered environments, proxies, rewards, policies and losses"),
     "train-proxy": ("crystalgfn.commands.train_proxy", "train a property network on a table of crystals"),
-    "tune-proxy": ("crystalgfn.commands.tune_proxy", "go on training a property network with new rows"),
-    "evaluate": ("crystalgfn.commands.evaluate", "measure a table of samples: a page and its numbers"),
+    "tune-proxy": ("crystalgfn.commands.tune_proxy", "continue training a property network with new rows"),
+    "evaluate": ("crystalgfn.commands.evaluate", "measure a table of samples and write a page with the results"),
     "import-matbench": ("crystalgfn.commands.import_matbench", "write a MatBench data set as a table of crystals"),
     "score": ("crystalgfn.commands.score", "add a proxy's prediction to a table of crystals"),
     "likelihood": ("crystalgfn.commands.likelihood", "add log p under a trained model to a table of objects"),
-    "build": ("crystalgfn.commands.build", "put atoms into sampled crystals and judge them with CHGNet"),
-    "label": ("crystalgfn.commands.label", "evaluate crystals with CHGNet into a database of labels"),
-    "discover": ("crystalgfn.commands.discover", "sample, evaluate with CHGNet, teach the proxy, train on, in rounds"),
-    "discovery-page": ("crystalgfn.commands.discovery_page", "write a page of the best new crystals of a database"),
-    "chgnet-references": ("crystalgfn.commands.chgnet_references", "fit elemental references for CHGNet's energies"),
-    "build-hull": ("crystalgfn.commands.build_hull", "make the convex hull of a table of reference phases"),
+    "build": ("crystalgfn.commands.build", "find atomic positions for sampled crystals with CHGNet"),
+    "label": ("crystalgfn.commands.label", "evaluate crystals with CHGNet and keep the results in a database"),
+    "discover": ("crystalgfn.commands.discover", "discover crystals in rounds of sampling, evaluating and training"),
+    "discovery-page": ("crystalgfn.commands.discovery_page", "write a page of the best new crystals in a database"),
+    "chgnet-references": ("crystalgfn.commands.chgnet_references", "fit the elemental references of CHGNet's energies"),
+    "build-hull": ("crystalgfn.commands.build_hull", "make a convex hull of formation energies from a table of phases"),
 }
-"""For each command the module whose ``main`` runs it, and what it does. Modules are imported only when needed."""
+"""The module of each command, with a function ``main``, and a description. Modules are imported only when needed."""
 
 
 def usage() -> str:
@@ -42,7 +42,7 @@ def usage() -> str:
     lines = [
         "usage: crystalgfn COMMAND [options]",
         "",
-        "Discover crystals: a GFlowNet learns to sample them in proportion to a reward.",
+        "Discover crystals. A GFlowNet learns to sample them in proportion to a reward.",
         "",
         "commands:",
         *(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()),
@@ -50,7 +50,7 @@ def usage() -> str:
         "options:",
         f"  {'--help':<{width}}  show this text; 'crystalgfn COMMAND --help' shows the options of a command",
         f"  {'--version':<{width}}  show the version",
-        f"  {'--debug':<{width}}  after a command: show the traceback of an error",
+        f"  {'--debug':<{width}}  after a command, show the full traceback of an error",
     ]
     return "\n".join(lines)
 
@@ -59,10 +59,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        args: the command and its options; those of the process if None.
+        args: the command and its options; None for the arguments of the process.
 
     Returns:
-        exit status: 0, 1 where an unforeseen error stopped the command, 2 where the input has to be mended.
+        exit status: 0 after success, 1 after an unexpected error, 2 if the input has to be corrected, 128 + number
+        after a signal.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
@@ -77,8 +78,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"crystalgfn: error: unknown command {name!r}; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    # Where more than one thread is asked for: threads that wait spin for a fraction of a millisecond and then sleep.
-    # Sleeping at once wastes most of a second core, spinning for long takes it from others. torch reads it on import.
+    # This matters with more than one thread: a waiting thread spins for a fraction of a millisecond, then sleeps. If it
+    # slept at once, most of a second core would be wasted; if it spun longer, other processes could not use the core.
+    # torch reads the variable when it is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     with _ends_cleanly():
         return _run(name, arguments, debug)
@@ -86,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _ends_cleanly() -> Iterator[None]:
-    """SIGTERM raises, so that temporary files and processes go; without this it would end the process on the spot."""
+    """Make SIGTERM raise SystemExit. Otherwise it would end the process before temporary files are removed."""
     is_ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == SIG_DFL
     if is_ours:
         signal.signal(signal.SIGTERM, _terminate)
@@ -115,8 +117,8 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     except Stopped as stop:
         print(f"crystalgfn {name}: {stop.message}", file=sys.stderr)
         return int(str(stop.code))
-    except SystemExit as stop:  # how parsers end, after their own message
-        if isinstance(stop.__context__, KeyboardInterrupt):  # and how Lightning ends where it was interrupted
+    except SystemExit as stop:  # parsers end like this after their own message
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning ends like this after Ctrl-C
             return _interrupted(name)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
@@ -130,7 +132,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
         if debug:
             raise
         kind = type(error).__name__
-        # Lightning's own word for a setting of the Trainer that it cannot use.
+        # Lightning raises this for a setting of the Trainer that it cannot use.
         is_setting = kind == "MisconfigurationException"
         hint = "" if is_setting else " (--debug shows the traceback)"
         print(f"crystalgfn {name}: error: {'' if is_setting else kind + ': '}{error}{hint}", file=sys.stderr)

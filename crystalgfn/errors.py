@@ -1,4 +1,4 @@
-"""The exception for mistakes a user can mend, and the one that ends a run as a signal asked for."""
+"""Exceptions for input that the user can correct, and for a run that is stopped by a signal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import ClassVar
 class InputError(ValueError):
     """Input that cannot be used.
 
-    The command line prints the message alone, without a traceback, and exits with status 2. So the message names
-    the field, the value and what is allowed.
+    The command line prints only the message, without a traceback, and exits with status 2. The message must therefore
+    name the field, its value and what is allowed.
     """
 
     latest: ClassVar[InputError | None] = None
-    """The last one made: a parser that tries several types for a setting keeps no more of it than the text."""
+    """The most recent error. A parser that tries several types for a setting keeps only the text of an error."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
@@ -22,12 +22,14 @@ class InputError(ValueError):
 
 
 class Stopped(SystemExit):
-    """A signal ended a run between two steps; its code is what shells give for the signal.
+    """A run was stopped by a signal between two steps.
+
+    The exit code is 128 plus the number of the signal, as in shells.
 
     Args:
         number: the signal.
-        step: steps done.
-        checkpoint: the checkpoint of these steps; empty if there is none.
+        step: number of steps done.
+        checkpoint: path of the checkpoint written after these steps; empty if there is none.
     """
 
     def __init__(self, number: Signals, step: int, checkpoint: str) -> None:

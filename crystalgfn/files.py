@@ -1,6 +1,6 @@
-"""Reading and writing files: tables, files of tensors and plain values, and files that appear complete or not at all.
+"""Read and write files: tables, and files of tensors and plain values.
 
-Nothing here runs code that a file holds.
+A file is written completely or not at all. No function here runs code that a file contains.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ _SUFFIXES = {".csv": "CSV", ".parquet": "parquet", ".pq": "parquet"}
 
 
 def read_frame(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """The table in a file, its values unchecked; those of a CSV file stay text.
+    """Read a table without checking its values; the values of a CSV file stay text.
 
     Args:
-        path: the file.
-        columns: that it must have, beside any others.
+        path: CSV or parquet file.
+        columns: columns that the table must have; other columns are allowed.
+
+    Returns:
+        the table, with at least one row.
 
     Raises:
         InputError: if the file is missing, cannot be read, is neither CSV nor parquet, has no rows or lacks a column.
@@ -46,13 +49,13 @@ def read_frame(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
         if kind == "CSV":
-            # As text: pandas would otherwise take the formula NaN (sodium nitride) for a missing value.
+            # All columns are read as text: otherwise, pandas reads the formula NaN (sodium nitride) as a missing value.
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
         else:
             frame = pd.read_parquet(path)
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty") from None
-    except Exception as error:  # pandas and arrow raise many kinds for damaged files
+    except Exception as error:  # pandas and arrow raise many types for damaged files
         raise InputError(f"{path}: cannot be read as {kind}: {type(error).__name__}: {error}") from None
     if frame.empty:
         raise InputError(f"{path}: the table has no rows")
@@ -64,7 +67,14 @@ def read_frame(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def read_numbers(path: str | Path, columns: Sequence[str]) -> tuple[pd.DataFrame, torch.Tensor]:
-    """The table in a file, and the numbers (n, len(columns)) float64 of some columns, NaN where there is none.
+    """Read a table, and some of its columns as numbers.
+
+    Args:
+        path: CSV or parquet file.
+        columns: the columns with numbers.
+
+    Returns:
+        the table of n rows, and the (n, len(columns)) float64 numbers; NaN if a value is not a number.
 
     Raises:
         InputError: if the table cannot be read or lacks a column.
@@ -77,19 +87,27 @@ def read_numbers(path: str | Path, columns: Sequence[str]) -> tuple[pd.DataFrame
 
 
 def table_kind(path: Path) -> str:
-    """``CSV`` or ``parquet``, from the name of a file.
+    """``CSV`` or ``parquet``, depending on the ending of a file's name.
 
     Raises:
-        InputError: for any other ending.
+        InputError: if the name has another ending.
     """
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise InputError(f"{path}: a table ends in {', '.join(_SUFFIXES)}, not in {path.suffix or 'nothing'!r}")
+        raise InputError(
+            f"{path}: the name of a table must end in {', '.join(_SUFFIXES)}, not in {path.suffix or 'nothing'!r}"
+        )
     return kind
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV or parquet, by the ending of the name; the file appears complete or not at all."""
+    """Write a table as CSV or parquet, depending on the ending of the file's name.
+
+    The file is written completely or not at all.
+
+    Raises:
+        InputError: if the name has another ending.
+    """
     with atomic_path(path) as temporary:
         if table_kind(path) == "CSV":
             frame.to_csv(temporary, index=False)
@@ -97,11 +115,11 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
             frame.to_parquet(temporary, index=False)
 
 
-# Complete or not at all
+# Writing completely or not at all
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that a file can be written, before the work whose result it will hold; makes its folder.
+    """Check that a file can be written, before its content is computed; the folder of the file is made.
 
     Raises:
         InputError: if the path is a folder or its folder cannot be made or written to.
@@ -118,7 +136,7 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name to write to; the file moves to ``path`` when the block ends well and vanishes when it does not."""
+    """Context with a temporary file to write to; it is moved to ``path`` if the block succeeds, or else deleted."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
@@ -126,7 +144,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        temporary.chmod(0o666 & ~umask)  # only the owner can read a file made by mkstemp
         _to_disk(temporary)
         temporary.replace(path)
         _to_disk(path.parent)
@@ -135,18 +153,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_through(path: Path, content: bytes | memoryview) -> None:
-    """Write a file's bytes; raises OSError where the disk is full."""
+    """Write bytes to a file; raises OSError if the disk is full."""
     with path.open("wb") as file:
         file.write(content)
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a loss of power."""
+    """Wait until a file, or the list of names in a folder, is stored on the disk and would survive a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot do that for folders
+        if error.errno != errno.EINVAL:  # some file systems do not support this for folders
             raise
     finally:
         os.close(handle)
@@ -156,8 +174,16 @@ def _to_disk(path: Path) -> None:
 
 
 def write_plain(path: Path, file_format: str, content: dict[str, Any]) -> None:
-    """Write a file that names its format; it appears complete or not at all. Equal content makes equal files."""
-    # Given a file, torch would write its name, here a random one, into it.
+    """Write tensors and plain values to a file, with the name of its format.
+
+    The file is written completely or not at all. Equal content gives identical files.
+
+    Args:
+        path: the file.
+        file_format: name of the format.
+        content: tensors and plain values, by name.
+    """
+    # The content is first saved to memory, because torch stores the name of a file in it, and here this name is random.
     buffer = io.BytesIO()
     torch.save({"format": file_format, **content}, buffer)
     with atomic_path(path) as temporary:
@@ -165,17 +191,20 @@ def write_plain(path: Path, file_format: str, content: dict[str, Any]) -> None:
 
 
 def read_plain(path: Path, file_format: str, missing: str, kind: str, remedy: str) -> dict[str, Any]:
-    """The content of a file that `write_plain` wrote, on the CPU.
+    """Read a file that was written by `write_plain`; its tensors are put on the CPU.
 
     Args:
         path: the file.
-        file_format: the format it has to name.
-        missing: end of the message for a file that is not there.
-        kind: what the file should hold, for messages.
-        remedy: what to do about another format, for messages.
+        file_format: name of the expected format.
+        missing: end of the message if the file does not exist.
+        kind: what the file should contain, for messages.
+        remedy: what the user can do if the file has another format, for messages.
+
+    Returns:
+        the content, with its key ``format``.
 
     Raises:
-        InputError: if the file is missing, damaged, would run code, or is of another format.
+        InputError: if the file is missing, is damaged, would run code, or has another format.
     """
     if not path.is_file():
         raise InputError(f"{path}: {missing}")
@@ -185,7 +214,7 @@ def read_plain(path: Path, file_format: str, missing: str, kind: str, remedy: st
         raise InputError(
             f"{path}: cannot be read as {kind}: it is damaged, or holds objects, which could run code when read"
         ) from None
-    except Exception as error:  # zip, pickle and torch raise many kinds for damaged files
+    except Exception as error:  # zip, pickle and torch raise many types for damaged files
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: cannot be read as {kind}: {type(error).__name__}: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != file_format:

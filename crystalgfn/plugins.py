@@ -1,4 +1,4 @@
-"""Imports everything that a config can name: this package's classes, then those of installed plugins."""
+"""Import all classes that a config can name: those of this package, then those of installed plugins."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ ROOMS = (
     "crystalgfn.proxies",
     "crystalgfn.gflownet.rewards",
 )
-"""Modules whose import registers the package's own classes. Named as text, as plugins name theirs: this module imports
-no room, and every room may use it."""
+"""Modules that register the package's own classes when they are imported. They are listed by name, so that this module
+does not depend on them and each of them can import this module."""
 
 
 def load_everything() -> tuple[Registry[Any], ...]:
     """Import all classes that a config can name.
 
-    Modules in the current folder can be named too; it comes last in the search path, so that it hides none.
+    A config can also name modules in the current folder. The folder is added at the end of the search path, so that its
+    modules do not hide other modules.
 
     Returns:
         the registries: environments, proxies, rewards, policies, losses.

@@ -1,4 +1,4 @@
-"""Random streams: every draw comes from a generator with a known seed and a known owner."""
+"""Random generators: every random number comes from a generator with a known seed and a known purpose."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import torch
 
 
 def generator(*stream: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for one named stream.
+    """Make the random generator of one named stream.
 
     Args:
-        stream: what the stream is for, such as ``(seed, "train", rank)``; different names give independent streams.
-        device: where the tensors live that will be drawn.
+        stream: name of the stream, such as ``seed, "train", rank``; different names give independent streams.
+        device: device of the tensors that will be drawn.
+
+    Returns:
+        a new generator; the same name always gives the same random numbers.
     """
     digest = hashlib.sha256(repr(stream).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big", signed=True))

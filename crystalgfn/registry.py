@@ -1,13 +1,14 @@
-"""Classes chosen by name: environments, proxies and whatever else a config names.
+"""Registries of classes that a config can name: environments, proxies, rewards, policies and losses.
 
-A class enters a registry with a decorator::
+A decorator adds a class to a registry::
 
     @PROXIES.register
     class Density(Proxy):
         \"\"\"Mass density of the cell.\"\"\"
 
-Its name is the class name, the same short name that YAML uses in ``class_path``. Third parties publish modules
-under the entry-point group ``crystalgfn.plugins``; `load_plugins` imports them, which registers their classes.
+The class is registered under its own name, which a config uses as ``class_path``. A plugin is a module that an
+installed package publishes under the entry-point group ``crystalgfn.plugins``; `load_plugins` imports these modules,
+and the import registers their classes.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ PLUGIN_GROUP = "crystalgfn.plugins"
 
 
 class Registry(Generic[T]):
-    """Named classes of one kind, in order of registration.
+    """Classes of one kind, by name, in the order of registration.
 
     Args:
-        kind: what the classes are, in the singular; used in messages.
+        kind: the kind of class in the singular, such as ``proxy``; used in messages.
     """
 
     def __init__(self, kind: str) -> None:
@@ -35,10 +36,16 @@ class Registry(Generic[T]):
         self._classes: dict[str, T] = {}
 
     def register(self, cls: T) -> T:
-        """Add a class under its own name; for use as a decorator.
+        """Add a class under its own name; use it as a decorator.
+
+        Args:
+            cls: the class.
+
+        Returns:
+            the same class.
 
         Raises:
-            ValueError: if another class has the name already.
+            ValueError: if a class of another module is already registered under this name.
         """
         known = self._classes.get(cls.__name__)
         if known is not None and known.__module__ != cls.__module__:
@@ -52,14 +59,14 @@ class Registry(Generic[T]):
         """The class called ``name``.
 
         Raises:
-            KeyError: if there is none; the message lists what there is.
+            KeyError: if no class has this name; the message lists the registered names.
         """
         if name not in self._classes:
             raise KeyError(f"unknown {self.kind} {name!r}; registered: {', '.join(self._classes)}")
         return self._classes[name]
 
     def summary(self, name: str) -> str:
-        """First line of the class's own docstring, or an empty string."""
+        """First line of the docstring of the class called ``name``; empty if it has none."""
         return (inspect.getdoc(self.get(name)) or "").partition("\n")[0]
 
     def __iter__(self) -> Iterator[str]:
@@ -82,7 +89,7 @@ LOSSES: Registry[Any] = Registry("loss")
 def load_plugins() -> list[str]:
     """Import every installed plugin.
 
-    A plugin that fails to import is a warning that names it: one broken plugin must not stop the others.
+    If a plugin cannot be imported, a warning names it, and the other plugins are still imported.
 
     Returns:
         the names of the plugins that were imported.

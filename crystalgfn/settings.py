@@ -1,4 +1,4 @@
-"""Settings: config files in layers, current class paths, and the objects that settings describe."""
+"""Settings: config files that build on each other, class paths of older versions, and objects made from settings."""
 
 from __future__ import annotations
 
@@ -14,41 +14,50 @@ import crystalgfn
 from crystalgfn.errors import InputError
 
 BASE = "base"
-"""Under this key a config, or one of its settings such as ``fit``, names the config or the list of configs that it
-changes."""
+"""Key under which a config, or one of its settings such as ``fit``, names the config or configs that it builds on."""
 
 
 # Files
 
 
 def shipped_folder() -> Path:
-    """Folder of the configs that come with the package: inside of it, or beside it in a checkout of the repository."""
+    """Folder of the configs that come with the package: inside the package, or next to it in the repository."""
     package = Path(crystalgfn.__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_file(name: str, beside: Path | None = None) -> Path | None:
-    """The file of that name, or else the shipped one of that name, such as ``eform.yaml``; None if there is neither.
+    """Find a file by its path, or else a shipped config by its name, such as ``eform.yaml``.
 
     Args:
-        name: path of the file.
+        name: path of the file, or name of a shipped config.
         beside: folder in which a relative path is looked up first.
+
+    Returns:
+        the path of the file, or None if there is no such file.
     """
     path, folder = Path(name), shipped_folder()
-    # The documentation names configs as they lie in the repository.
+    # The documentation writes the paths of configs in the repository, such as `configs/eform.yaml`.
     places = [path] if path.is_absolute() else [path, folder / path, folder.parent / path]
     for place in [beside / path, *places] if beside is not None else places:
         try:
             if place.is_file():
                 return place
-        except (OSError, ValueError):  # too long for a name, or with a null byte
+        except (OSError, ValueError):  # the name is too long or contains a null byte
             return None
     return None
 
 
 def find_config(name: str, beside: Path | None = None) -> Path:
-    """Like `find_file`, but a missing file is an error.
+    """Find a file like `find_file`; a missing file is an error.
+
+    Args:
+        name: path of the file, or name of a shipped config.
+        beside: folder in which a relative path is looked up first.
+
+    Returns:
+        the path of the file.
 
     Raises:
         InputError: if there is no such file; the message lists the shipped configs.
@@ -57,18 +66,23 @@ def find_config(name: str, beside: Path | None = None) -> Path:
     if found is not None:
         return found
     known = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.yaml"))
-    raise InputError(f"config: there is no file {name}, and no config of that name in the package: {', '.join(known)}")
+    raise InputError(
+        f"config: there is no file {name}, and no shipped config has this name; shipped: {', '.join(known)}"
+    )
 
 
 def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
-    """The settings in a YAML file, unchecked.
+    """Read the settings in a YAML file without checking them.
 
     Args:
         path: the file.
-        what: the setting that named the file, for messages.
+        what: the setting that names the file, for messages.
+
+    Returns:
+        the value of each setting, by name.
 
     Raises:
-        InputError: if the file cannot be read or does not hold settings by name.
+        InputError: if the file cannot be read or does not contain named settings.
     """
     try:
         if not Path(path).is_file():
@@ -77,29 +91,33 @@ def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{what}: {path} is no YAML file: {' '.join(str(error).split())}") from None
+        raise InputError(f"{what}: {path} is not a valid YAML file: {' '.join(str(error).split())}") from None
     if content is None:
-        raise InputError(f"{what}: {path} is empty; it must hold settings by name")
+        raise InputError(f"{what}: {path} is empty; it must contain named settings")
     if not isinstance(content, dict):
-        raise InputError(f"{what}: {path} must hold settings by name, not a {type(content).__name__}")
+        raise InputError(f"{what}: {path} must contain named settings, not a {type(content).__name__}")
     return content
 
 
 def read_config(path: Path, allowed: Sequence[str] | None = None) -> dict[str, Any]:
-    """The settings of a config file, those of its bases included.
+    """Read the settings of a config file, including those of its bases.
 
     Args:
         path: the file.
-        allowed: names that the files may hold beside ``base``; None for any.
+        allowed: names of settings that the files may contain besides ``base``; None for any.
+
+    Returns:
+        the merged settings, by name.
 
     Raises:
-        InputError: if a file is not there, is no YAML, holds another name, or is its own base.
+        InputError: if a file does not exist, is not valid YAML, contains a setting that is not allowed, or is its own
+            base.
     """
     return merged(_layers(path, allowed, ()))
 
 
 def _layers(path: Path, allowed: Sequence[str] | None, above: tuple[Path, ...]) -> Iterator[dict[str, Any]]:
-    """The settings of a file's bases, then its own."""
+    """The settings of each base of a file, then the settings of the file itself."""
     above = (*above, path.resolve())
     content = read_yaml(path, "config")
     yield from _bases(path, content, allowed, above)
@@ -114,7 +132,7 @@ def _layers(path: Path, allowed: Sequence[str] | None, above: tuple[Path, ...]) 
 def _bases(
     path: Path, content: dict[str, Any], allowed: Sequence[str] | None, above: tuple[Path, ...]
 ) -> Iterator[dict[str, Any]]:
-    """The settings of the files that ``base`` names, which is taken out of the content."""
+    """The settings of the files that ``base`` names; the key ``base`` is removed from ``content``."""
     names = content.pop(BASE, None) or []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -127,10 +145,16 @@ def _bases(
 
 
 def merged(layers: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One set of settings from several; a later layer changes an earlier one, name by name.
+    """Merge several layers of settings into one; a later layer replaces single settings of the earlier ones.
 
-    A class is one value: where a layer names another ``class_path``, nothing is kept of the arguments of the class
-    before it. A list is one value too; ``NAME+`` adds to the list of the layers before.
+    If a layer names another ``class_path``, the arguments of the earlier class are dropped. A list replaces the earlier
+    list as a whole; the key ``NAME+`` appends to the list ``NAME`` of the earlier layers instead.
+
+    Args:
+        layers: the settings of each layer, by name; they are not modified.
+
+    Returns:
+        the merged settings, by name.
     """
     result: dict[str, Any] = {}
     for layer in layers:
@@ -147,7 +171,7 @@ def merged(layers: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) ->
 
 
 def _is_other_class(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether the later settings are those of another class than the earlier ones."""
+    """Whether the later settings describe another class than the earlier settings."""
     if "class_path" not in after:
         return False
     names = [str(value.get("class_path", "")).rpartition(".")[2] for value in (before, after)]
@@ -155,14 +179,19 @@ def _is_other_class(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool
 
 
 def take_configs(args: Sequence[str], allowed: Sequence[str] | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The settings that the options ``--config`` name, merged in order, and the other options.
+    """Read the files of all ``--config`` options and separate these options from the others.
+
+    Class paths of older versions are replaced by current ones, in the settings and in the other options.
 
     Args:
-        args: the options.
-        allowed: names that the files may hold; None for any.
+        args: the options of a command.
+        allowed: names of settings that the files may contain; None for any.
+
+    Returns:
+        the settings of the files, merged in the order of the options, and the other options.
 
     Raises:
-        InputError: if a file is not there, is no YAML, or holds another name.
+        InputError: if a file does not exist, is not valid YAML, or contains a setting that is not allowed.
     """
     layers, others = [], []
     rest = iter(args)
@@ -182,7 +211,15 @@ def take_configs(args: Sequence[str], allowed: Sequence[str] | None = None) -> t
 
 
 def current_class_path(path: str) -> str:
-    """A class path of this package as it is today; older versions had other modules. Anything else stays as it is."""
+    """Replace a class path of this package from an older version, in which the class was in another module.
+
+    Args:
+        path: a class path, or an option that sets one, such as ``--proxy=crystalgfn.proxies.Density``.
+
+    Returns:
+        the short name of the class if the module does not contain it any more (after the option, if there is one);
+        any other text unchanged.
+    """
     option, equals, value = path.partition("=") if path.startswith("--") else ("", "", path)
     module, _, name = value.rpartition(".")
     if not value.startswith("crystalgfn.") or not name.isidentifier():
@@ -196,12 +233,12 @@ def current_class_path(path: str) -> str:
 
         if hasattr(import_module(module), name):
             return path
-    # Every class that a config can name has a short name, which holds wherever the class lives.
+    # Every class that a config can name has a short name, which does not depend on the module of the class.
     return f"{option}{equals}{name}"
 
 
 def current(settings: Any) -> Any:
-    """Settings in which every class path of this package is the one of this version."""
+    """Copy settings and replace every class path of an older version of this package by the current one."""
     if isinstance(settings, Mapping):
         return {
             key: current_class_path(value) if key == "class_path" and isinstance(value, str) else current(value)
@@ -214,19 +251,20 @@ def current(settings: Any) -> Any:
 
 
 def instantiate(settings: Mapping[str, Any], classes: Mapping[str, type], what: str) -> Any:
-    """The objects that settings describe.
+    """Make the objects that settings describe.
 
     Args:
-        settings: for each name the settings of its object.
-        classes: for each name its class, whose arguments are the settings; for an abstract class, ``class_path`` and
-            ``init_args`` of a subclass; for a plain type, a value.
-        what: what the settings are called in messages.
+        settings: the settings of each object, by name.
+        classes: the class of each object, by name. The settings of an object are the arguments of its class. If the
+            class is abstract, they are ``class_path`` and ``init_args`` of a subclass. For a plain type such as int,
+            they are a value.
+        what: name of the settings in messages.
 
     Returns:
-        a namespace with an object for each name.
+        a namespace with one object for each name.
 
     Raises:
-        InputError: with what is wrong.
+        InputError: if the settings cannot be used; the message says why.
     """
     from inspect import isabstract
 
@@ -244,13 +282,13 @@ def instantiate(settings: Mapping[str, Any], classes: Mapping[str, type], what: 
             parser.add_lightning_class_args(cls, name)
         else:
             parser.add_argument(f"--{name}", type=cls)
-    # jsonargparse 4.49 gave the method a new name and warns of the old one.
+    # jsonargparse 4.49 renamed this method and warns about the old name.
     make = getattr(parser, "instantiate", None) or parser.instantiate_classes
     InputError.latest = None
     try:
-        # A copy: the parser puts its own containers into what it reads.
+        # A copy is parsed because the parser replaces the containers of its input by its own.
         return make(parser.parse_object(current(copy.deepcopy(dict(settings)))))
-    except Exception as error:  # the parser raises many kinds; what a class said of its settings is clearer
+    except Exception as error:  # the parser raises many types; an InputError of the class itself is clearer
         raise InputError(f"{what}: {InputError.latest or ' '.join(str(error).split())}") from None
 
 
@@ -265,15 +303,18 @@ def parse_function(
     skip: Sequence[str] = (),
     plain: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The arguments of a function or class, from the options of a command and its ``--config`` files.
+    """Read the arguments of a function or class from the options of a command and its ``--config`` files.
 
     Args:
         prog: name of the command.
-        description: what it does, for its help.
-        function: whose parameters are the options.
-        args: the options.
-        skip: parameters that are no options.
-        plain: parameters that stay settings; no objects are made of them.
+        description: description of the command for ``--help``.
+        function: the function or class; its parameters are the options of the command.
+        args: the options that are given.
+        skip: parameters that are not options.
+        plain: parameters that are returned as dictionaries and lists; no objects are made from them.
+
+    Returns:
+        the value of each parameter, by name.
 
     Raises:
         InputError: if a config cannot be used.
@@ -296,7 +337,7 @@ def parse_function(
 
 
 def _as_plain(value: Any) -> Any:
-    """The parser's own containers as dictionaries and lists."""
+    """Convert the parser's own containers to dictionaries and lists."""
     if hasattr(value, "as_dict"):
         value = value.as_dict()
     if isinstance(value, dict):

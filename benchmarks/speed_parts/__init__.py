@@ -1,1 +1,1 @@
-"""What `benchmarks/speed.py` measures, a file each."""
+"""The measurements of `benchmarks/speed.py`, one in each file."""

@@ -1,4 +1,4 @@
-"""HyperGrid in this package, in torchgfn and in gfnx, in turns: 4 dimensions, height 8, an MLP 256 x 2, one thread."""
+"""HyperGrid in crystalgfn, torchgfn and gfnx, in turns: 4 dimensions, height 8, an MLP 256 x 2, one thread."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from crystalgfn import GFlowNet
 from crystalgfn.gflownet.balance import Balance
 from crystalgfn.gflownet.envs import HyperGrid
-from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.policies import MLP
 from crystalgfn.gflownet.proxies import HyperGridModes
 from crystalgfn.gflownet.rewards import Identity
@@ -22,13 +22,13 @@ from crystalgfn.random import generator
 
 
 class Ours:
-    """Sampling and training here, in a plain loop, as the other programs do."""
+    """Sampling and training with crystalgfn, in a plain loop as in the other programs."""
 
     def __init__(self) -> None:
         self._models: dict[tuple[str, int], tuple[GFlowNet, Any, torch.Generator]] = {}
 
     def run(self, what: str, batch: int, calls: int) -> tuple[float, float]:
-        """CPU seconds of some batches, and the mean number of actions."""
+        """CPU time [s] of some batches, and the mean number of actions of a trajectory."""
         if (what, batch) not in self._models:
             model = GFlowNet(
                 HyperGrid(4, 8), HyperGridModes(8), Identity(), policy=lambda sizes: MLP(sizes, hidden=(256, 256))
@@ -51,11 +51,11 @@ class Ours:
 
 
 class Theirs:
-    """A program in a process of its own, which waits for orders.
+    """Another library, in a separate process that reads commands.
 
     Args:
-        python: a Python that has the library.
-        script: file in this folder.
+        python: Python interpreter with the library.
+        script: the program; a file in this folder.
     """
 
     def __init__(self, python: Path, script: str) -> None:
@@ -72,7 +72,7 @@ class Theirs:
         return self._process.stdout.readline().strip()
 
     def run(self, what: str, batch: int, calls: int) -> tuple[float, float]:
-        """As `Ours.run`."""
+        """The same as `Ours.run`."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{what} {batch} {calls}\n")
         self._process.stdin.flush()
@@ -87,7 +87,7 @@ class Theirs:
 
 
 def hypergrid(torchgfn: Path | None, gfnx: Path | None, batches: list[int], rounds: int) -> list[dict[str, Any]]:
-    """A row for each batch size and for sampling and training: trajectories a second of each program."""
+    """A row for each batch size, for sampling and for training: trajectories per second of each program."""
     torch.set_num_threads(1)
     programs: dict[str, Ours | Theirs] = {"crystalgfn": Ours()}
     for name, python in (("torchgfn", torchgfn), ("gfnx", gfnx)):

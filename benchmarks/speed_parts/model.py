@@ -1,4 +1,4 @@
-"""A model as a config says, and a clock for its parts."""
+"""The model of a config, and a clock for its parts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 
-from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn import Environment, GFlowNet
 from crystalgfn.gflownet.losses import TrajectoryBalance
-from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.policies import MLP
 from crystalgfn.plugins import load_everything
 from crystalgfn.random import generator
 
 clock = time.process_time if int(os.environ.get("OMP_NUM_THREADS", "1")) == 1 else time.perf_counter
-"""CPU time with one thread, which other programs on the machine do not change; wall time with several."""
+"""CPU time with one thread, so that other programs do not change it; wall time with several threads."""
 
 OF_ENVIRONMENT = (
     "initial_states", "next_head", "due", "encode", "support", "step", "advance", "decode", "backward_distribution",
@@ -29,7 +28,7 @@ OF_ENVIRONMENT = (
 
 
 def build(settings: dict[str, Any], batch: int) -> GFlowNet:
-    """The model of a config, trained by trajectory balance, its policy moved off its uniform start."""
+    """The model of a config, with trajectory balance and a policy that is not uniform."""
     environments, proxies, rewards, *_ = load_everything()
     parts = []
     for registry, field in ((environments, "env"), (proxies, "proxy"), (rewards, "reward")):
@@ -46,13 +45,13 @@ def build(settings: dict[str, Any], batch: int) -> GFlowNet:
     stream = generator("benchmark")
     for parameter in model.policy.parameters():
         if not parameter.any():
-            # No logits are alike, as in a policy that has learned something.
+            # Parameters that are zero at the start get random values, so that the logits differ as in a trained policy.
             parameter.data.normal_(0, 0.05, generator=stream)
     return model
 
 
 class Parts:
-    """Adds up the time that a model spends in its parts.
+    """Sums the time that a model spends in each part.
 
     Args:
         model: the model.
@@ -65,7 +64,7 @@ class Parts:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Measure while the block runs; then the model is as before."""
+        """Measure while the block runs. Afterwards the model is as it was before."""
         model = self.model
         self._wrap(model.policy, "forward", "network")
         for name in OF_ENVIRONMENT:
@@ -93,7 +92,7 @@ class Parts:
 
     @contextmanager
     def within(self, part: str) -> Iterator[None]:
-        """Time of the block, less that of the parts inside of it, belongs to a part."""
+        """Add the time of the block to a part, without the time of other parts inside of the block."""
         started = clock()
         self._inside.append(0.0)
         try:
@@ -105,20 +104,20 @@ class Parts:
                 self._inside[-1] += spent
 
     def shares(self, whole: float) -> dict[str, float]:
-        """Share of each part in a whole [s]; what is in none is bookkeeping."""
+        """The share of each part in a whole time [s]; bookkeeping is the rest."""
         found = {name: self.seconds[name] / whole for name in ("network", "environment", "proxy")}
         return found | {"bookkeeping": 1 - sum(found.values())}
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Time that a call takes, by `clock`."""
+    """The time of a call [s], measured with `clock`."""
     started = clock()
     call()
     return clock() - started
 
 
 def floor_inputs(model: GFlowNet, batch: int, stream: torch.Generator) -> dict[str, torch.Tensor]:
-    """What the network sees in one batch of trajectories, by decision."""
+    """The inputs of the network in one batch of trajectories, by decision."""
     from crystalgfn.gflownet.rollout import sample_forward
 
     trajectories, _ = sample_forward(model.env, model.policy, batch, stream)

@@ -27,7 +27,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def waits(config: Path, threads: int) -> list[dict[str, Any]]:
-    """Seconds of each wait beside those of a floor: Python alone, and importing torch and Lightning."""
+    """The time of each wait, and that of its floor: starting Python, or importing torch and Lightning."""
     with tempfile.TemporaryDirectory() as folder:
         logs = [f"--trainer.logger.init_args.save_dir={folder}", f"--threads={threads}"]
         fit = ["fit", "--config", str(config), *logs]
@@ -59,7 +59,7 @@ def _row(what: str, spent: tuple[float, float], floor: str, floor_spent: tuple[f
 
 
 def _run(args: list[str]) -> tuple[float, float]:
-    """Seconds of a Python process, wall and CPU."""
+    """Wall time and CPU time [s] of a Python process."""
     before, started = os.times(), time.perf_counter()
     done = subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False)
     wall, after = time.perf_counter() - started, os.times()
@@ -69,7 +69,7 @@ def _run(args: list[str]) -> tuple[float, float]:
 
 
 def _first_step(fit: list[str], folder: str, env: dict[str, str] | None = None) -> tuple[float, float]:
-    """Seconds until the first training step has ended, wall and CPU."""
+    """Wall time and CPU time [s] until the end of the first training step."""
     started = time.time()
     done = subprocess.run(
         [sys.executable, "-c", _FIRST_STEP, *fit], capture_output=True, text=True, check=False, cwd=Path.cwd(),

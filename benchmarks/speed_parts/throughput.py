@@ -1,4 +1,4 @@
-"""Trajectories a second in sampling and in training, their parts, and the bare network on the same rows."""
+"""Trajectories per second in sampling and in training, their parts, and the network alone on the same rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
+from crystalgfn import GFlowNet
 from crystalgfn.gflownet.data import Samples
-from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.rollout import sample_forward
 from crystalgfn.random import generator
 from crystalgfn.runs.quiet import quieten
@@ -20,11 +20,11 @@ from speed_parts.model import Parts, build, clock, floor_inputs, seconds
 
 
 class Stopwatch(Callback):
-    """Times every step of a training run, and after it the bare network, forward and forward with backward.
+    """Measures the time of every step of a training run, and after each step the time of the network alone.
 
     Args:
-        floor: runs the bare network once: without and with gradients.
-        warm_up: steps that do not count.
+        floor: runs the network once without and once with gradients.
+        warm_up: number of steps at the start that are not counted.
     """
 
     def __init__(self, floor: Any, warm_up: int) -> None:
@@ -46,7 +46,7 @@ class Stopwatch(Callback):
 
 
 def throughput(settings: dict[str, Any], batch: int, rounds: int, threads: int) -> dict[str, Any]:
-    """One row of the table: a batch size. Runs in a process of its own, whose peak memory it reports."""
+    """The row of one batch size. It reports the peak memory of its process, so run it in a new process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     quieten()
@@ -67,14 +67,14 @@ def throughput(settings: dict[str, Any], batch: int, rounds: int, threads: int) 
         forward()  # sampling is part of training
         sum(model.policy(head, rows).sum() for head, rows in inputs.items()).backward()
 
-    repeats = max(1, min(25, 400 // batch))  # short calls are timed several at a time
+    repeats = max(1, min(25, 400 // batch))  # a short call is too short to be measured alone
     sampling, floors, walls = [], [], []
     for i in range(rounds + 1):
         wall = time.perf_counter()
         spent = sum(seconds(sample) for _ in range(repeats)) / repeats
         wall = (time.perf_counter() - wall) / repeats
         floor = sum(seconds(forward) for _ in range(repeats)) / repeats
-        if i:  # the first round warms up
+        if i:  # the first round is slower
             sampling.append(spent)
             walls.append(wall)
             floors.append(floor)
@@ -100,7 +100,7 @@ def throughput(settings: dict[str, Any], batch: int, rounds: int, threads: int) 
 
 
 def _training_shares(model: GFlowNet, steps: int) -> dict[str, float]:
-    """Shares of the parts in a training run: backward passes belong to the network, the optimizer to bookkeeping."""
+    """Shares of the parts in training. Backward passes count as network, and the optimizer as bookkeeping."""
     parts = Parts(model)
     whole = [0.0]
     original = model.backward
@@ -131,7 +131,7 @@ def _fit(model: GFlowNet, steps: int, callback: Callback) -> None:
 
 
 def _figures(batch: int, spent: list[float], walls: list[float], floors: list[float]) -> dict[str, float]:
-    """Absolute figures of batches that took these times, and their ratio to the floors next to them."""
+    """Medians of the measured times [s] of batches, and of their ratios to the floors."""
     return {
         "per_second": batch / statistics.median(spent),
         "per_second_wall": batch / statistics.median(walls),

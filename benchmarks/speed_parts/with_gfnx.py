@@ -1,7 +1,7 @@
-"""HyperGrid in gfnx, run by `hypergrid.py` with a Python that has it (pip install gfnx==0.0.1).
+"""HyperGrid in gfnx. `hypergrid.py` runs it with a Python interpreter that has gfnx (pip install gfnx==0.0.1).
 
-The same lines and answers as `with_torchgfn.py`. gfnx has environments and rollouts; trajectory balance with a uniform
-backward policy is written here. Compiling is done before the clock starts.
+The commands and answers are those of `with_torchgfn.py`. gfnx has environments and rollouts. Trajectory balance with a
+uniform backward policy is implemented here. The time of compilation is not measured.
 """
 
 import os
@@ -23,7 +23,7 @@ SHAPES = [(32, 256), (256, 256), (256, 5)]
 
 
 def policy(network, obs):
-    """Logits; observations are one-hot coordinates."""
+    """Logits from observations, which are one-hot coordinates."""
     hidden = obs.reshape(*obs.shape[:2] if obs.ndim > 2 else obs.shape[:1], -1).astype(jnp.float32)
     for i, (weight, bias) in enumerate(network):
         hidden = hidden @ weight + bias
@@ -32,7 +32,7 @@ def policy(network, obs):
 
 
 def make():
-    """A fresh network and optimizer."""
+    """A new network and optimizer."""
     key = jax.random.PRNGKey(0)
     network = []
     for shape in SHAPES:
@@ -61,7 +61,7 @@ def loss(params, drawn):
     action = jnp.clip(drawn.action.reshape(-1, 1), 0, 4)
     log_pf = jnp.take_along_axis(log_probs, action, -1).reshape(n, turns)
     log_pf = jnp.where(drawn.pad, 0.0, log_pf).sum(1)
-    # One parent of a state on the way for each coordinate above 0.
+    # A state that is not terminal has one parent for each coordinate above 0.
     parents = (flat[0].state > 0).sum(-1).reshape(n, turns)
     log_pb = -jnp.where(drawn.pad | (parents == 0), 0.0, jnp.log(jnp.maximum(parents, 1))).sum(1)
     log_reward = jnp.where(drawn.pad, 0.0, drawn.log_gfn_reward).sum(1)
@@ -69,7 +69,7 @@ def loss(params, drawn):
 
 
 def compiled(what, batch, optimizer):
-    """One call of sampling or training."""
+    """A compiled function that samples or trains once."""
 
     def sample(key, params, state):
         drawn = rollout(key, batch, params)

@@ -1,8 +1,8 @@
-"""HyperGrid in torchgfn, run by `hypergrid.py` with a Python that has it (pip install torchgfn==2.4.1).
+"""HyperGrid in torchgfn. `hypergrid.py` runs it with a Python interpreter that has torchgfn (2.4.1).
 
-Reads lines ``sample BATCH CALLS`` and ``train BATCH CALLS`` and answers each with the CPU seconds that it took and the
-mean number of actions. Training is trajectory balance with a uniform backward policy and Adam, as on our side, with
-log P_F kept from sampling, which is torchgfn's faster way.
+The program reads lines ``sample BATCH CALLS`` and ``train BATCH CALLS``. It answers each line with the CPU time [s] and
+the mean number of actions. Training is trajectory balance with a uniform backward policy and Adam, as in crystalgfn.
+log P_F is kept from sampling, which is the faster way of torchgfn.
 """
 
 import logging
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 
 def make():
-    """A fresh model and optimizer: an MLP 256 x 2 on one-hot coordinates."""
+    """A new model and optimizer: an MLP 256 x 2 on one-hot coordinates."""
     torch.manual_seed(0)
     env = HyperGrid(4, 8)
     encoding = KHotPreprocessor(8, 4)

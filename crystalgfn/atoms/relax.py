@@ -1,4 +1,4 @@
-"""Relax positions and cell with CHGNet, first with the symmetry kept, then without."""
+"""Relax positions and cell with CHGNet, first with fixed symmetry, then without constraint."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 MAX_FORCE = 0.05
-"""Relaxed when no force is larger [eV/Å]; for the cell, the virial divided by the number of atoms [eV]."""
+"""A structure is relaxed if no force on an atom exceeds this [eV/Å], and nor does the virial of the cell divided by the
+number of atoms [eV]."""
 
 MAX_STEPS = 100
-"""Steps with the symmetry kept."""
+"""Largest number of steps with fixed symmetry."""
 
 FREE_STEPS = 60
-"""Steps without constraint."""
+"""Largest number of steps without constraint."""
 
 SETTLED = 1e-3
-"""A relaxation also ends when `SETTLED_STEPS` steps lower the energy by less than this [eV/atom]: much less than CHGNet
-knows, and the tail of a relaxation is most of its steps."""
+"""A relaxation also ends when `SETTLED_STEPS` steps lower the energy by less than this [eV/atom]. The value is much
+smaller than the error of CHGNet, and the last small decreases would take most of the steps."""
 
 SETTLED_STEPS = 8
 
 RATTLE = 0.01
-"""Standard deviation [Å] by which atoms are displaced before the constraint is dropped: forces that break the symmetry
-are zero in a symmetric structure, also on a saddle."""
+"""Standard deviation [Å] of the random displacements of atoms before the relaxation without constraint. In a symmetric
+structure the forces that break the symmetry are zero, even at a saddle point."""
 
 MAX_GROWTH = 3.0
-"""A cell whose volume changes by more than this factor has fallen apart."""
+"""A relaxation fails if the volume of the cell changes by more than this factor."""
 
 
 class Relaxation:
-    """A structure on its way to the minimum; it can be stopped, compared with others, and go on.
+    """The relaxation of one structure. It can be interrupted, compared with others and continued.
 
     Args:
-        structure: the start.
-        symmetric: keep the space group; otherwise atoms are displaced by `RATTLE` first and nothing is kept.
-        random: draws the displacements.
+        structure: the initial structure.
+        symmetric: whether the space group is kept.
+        random: random number generator for the displacements (`RATTLE`) before a relaxation without constraint; None
+            for no displacements.
 
     Attributes:
         energy: CHGNet's energy after the last step [eV/atom].
-        steps: steps taken.
+        steps: number of steps so far.
         converged: whether no force or stress is above `MAX_FORCE`.
-        settled: whether the energy hardly falls any more, see `SETTLED`.
+        settled: whether the energy hardly decreases any more, see `SETTLED`.
     """
 
     def __init__(self, structure: Structure, symmetric: bool, random: np.random.Generator | None = None) -> None:
@@ -56,7 +58,7 @@ class Relaxation:
         from pymatgen.io.ase import AseAtomsAdaptor
 
         with chgnet.silence():
-            # msonable=False: plain Atoms, which ase's filters copy faster.
+            # With msonable=False the atoms are ase's plain Atoms, which its filters copy faster.
             self._atoms: Any = AseAtomsAdaptor.get_atoms(structure, msonable=False)
             self._atoms.calc = chgnet.calculator()
             if symmetric:
@@ -71,10 +73,17 @@ class Relaxation:
         self.converged = self.settled = False
 
     def run(self, steps: int) -> Relaxation:
-        """Go on for some steps, fewer if it converges or settles.
+        """Continue the relaxation.
+
+        Args:
+            steps: largest number of further steps; fewer are taken if the relaxation converges or settles.
+
+        Returns:
+            this relaxation.
 
         Raises:
-            RuntimeError: if the cell flies apart, or atoms end up closer than CHGNet can judge.
+            RuntimeError: if the volume changes too much, an atom loses its neighbours, or atoms come too close to each
+                other for CHGNet.
         """
         if self.converged or self.settled:
             return self
@@ -85,14 +94,14 @@ class Relaxation:
                     if self.settled:
                         break
             except ValueError as error:
-                raise RuntimeError(f"falls apart: {error}") from None
+                raise RuntimeError(f"the structure falls apart: {error}") from None
         self.steps = int(self._optimizer.nsteps)
         if not are_apart([self.structure()])[0]:
-            raise RuntimeError("falls apart: atoms end up too close or too crowded")
+            raise RuntimeError("atoms are too close or too crowded after relaxation")
         return self
 
     def _look(self, converged: bool) -> None:
-        """Note where the relaxation stands after a step."""
+        """Update energy and status after a step."""
         if not 1 / MAX_GROWTH < self._atoms.get_volume() / self._start < MAX_GROWTH:
             raise RuntimeError(f"the volume changes by more than a factor of {MAX_GROWTH:g}")
         self.converged = converged

@@ -1,4 +1,4 @@
-"""Build many crystals, in parallel, one file a crystal, so that a run that was stopped goes on where it was."""
+"""Build many crystals in parallel. Each result is kept in a file, so that a run that was stopped can be continued."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Backend = Literal["loky", "dask", "ray"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 FUNCTION = "crystalgfn.atoms.build:build"
-"""What runs for each crystal."""
+"""Function that is called for each crystal."""
 
 SETTINGS = "run.json"
 CRYSTALS = "crystals"
@@ -28,13 +28,13 @@ CRYSTALS = "crystals"
 
 @dataclass(frozen=True)
 class Workers:
-    """Where the work is done.
+    """Where crystals are built, and with which time limit.
 
     Attributes:
-        jobs: crystals at the same time, one core each.
+        jobs: number of crystals built at the same time, one core each.
         backend: ``loky`` for this machine; ``dask`` or ``ray`` for a cluster.
-        scheduler: address of the cluster; a local one is started if None.
-        timeout: seconds after which a crystal is given up.
+        scheduler: address of the cluster; None starts a local one.
+        timeout: time limit for each crystal [s].
     """
 
     jobs: int = 1
@@ -43,7 +43,7 @@ class Workers:
     timeout: float = 600.0
 
     def check(self) -> None:
-        """Raise an `InputError` for settings that cannot work."""
+        """Raise an `InputError` if a setting is not allowed or a package is missing."""
         at_least("--jobs", self.jobs, 1)
         one_of("--backend", self.backend, BACKENDS)
         positive("--timeout", self.timeout)
@@ -66,21 +66,23 @@ def run(
 ) -> list[dict[str, Any]]:
     """Build crystals and keep the result of each in a file.
 
+    Results that are already in the folder are used again. A crystal that reached the time limit is built again if the
+    limit is longer now.
+
     Args:
-        tasks: arguments of the function, each with its ``id``.
-        settings: what the results depend on; a folder begun with others is refused.
-        out: folder; its ``crystals/ID.json`` are the results.
-        workers: where the work is done.
-        function: what to run for each, as ``module:name``; it returns a mapping with the task's ``id``.
+        tasks: one argument of the function for each crystal, with an ``id``.
+        settings: all settings that the results depend on. A folder that was begun with other settings is refused.
+        out: folder; the result of a crystal is written to ``crystals/ID.json``.
+        workers: where crystals are built.
+        function: function to call for each task, as ``module:name``; it returns a mapping with the task's ``id``.
 
     Returns:
-        the results in the order of the tasks. Which and how many workers there are makes no difference to them, except
-        for crystals that take too long.
-
-    A crystal that was given up is tried again if there is more time for it now.
+        the results in the order of the tasks. They do not depend on the backend or the number of workers, except for
+        crystals that reach the time limit.
 
     Raises:
-        InputError: if the folder cannot be used or was begun with other settings, or no cluster is reached.
+        InputError: if a setting is not allowed, the folder cannot be used or was begun with other settings, or there
+            is no connection to the cluster.
     """
     workers.check()
     folder = prepare_folder(out, settings)
@@ -92,7 +94,7 @@ def run(
 
 
 def _is_done(path: Path, timeout: float) -> bool:
-    """Whether a crystal has a result that more time cannot change."""
+    """Whether there is a result that a longer time limit would not change."""
     if not path.is_file():
         return False
     limit = json.loads(path.read_text()).get("gave_up_after")
@@ -100,7 +102,18 @@ def _is_done(path: Path, timeout: float) -> bool:
 
 
 def prepare_folder(out: Path, settings: Mapping[str, Any]) -> Path:
-    """Make the folder, or check that it was begun with the same settings; returns the one for the results."""
+    """Make the folder of a run, or check that it was begun with the same settings.
+
+    Args:
+        out: the folder.
+        settings: all settings that the results depend on.
+
+    Returns:
+        the folder inside ``out`` for the results of the crystals.
+
+    Raises:
+        InputError: if the folder cannot be used or was begun with other settings.
+    """
     settings = {**settings, **{f"version of {name}": version(name) for name in ("chgnet", "pyxtal", "spglib", "ase")}}
     settings = json.loads(json.dumps(settings))
     path = out / SETTINGS
@@ -126,7 +139,7 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, shortened: enough to notice that it is another one."""
+    """First 16 hexadecimal digits of the SHA-256 of a file, to detect that the file has changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -138,20 +151,21 @@ def results(
     progress: str | None = None,
     done: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Run a function for many tasks, each in a process that is ended when its time is up.
+    """Call a function for many tasks, each in a process with a time limit.
 
     Args:
-        tasks: arguments of the function, each with its ``id``.
-        workers: where the work is done.
-        function: what to run for each, as ``module:name``.
-        progress: what to call a progress bar; None shows none.
-        done: tasks of the same work that were done before, for the bar.
+        tasks: one argument of the function for each call, with an ``id``.
+        workers: where the calls are made.
+        function: the function, as ``module:name``.
+        progress: label of the progress bar; None for no progress bar.
+        done: number of tasks that were done before; the progress bar includes them.
 
     Yields:
-        what the function returned, or why it did not (see `crystalgfn.atoms.isolated.attempt`), as they come.
+        the results as they arrive: the return value of the function, or the reason of a failure (see
+        `crystalgfn.atoms.isolated.attempt`).
 
     Raises:
-        InputError: for settings that cannot work, or if no cluster is reached.
+        InputError: if a setting is not allowed, or there is no connection to the cluster.
     """
     import joblib
     from tqdm import tqdm
@@ -164,7 +178,7 @@ def results(
     with _parallel(workers) as settings, bar:
         jobs = [joblib.delayed(isolated.attempt)(function, dict(task), workers.timeout) for task in tasks]
         for part in _parts(jobs, workers):
-            with joblib.parallel_config(**settings):  # only here: who takes the results may have another backend
+            with joblib.parallel_config(**settings):  # the caller may use another backend between results
                 kind = "list" if workers.backend == "ray" else "generator_unordered"
                 parallel = joblib.Parallel(return_as=kind, batch_size=1)
             for result in parallel(part):
@@ -173,7 +187,7 @@ def results(
 
 
 def _parts(jobs: list[Any], workers: Workers) -> Iterator[list[Any]]:
-    """All jobs at once, or for Ray in portions: its backend returns nothing before the last one is done."""
+    """All jobs at once; portions for Ray, because its backend returns no result before the last job is done."""
     if workers.backend != "ray":
         yield jobs
         return
@@ -186,7 +200,7 @@ def _parts(jobs: list[Any], workers: Workers) -> Iterator[list[Any]]:
 
 @contextmanager
 def _parallel(workers: Workers) -> Iterator[dict[str, Any]]:
-    """The cluster that a backend needs, and the settings of joblib for it."""
+    """Connect to the cluster that a backend needs, or start one, and yield the settings of joblib."""
     if workers.backend == "loky":
         yield {"backend": "loky", "n_jobs": workers.jobs}
     elif workers.backend == "dask":
@@ -196,7 +210,7 @@ def _parallel(workers: Workers) -> Iterator[dict[str, Any]]:
             client = (
                 Client(workers.scheduler, timeout=15)
                 if workers.scheduler
-                # Threads are enough: each has a process of its own for its crystals.
+                # Threads are enough because each thread builds its crystals in a process of its own.
                 else Client(processes=False, n_workers=1, threads_per_worker=workers.jobs, dashboard_address=None)
             )
         except (OSError, ValueError) as error:

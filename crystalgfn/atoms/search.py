@@ -1,8 +1,8 @@
-"""Find the atoms of one crystal: many arrangements, the best of them by CHGNet, in the sampled cell.
+"""Find atomic positions for one crystal in the sampled cell, by comparing many arrangements with CHGNet.
 
 1. Propose arrangements (`arrangements`) and drop those whose atoms are too close or too crowded.
-2. Evaluate CHGNet's energy of all, and keep the best different ones, `tries` of them.
-3. Relax their free coordinates by CHGNet's forces, all together in batches; at each stage the better half goes on.
+2. Evaluate the energy of the others with CHGNet, and keep the `tries` different ones with the lowest energies.
+3. Relax their free coordinates with CHGNet's forces, in batches. After the first stages only the better half is kept.
 """
 
 from __future__ import annotations
@@ -24,43 +24,43 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 PROPOSALS = 24
-"""Arrangements proposed for each one that is tried."""
+"""Number of arrangements proposed for each one that is relaxed."""
 
 BEST_PAIRS = 6
-"""Pairs of a way and a cell that the last round looks at."""
+"""Number of pairs (assignment to Wyckoff positions, cell) from which the last round draws arrangements."""
 
 MAX_WAYS = 200
-"""Ways to put the atoms on positions that are considered."""
+"""Largest number of assignments of the atoms to Wyckoff positions that are considered."""
 
 CLOSEST = 0.6
-"""Atoms closer than this share of the sum of their covalent radii are too close for CHGNet to be trusted. Of 3,000 real
-crystals, 153 of them with hydrogen, none has a shorter distance, and 0.2 % one below 0.65."""
+"""CHGNet is not reliable if two atoms are closer than this fraction of the sum of their covalent radii. Of 3,000 real
+crystals, 153 of them with hydrogen, none has a shorter distance, and 0.2 % have a distance below 0.65."""
 
 CROWDED = 320.0
-"""More pairs of neighbours within 3 Å than this for an atom (18 neighbours) are too many: of 3,000 real crystals none
-has more than 306. Such arrangements, of cells as thin as one atom, would also cost ten times as much."""
+"""Largest number of pairs of neighbours within 3 Å per atom, that of 18 neighbours. Of 3,000 real crystals none has
+more than 306 pairs. Cells that are only one atom thick have more, and they would take ten times as long."""
 
 STAGES = ((5, 0.5), (8, 0.5), (15, 0.0))
-"""Steps of each stage of the relaxation, and the share of the tries that goes on after it; `KEPT` at least."""
+"""Steps of each stage of the relaxation, and the fraction of arrangements that is kept after it (at least `KEPT`)."""
 
 KEPT = 2
-"""Arrangements that remain in the end."""
+"""Number of arrangements that remain after the last stage."""
 
 SAME = 2e-4
-"""Energies closer than this [eV/atom] are taken for the same arrangement."""
+"""Arrangements are considered equal if their energies differ by at most this [eV/atom]."""
 
 CURVATURE = 70.0
-"""First guess of the second derivative of the energy [eV/Å²], ase's own for BFGS."""
+"""Initial value of the second derivative of the energy [eV/Å²]; ase's default for BFGS."""
 
 MAX_STEP = 0.2
-"""Longest step of an atom [Å]."""
+"""Largest move of an atom in one step [Å]."""
 
 FORCE = 0.05
-"""An arrangement is done when the largest force on its parameters is below this [eV/Å]."""
+"""An arrangement is relaxed if the largest force on its parameters is below this [eV/Å]."""
 
 
 class NoStructure(Exception):
-    """A crystal for which no atoms could be placed; the message is the reason."""
+    """No atomic positions could be found for a crystal; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Search:
-    """The result for one crystal.
+    """Result of the search for one crystal.
 
     Attributes:
         found: the best arrangements, lowest energy first.
-        proposed: arrangements that were made.
-        too_close: of these, arrangements with atoms too close to each other or with too many neighbours.
-        failed: of these, arrangements that CHGNet could not treat.
-        tried: arrangements that were relaxed.
+        proposed: number of arrangements that were proposed.
+        too_close: number of these with atoms that are too close or have too many neighbours.
+        failed: number of these that CHGNet could not evaluate.
+        tried: number of arrangements that were relaxed.
     """
 
     found: list[Found]
@@ -98,18 +98,21 @@ class Search:
 
 
 def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, random: np.random.Generator) -> Search:
-    """Put atoms into a cell.
+    """Find atomic positions for a crystal.
 
     Args:
-        number: space group.
+        number: number of the space group.
         counts: atoms of each element in the conventional cell.
         lattice: (6,) a, b, c [Å], alpha, beta, gamma [degrees] of the conventional standard cell.
-        tries: arrangements that are relaxed.
-        random: the generator.
+        tries: number of arrangements that are relaxed.
+        random: random number generator.
+
+    Returns:
+        the best arrangements, and how many were proposed, excluded and relaxed.
 
     Raises:
-        NoStructure: if the composition or cell does not fit the group, or if atoms are too close or too crowded in all
-            arrangements.
+        NoStructure: if CHGNet does not know an element, if the composition or the cell does not fit the space group, or
+            if CHGNet can evaluate no arrangement because atoms are too close, too crowded or without neighbours.
     """
     unknown = sorted(chgnet.FORBIDDEN & set(counts))
     if unknown:
@@ -129,11 +132,11 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
         raise NoStructure(f"{what} in all of {proposed} arrangements")
     best = different(energies, tries)
     relaxed, values = descend(arrangements[best], energies[best])
-    # CHGNet may pull atoms into each other: it has not seen such distances.
+    # CHGNet may move atoms too close to each other, because its training data have no such short distances.
     values = np.where(are_apart(relaxed.structures()), values, np.inf)
     order = different(values, KEPT)
     if not len(order):
-        raise NoStructure(f"CHGNet pulls atoms into each other in all of {len(best)} arrangements")
+        raise NoStructure(f"CHGNet moves atoms too close together in all of {len(best)} arrangements")
     shown = relaxed[order].structures()
     found = [
         Found(structure, float(values[i]), relaxed.ways[i]) for structure, i in zip(shown, order.tolist(), strict=True)
@@ -144,21 +147,21 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
 def sample(
     number: int, counts: Mapping[str, int], pairs: Sequence[tuple[Way, Array]], n: int, random: np.random.Generator
 ) -> tuple[Arrangements, Array, int, int]:
-    """Propose arrangements in rounds, and evaluate CHGNet for those whose atoms are apart.
+    """Propose arrangements in rounds, and evaluate those whose atoms are not too close or too crowded with CHGNet.
 
-    The first round takes each pair of a way and a cell once, those met first if there are too many. The next ones take
-    new points in the pairs that gave the lowest energies. A pair without free coordinates is used once.
+    The first round uses each pair once; if there are too many pairs, it uses the first ones. The next rounds draw new
+    points for the pairs that gave the lowest energies. A pair without free coordinates is used only once.
 
     Args:
-        number: space group.
+        number: number of the space group.
         counts: atoms of each element in the conventional cell.
-        pairs: ways and conventional cells.
-        n: number of arrangements, less if there are not so many.
-        random: the generator.
+        pairs: pairs of an assignment to Wyckoff positions and a conventional cell.
+        n: number of arrangements to propose; fewer if the pairs do not allow so many.
+        random: random number generator.
 
     Returns:
-        the usable arrangements, their energies [eV/atom], the number with atoms too close or too crowded, and the
-        number that CHGNet could not treat.
+        the arrangements that could be evaluated, their energies [eV/atom], the number of arrangements with atoms too
+        close or too crowded, and the number that CHGNet could not evaluate.
     """
     lowest = np.full(len(pairs), np.inf)
     parts: list[tuple[Arrangements, Array]] = []
@@ -180,7 +183,7 @@ def sample(
         failed += int((apart & ~usable).sum())
         parts.append((arrangements[np.flatnonzero(usable)], energies[usable]))
         np.minimum.at(lowest, np.array(chosen)[usable], energies[usable])
-        # Pairs that never gave a usable arrangement come last: their energy is infinite.
+        # Pairs that have not given a usable arrangement come last because their lowest energy is infinite.
         order = [i for i in np.argsort(lowest, kind="stable").tolist() if free[i] and i < n // 2][
             : max(best, BEST_PAIRS)
         ]
@@ -194,12 +197,20 @@ def sample(
 
 
 def are_apart(structures: Sequence[Structure]) -> NDArray[np.bool_]:
-    """(n,) whether no atoms of a structure are too close or too crowded for CHGNet, see `CLOSEST` and `CROWDED`."""
+    """(n,) True where the atoms are neither too close nor too crowded for CHGNet, see `CLOSEST` and `CROWDED`."""
     return (distance_ratios(structures)[0] >= CLOSEST) & (crowding(structures) <= CROWDED)
 
 
 def different(energies: Array, most: int) -> NDArray[np.int64]:
-    """Indices of the lowest energies (n,), lowest first, those closer than `SAME` once and at most ``most``."""
+    """Choose arrangements with low and different energies.
+
+    Args:
+        energies: (n,) energies [eV/atom].
+        most: largest number of arrangements.
+
+    Returns:
+        (k,) indices, lowest energy first. Of arrangements whose energies differ by at most `SAME`, one is chosen.
+    """
     chosen: list[int] = []
     for index in np.argsort(energies, kind="stable").tolist():
         if len(chosen) == most or not np.isfinite(energies[index]):
@@ -212,14 +223,15 @@ def different(energies: Array, most: int) -> NDArray[np.int64]:
 def descend(arrangements: Arrangements, energies: Array) -> tuple[Arrangements, Array]:
     """Relax the free coordinates in a fixed cell.
 
-    Quasi-Newton steps (BFGS) in the parameters, each arrangement with its own matrix, CHGNet's forces for all at once.
+    The method is BFGS in the parameters. Each arrangement has its own matrix of second derivatives; CHGNet evaluates
+    all arrangements together.
 
     Args:
         arrangements: n arrangements.
         energies: (n,) their energies [eV/atom].
 
     Returns:
-        the arrangements at the best points that were met, and their n energies [eV/atom].
+        the arrangements at the points of lowest energy that were found, and their n energies [eV/atom].
     """
     best, points = energies.copy(), arrangements.points.copy()
     frozen = np.array([not arrangements.rotations[i].any() for i in range(len(arrangements))])
@@ -247,8 +259,8 @@ def descend(arrangements: Arrangements, energies: Array) -> tuple[Arrangements, 
 class _Minimizer:
     """BFGS for the parameters of one arrangement.
 
-    Its variables are in Å: a fractional coordinate times its axis and the root of the number of atoms that follow it,
-    so that the metric is that of the atoms.
+    A variable is a fractional coordinate multiplied by the length of its axis and by the square root of the number of
+    atoms in the orbit. Distances between variables then correspond to distances of atoms in Å.
     """
 
     def __init__(self, arrangements: Arrangements, row: int) -> None:
@@ -261,7 +273,7 @@ class _Minimizer:
         self.done = False
 
     def step(self, value: float, gradient: Array) -> None:
-        """Move on, given the energy and its derivative by the points (O, 3) [eV]."""
+        """Take one step, given the energy and its derivative with respect to the points (O, 3) [eV]."""
         slope = (gradient / self._scale).reshape(-1)
         if not np.isfinite(value) or not np.isfinite(slope).all() or np.abs(slope).max() < FORCE:
             self.done = True
@@ -280,7 +292,7 @@ class _Minimizer:
 
 
 def generator(seed: int, identifier: str) -> np.random.Generator:
-    """The random stream of one crystal: it depends on the seed and the crystal's id alone."""
+    """Random number generator of one crystal; it depends only on the seed and the id of the crystal."""
     import hashlib
 
     digest = hashlib.sha256(f"structures/{seed}/{identifier}".encode()).digest()
@@ -288,7 +300,7 @@ def generator(seed: int, identifier: str) -> np.random.Generator:
 
 
 def record(result: Search) -> dict[str, Any]:
-    """The numbers of a search, for a table."""
+    """The numbers of a search, for the table of results."""
     return {
         "tries": result.tried, "proposed": result.proposed, "too_close": result.too_close, "failed": result.failed,
         "positions": result.found[0].positions,

@@ -1,4 +1,4 @@
-"""Put atoms into all crystals of a table or a batch, and evaluate them with CHGNet."""
+"""Place atoms in all crystals of a table or a batch, and evaluate the structures with CHGNet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from crystalgfn.crystal.crystals import Crystals
 
 PROXY_COLUMN = "formation_energy"
-"""Column of the samples that is passed on where there is no other wish."""
+"""Column of the samples that is copied to the results by default, if the table has it."""
 
 
 def build_table(
@@ -41,27 +41,28 @@ def build_table(
     chgnet_references: Path | None = None,
     distinct: bool = False,
 ) -> pd.DataFrame:
-    """Build the crystals of a table and write structures and results into a folder.
+    """Build the crystals of a table, and write structures and results to a folder.
 
     Args:
         table: CSV or parquet file.
-        out: folder.
+        out: folder for the results.
         relax: whether to relax positions and cell.
-        top: number of rows: those with the highest ``log_reward`` if there is such a column, else the first ones; None
-            takes all.
-        tries: arrangements that are relaxed in the sampled cell.
-        seed: of the random choices.
-        workers: where the work is done.
-        reference: table of known crystals.
-        proxy_column: column of the table to pass on, with ``proxy_`` before its name.
-        chgnet_references: elemental references.
-        distinct: whether to take only the first row of each reduced formula, in that order.
+        top: number of rows to build: those with the highest ``log_reward``, or the first ones if there is no such
+            column; None for all rows.
+        tries: number of arrangements that are relaxed in the sampled cell.
+        seed: seed of the random choices.
+        workers: where crystals are built.
+        reference: table of known crystals for the energy above the hull; None leaves that column out.
+        proxy_column: column of the table to copy to the results, with ``proxy_`` before its name; None copies
+            `PROXY_COLUMN` if the table has it.
+        chgnet_references: file of elemental references; None for the shipped ones.
+        distinct: whether to use only the first row of each reduced formula, after sorting by ``log_reward``.
 
     Returns:
-        the table of results as written.
+        the table of results that was written.
 
     Raises:
-        InputError: if something cannot be read, written or used.
+        InputError: if a setting is not allowed, or a file or folder cannot be used.
     """
     if top is not None:
         at_least("--top", top, 1)
@@ -81,11 +82,13 @@ def build_table(
 
 @dataclass(frozen=True)
 class BuiltCrystals:
-    """Crystals with atoms, as far as atoms could be placed.
+    """Crystals for which atomic positions were searched.
 
     Attributes:
-        frame: one row a crystal, see docs/structures.md; ``reason`` says why a crystal was not built or not relaxed.
-        structures: for each row the relaxed structure, else the one in the sampled cell, else None.
+        frame: one row for each crystal, with the columns in docs/structures.md. ``reason`` says why a crystal was not
+            built or not relaxed.
+        structures: one entry for each row: the relaxed structure; the structure in the sampled cell if it was not
+            relaxed; None if it was not built.
     """
 
     frame: pd.DataFrame
@@ -95,7 +98,7 @@ class BuiltCrystals:
         return len(self.frame)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a crystal, failures included."""
+        """One row for each crystal, including those that were not built."""
         return self.frame
 
     def to_structures(self) -> list[Structure]:
@@ -112,16 +115,19 @@ def build_crystals(
     timeout: float = 600.0,
     reference: Path | None = None,
 ) -> BuiltCrystals:
-    """Put atoms into a batch of crystals with CHGNet. Needs ``crystalgfn[structures]``.
+    """Place atoms in a batch of crystals with CHGNet. Needs ``crystalgfn[structures]``.
 
     Args:
         crystals: n crystals.
         relax: whether to relax positions and cell.
-        tries: arrangements that are relaxed in the sampled cell.
-        seed: of the random choices.
-        jobs: crystals at the same time, each in a process of its own.
-        timeout: seconds for each crystal.
+        tries: number of arrangements that are relaxed in the sampled cell.
+        seed: seed of the random choices.
+        jobs: number of crystals built at the same time, each in a process of its own.
+        timeout: time limit for each crystal [s].
         reference: table of known crystals for the energy above the hull; None leaves that column out.
+
+    Returns:
+        the structures and a table of results.
 
     Raises:
         InputError: if a package is missing or a setting is not allowed.
@@ -151,7 +157,7 @@ def build_crystals(
 
 
 def plain_crystals(crystals: Crystals) -> list[dict[str, Any]]:
-    """For each crystal its space_group, counts by symbol and lattice as plain values, what a `Task` needs of it."""
+    """The space_group, counts by symbol and lattice of each crystal as plain Python values, as a `Task` needs them."""
     columns = (crystals.space_group.tolist(), symbol_counts(crystals.counts), crystals.lattice.tolist())
     return [
         {"space_group": group, "counts": counts, "lattice": lattice}
@@ -162,11 +168,21 @@ def plain_crystals(crystals: Crystals) -> list[dict[str, Any]]:
 def read_tasks(
     table: Path, top: int | None, proxy_column: str | None, common: dict[str, Any], distinct: bool = False
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The rows to build.
+    """Read a table and make the tasks for its rows.
+
+    Args:
+        table: CSV or parquet file.
+        top: number of rows, see `build_table`; None for all rows.
+        proxy_column: column to copy, see `build_table`.
+        common: settings of every task.
+        distinct: whether to use only the first row of each reduced formula.
 
     Returns:
-        a table with id, row (counted from 1), formula, space_group and the columns passed on, and for each of its rows
-        the task, or for a row that cannot be used its id and the reason.
+        a table with id, row (counted from 1), formula, space_group and the copied columns; and a list with the task of
+        each row. If a row cannot be used, its entry has only ``id`` and ``reason``.
+
+    Raises:
+        InputError: if the table cannot be read or has no column ``proxy_column``.
     """
     import pandas as pd
 
@@ -206,7 +222,7 @@ def read_tasks(
 
 
 def _first_of_each(order: Any, formulas: list[list[int]], place: dict[int, int]) -> Any:
-    """Of rows in some order, the first of each reduced formula; rows that are no crystals stay."""
+    """Keep the first row of each reduced formula, in the given order, and all rows that are not crystals."""
     seen: set[tuple[int, ...]] = set()
     kept = []
     for row in order.tolist():
@@ -220,7 +236,7 @@ def _first_of_each(order: Any, formulas: list[list[int]], place: dict[int, int])
 
 
 def summary(frame: pd.DataFrame, out: Path) -> list[str]:
-    """What to tell about a table of results."""
+    """Lines that summarise a table of results, for the terminal."""
     built = frame["energy_built"].notna()
     lines = [f"{out / TABLE}: {int(built.sum())} of {len(frame)} crystals built"]
     if "energy_relaxed" in frame.columns:

@@ -1,1 +1,1 @@
-"""The commands of the command line that need no Trainer: one module each, with a function ``main``."""
+"""The commands of the command line. Each module has a function ``main``, which runs its command."""

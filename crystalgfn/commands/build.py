@@ -1,9 +1,11 @@
-"""``crystalgfn build``: put atoms into sampled crystals, and evaluate them with CHGNet."""
+"""``crystalgfn build``: find atomic positions for sampled crystals and evaluate them with CHGNet."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from crystalgfn.commands.workers import add_workers
 
 if TYPE_CHECKING:
     import argparse
@@ -16,11 +18,11 @@ def main(args: list[str]) -> int:
         args: what follows ``build``: ``TABLE --out FOLDER [...]``.
 
     Returns:
-        exit status 0, also when some crystals could not be built.
+        exit status 0, even if some crystals could not be built.
 
     Raises:
-        InputError: for a table, folder or option that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a table, folder or option cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     options = _parser().parse_args(args)
     from crystalgfn.atoms import require_extra
@@ -46,24 +48,40 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="crystalgfn build",
-        description="Put atoms into crystals given by space group, composition and cell, and judge them with CHGNet.",
+        description="Find atomic positions for crystals given by space group, composition and cell, and evaluate "
+        "the structures with CHGNet.",
     )
-    parser.add_argument("table", type=Path, help="CSV or parquet file with one crystal a row, such as samples.csv")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the structures; a run that stopped goes on")
-    parser.add_argument("--relax", choices=["chgnet", "none"], default="none", help="relax positions and cell")
-    parser.add_argument("--top", type=int, help="only the rows with the highest log_reward, or the first ones")
+    parser.add_argument("table", type=Path, help="CSV or parquet file with one crystal per row, such as samples.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results; a stopped run is continued")
     parser.add_argument(
-        "--distinct", action="store_true", help="only the first row of each reduced formula, by log_reward"
+        "--relax",
+        choices=["chgnet", "none"],
+        default="none",
+        help="with chgnet, relax positions and cell (default none)",
     )
-    parser.add_argument("--tries", type=int, default=12, help="arrangements relaxed in the sampled cell (default 12)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random arrangements (default 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="crystals at the same time (default 1)")
-    parser.add_argument("--backend", default="loky", help="loky (this machine), dask or ray")
-    parser.add_argument("--scheduler", help="address of a Dask or Ray cluster; a local one if left out")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for each crystal (default 600)")
     parser.add_argument(
-        "--reference", type=Path, help="table of known crystals (formula, formation_energy) for the hull"
+        "--top",
+        type=int,
+        help="number of rows to build: those with the highest log_reward, or the first ones if there is no such column "
+        "(default: all)",
     )
-    parser.add_argument("--proxy-column", help=f"column of the table to pass on; {PROXY_COLUMN} if there is one")
-    parser.add_argument("--chgnet-references", type=Path, help="elemental references; the shipped ones if left out")
+    parser.add_argument(
+        "--distinct", action="store_true", help="build only the row with the highest log_reward of each reduced formula"
+    )
+    parser.add_argument(
+        "--tries", type=int, default=12, help="arrangements of the atoms to relax in the sampled cell (default 12)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random arrangements (default 0)")
+    add_workers(parser)
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        help="table of known crystals with formula and formation_energy, for the energy above the hull",
+    )
+    parser.add_argument(
+        "--proxy-column", help=f"column of the table to copy to the results (default: {PROXY_COLUMN}, if it exists)"
+    )
+    parser.add_argument(
+        "--chgnet-references", type=Path, help="file of elemental references (default: the shipped file)"
+    )
     return parser

@@ -1,4 +1,4 @@
-"""``crystalgfn chgnet-references``: elemental references for formation energies from CHGNet."""
+"""``crystalgfn chgnet-references``: fit elemental references, which convert CHGNet's energies to formation energies."""
 
 from __future__ import annotations
 
@@ -15,22 +15,32 @@ def main(args: list[str]) -> int:
         exit status 0.
 
     Raises:
-        InputError: for tables or an output that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a table, the output or an option cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog="crystalgfn chgnet-references", description="Fit elemental references for formation energies from CHGNet."
+        prog="crystalgfn chgnet-references",
+        description="Fit elemental references, which convert CHGNet's energies to formation energies.",
     )
-    parser.add_argument("table", type=Path, help="table with the columns material_id, formula, formation_energy")
-    parser.add_argument("structures", type=Path, help="table with the columns material_id, cif")
+    parser.add_argument("table", type=Path, help="table with the columns material_id, formula and formation_energy")
+    parser.add_argument("structures", type=Path, help="table with the columns material_id and cif")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--split", default="train", help="rows of the column 'split' to use, if there is one")
     parser.add_argument(
-        "--per-element", type=int, default=60, help="at least so many crystals an element, if there are"
+        "--split",
+        default="train",
+        help="value of the column split in the rows to use; ignored if there is no such column (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="chooses the crystals")
+    parser.add_argument(
+        "--per-element",
+        type=int,
+        default=60,
+        help="crystals for each element; fewer if the table has fewer (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random choice of crystals (default %(default)s)"
+    )
     options = parser.parse_args(args)
 
     from crystalgfn.atoms.potentials.fitting import make

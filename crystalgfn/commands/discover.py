@@ -1,10 +1,13 @@
-"""``crystalgfn discover``: rounds in which a GFlowNet samples, CHGNet judges, and the proxy learns."""
+"""``crystalgfn discover``: rounds of sampling with a GFlowNet, evaluating with CHGNet and training the proxy."""
 
 from __future__ import annotations
 
 from crystalgfn.discovery.settings import Run
 
-DESCRIPTION = "Sample, screen, evaluate with CHGNet, teach the proxy, train on; the same command goes on."
+DESCRIPTION = (
+    "Discover crystals in rounds: sample, choose samples, evaluate them with CHGNet, train the proxy on the results, "
+    "and continue training the GFlowNet. The same command continues a stopped run."
+)
 
 
 def main(args: list[str]) -> int:
@@ -17,13 +20,13 @@ def main(args: list[str]) -> int:
         exit status 0.
 
     Raises:
-        InputError: for settings, files or a database that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a setting, a file or the database cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     from crystalgfn.atoms import require_extra
     from crystalgfn.settings import parse_function
 
-    # Settings of training, not objects: each round makes its own, with another proxy.
+    # ``fit`` stays plain settings because each round makes its own objects from them, with another proxy.
     values = parse_function("crystalgfn discover", DESCRIPTION, Run, args, plain=("fit",))
     require_extra()
     from crystalgfn.discovery.loop import run
@@ -35,4 +38,4 @@ def main(args: list[str]) -> int:
 def _print(line: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(line)  # above the bar
+    tqdm.write(line)  # above the progress bar

@@ -1,4 +1,4 @@
-"""``crystalgfn discovery-page``: the best new crystals of a database of labels, as a page."""
+"""``crystalgfn discovery-page``: write a page of the best new crystals in a database of evaluated crystals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 TOP = 20
+"""Number of crystals on the page by default."""
 
 
 def main(args: list[str]) -> int:
@@ -18,28 +19,44 @@ def main(args: list[str]) -> int:
         exit status 0.
 
     Raises:
-        InputError: for a database, table, folder or option that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a database, table, folder or option cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     import argparse
 
     parser = argparse.ArgumentParser(
         prog="crystalgfn discovery-page",
-        description="Write a page of the best new crystals: Markdown, a table, CIF files and pictures.",
+        description="Write a page of the best new crystals in a database: Markdown, a table, CIF files and pictures.",
     )
     parser.add_argument("--db", required=True, help="database of evaluated crystals: SQLite file or postgresql:// URL")
-    parser.add_argument("--reference", type=Path, required=True, help="table of known crystals, to tell what is new")
+    parser.add_argument(
+        "--reference", type=Path, required=True, help="table of known crystals; crystals in it are not new"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the page; an older page is replaced")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--samples", type=Path, metavar="TABLE", help="only these crystals, all of them; from predict")
-    which.add_argument("--source", nargs="+", metavar="NAME", help="only crystals of these sources")
-    parser.add_argument("--top", type=int, default=TOP, help="crystals to show (default %(default)s)")
-    parser.add_argument("--hull", type=Path, help="hull of known phases, from build-hull; the shipped one if left out")
-    parser.add_argument("--chgnet-references", type=Path, help="elemental references; the shipped ones if left out")
-    parser.add_argument(
-        "--offset", type=float, default=0.0, help="what CHGNet's formation energies are too high by [eV/atom]"
+    which.add_argument(
+        "--samples",
+        type=Path,
+        metavar="TABLE",
+        help="use only the crystals of this table, as written by predict; all of them must be in the database",
     )
-    parser.add_argument("--recipe", help="how the crystals were sampled: command and seed; the page quotes it")
+    which.add_argument("--source", nargs="+", metavar="NAME", help="use only crystals with these sources")
+    parser.add_argument("--top", type=int, default=TOP, help="number of crystals on the page (default %(default)s)")
+    parser.add_argument(
+        "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
+    )
+    parser.add_argument(
+        "--chgnet-references", type=Path, help="file of elemental references (default: the shipped file)"
+    )
+    parser.add_argument(
+        "--offset",
+        type=float,
+        default=0.0,
+        help="value to subtract from CHGNet's formation energies in eV/atom (default 0)",
+    )
+    parser.add_argument(
+        "--recipe", help="text for the page that says how the crystals were sampled, such as command and seed"
+    )
     options = parser.parse_args(args)
 
     from crystalgfn.atoms import require_extra
@@ -76,5 +93,5 @@ def main(args: list[str]) -> int:
 
 
 def _plain(word: str) -> str:
-    """A word of the command without folders of this machine, and quoted where it needs to be."""
+    """A word of the command without the folders of this machine, quoted if necessary."""
     return shlex.quote(Path(word).name if Path(word).is_absolute() else word)

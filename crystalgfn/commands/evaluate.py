@@ -1,4 +1,4 @@
-"""``crystalgfn evaluate``: a page and numbers about a table of samples."""
+"""``crystalgfn evaluate``: measure a table of samples and write a page with the results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RESERVED = ("samples", "reference")
-"""Names that the report gives to tables itself."""
+"""Names of tables that the report uses itself."""
 
 
 def main(args: list[str]) -> int:
@@ -19,45 +19,64 @@ def main(args: list[str]) -> int:
         args: what follows ``evaluate``: ``SAMPLES [--reference TABLE] [--samples NAME=TABLE] [--out FOLDER] ...``.
 
     Returns:
-        exit status 0, also when some rows could not be read; the report counts them.
+        exit status 0, even if some rows could not be read; the report counts them.
 
     Raises:
-        InputError: for a table, setting or folder that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a table, setting or folder cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     import argparse
 
     parser = argparse.ArgumentParser(
         prog="crystalgfn evaluate",
-        description="Measure samples: validity, uniqueness, novelty, diversity, properties. Writes a page and numbers.",
+        description="Measure validity, uniqueness, novelty, diversity and properties of samples. Writes a page and a "
+        "file with all numbers.",
     )
-    parser.add_argument("table", type=Path, metavar="SAMPLES", help="CSV or parquet file with one crystal a row")
-    parser.add_argument("--reference", type=Path, metavar="TABLE", help="known crystals to compare with")
+    parser.add_argument("table", type=Path, metavar="SAMPLES", help="CSV or parquet file with one crystal per row")
+    parser.add_argument("--reference", type=Path, metavar="TABLE", help="table of known crystals to compare with")
     parser.add_argument(
         "--samples",
         action="append",
         default=[],
         metavar="NAME=TABLE",
-        help="further samples, under a name of your own; may be given several times",
+        help="another table of samples and its name on the page; can be given several times",
     )
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for index.html and metrics.json")
-    parser.add_argument("--top", type=int, default=100, metavar="K", help="best crystals to show, by log_reward")
     parser.add_argument(
-        "--structures", type=Path, metavar="FOLDER", help="folder with structures.csv, or a table that names CIF files"
+        "--out", type=Path, default=Path("report"), help="folder for index.html and metrics.json (default report)"
     )
-    parser.add_argument("--proxy", metavar="NAME", help="proxy for its property in tables without that column")
-    parser.add_argument("--weights", type=Path, help="weights for the proxy; the shipped ones if left out")
     parser.add_argument(
-        "--properties", nargs="+", metavar="COLUMN", help="columns to compare; all columns of numbers if left out"
+        "--top",
+        type=int,
+        default=100,
+        metavar="K",
+        help="number of crystals with the highest log_reward to show (default 100)",
+    )
+    parser.add_argument(
+        "--structures",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with structures.csv, as written by build, or a table with the names of CIF files",
+    )
+    parser.add_argument(
+        "--proxy", metavar="NAME", help="proxy that predicts its property for tables without that column"
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="weights of the proxy (default: the shipped file, if there is one)"
+    )
+    parser.add_argument(
+        "--properties", nargs="+", metavar="COLUMN", help="columns to compare (default: all columns of numbers)"
     )
     parser.add_argument(
         "--oxidation-states",
         default="pymatgen_common",
         metavar="SET",
-        help="set of oxidation states for the check of charges: pymatgen_common or pymatgen_icsd",
+        help="oxidation states for the check of charge neutrality, such as pymatgen_common or pymatgen_icsd "
+        "(default %(default)s)",
     )
     parser.add_argument(
-        "--mixed-valence", action="store_true", help="allow an element two oxidation states of one sign in that check"
+        "--mixed-valence",
+        action="store_true",
+        help="allow two oxidation states of the same sign for one element in this check",
     )
     options = parser.parse_args(args)
     others = named_tables(options.samples)
@@ -66,7 +85,7 @@ def main(args: list[str]) -> int:
     from crystalgfn.evaluation.report import METRICS, PAGE, evaluate
 
     if options.weights is not None and options.proxy is None:
-        raise InputError("--weights: needs --proxy, the name of the proxy that takes them")
+        raise InputError("--weights: needs --proxy, the name of the proxy that uses them")
     result = evaluate(
         options.table,
         out=options.out,
@@ -86,10 +105,16 @@ def main(args: list[str]) -> int:
 
 
 def named_tables(entries: Sequence[str]) -> dict[str, Path]:
-    """Tables by name, from ``NAME=TABLE``.
+    """Parse the values of ``--samples``.
+
+    Args:
+        entries: values of the form ``NAME=TABLE``.
+
+    Returns:
+        the table of each name.
 
     Raises:
-        InputError: for an entry without a name or a table, or a name that is taken.
+        InputError: if an entry has no name or no table, or if a name is already in use.
     """
     from crystalgfn.errors import InputError
 
@@ -105,7 +130,7 @@ def named_tables(entries: Sequence[str]) -> dict[str, Path]:
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:
-    """The main numbers of the samples, one a line."""
+    """Lines with the main numbers of the samples, for the terminal."""
     table = metrics["tables"]["samples"]
     lines = [f"{table['file']}: {table['readable']:,} of {table['rows']:,} rows are crystals"]
     for problem in table["problems"]:
@@ -124,13 +149,13 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 def _proxy(name: str | None, weights: Path | None) -> Any:
-    """The proxy to use, None without a name."""
+    """The proxy with this name and these weights; None if there is no name."""
     if name is None:
-        import crystalgfn.proxies  # noqa: F401 - registers the built-in ones, which know the units of columns
+        import crystalgfn.proxies  # noqa: F401 - registers the built-in proxies, which give the units of columns
 
         return None
     from crystalgfn.proxies.scoring import make_proxy, precision
 
     proxy = make_proxy(name, weights)
-    precision(proxy, name)  # stops where it has no value for crystals
+    precision(proxy, name)  # raises if the proxy has no values for crystals
     return proxy

@@ -1,4 +1,4 @@
-"""``crystalgfn import-matbench``: a MatBench data set as a table of crystals."""
+"""``crystalgfn import-matbench``: write a MatBench data set as a table of crystals."""
 
 from __future__ import annotations
 
@@ -12,24 +12,32 @@ def main(args: list[str]) -> int:
         args: what follows ``import-matbench``: ``NAME --out TABLE [--file FILE]``.
 
     Returns:
-        exit status 0, also when some rows could not be used.
+        exit status 0, even if some rows could not be used.
 
     Raises:
-        InputError: for an unknown data set, or files that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if the data set is unknown, or a file or option cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     import argparse
 
     parser = argparse.ArgumentParser(
         prog="crystalgfn import-matbench", description="Write a MatBench data set as a table of crystals."
     )
-    parser.add_argument("name", help="data set, such as matbench_mp_e_form or matbench_mp_gap")
-    parser.add_argument("--out", type=Path, required=True, help="table to write, CSV or parquet by its ending")
-    parser.add_argument("--file", type=Path, help="the data set's .json.gz; downloaded with matminer if left out")
-    parser.add_argument("--symprec", type=float, default=0.1, help="tolerance of the symmetry search in Å (0.1)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that search for symmetry (1)")
+    parser.add_argument("name", help="name of the data set, such as matbench_mp_e_form or matbench_mp_gap")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="table to write; its ending .csv or .parquet sets the format"
+    )
+    parser.add_argument(
+        "--file", type=Path, help="file of the data set (.json.gz); without it, matminer downloads the data set"
+    )
+    parser.add_argument(
+        "--symprec", type=float, default=0.1, help="tolerance of the symmetry search in Å (default 0.1)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="number of processes that search for symmetry (default 1)"
+    )
     options = parser.parse_args(args)
-    # Imported here: importing torch takes seconds, and other commands do without.
+    # Imported here because importing torch takes seconds, and other commands do not need it.
     from crystalgfn.crystal.matbench import import_matbench
 
     result = import_matbench(options.name, options.out, options.file, options.symprec, options.workers, _print)
@@ -41,4 +49,4 @@ def main(args: list[str]) -> int:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)  # at once, also into a pipe: large data sets take an hour
+    print(line, flush=True)  # without a delay in pipes, because large data sets take an hour

@@ -1,9 +1,11 @@
-"""``crystalgfn label``: evaluate crystals with CHGNet and keep the results as labels."""
+"""``crystalgfn label``: evaluate crystals with CHGNet and keep the results in a database of labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from crystalgfn.commands.workers import add_workers
 
 if TYPE_CHECKING:
     import argparse
@@ -18,11 +20,11 @@ def main(args: list[str]) -> int:
         args: what follows ``label``: ``[TABLE] --db DATABASE [...]``.
 
     Returns:
-        exit status 0, also when some crystals could not be built.
+        exit status 0, even if some crystals could not be built.
 
     Raises:
-        InputError: for a table, database or option that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a table, database or option cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     options = _parser().parse_args(args)
     from crystalgfn.atoms import require_extra
@@ -72,32 +74,55 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="crystalgfn label",
-        description="Build and relax crystals with CHGNet and keep what becomes of them: labels to train a proxy on.",
+        description="Build and relax crystals with CHGNet and keep the results in a database. A proxy can be trained "
+        "on them.",
     )
-    parser.add_argument("table", type=Path, nargs="?", help="CSV or parquet file with one crystal a row")
-    parser.add_argument("--db", required=True, help="SQLite file, or postgresql://USER@HOST:PORT/NAME")
-    parser.add_argument("--real", type=int, help="so many crystals of --known, as they are")
-    parser.add_argument("--perturbed", type=int, help="so many crystals of --known with another group, cell or element")
-    parser.add_argument("--random", type=int, help="so many random crystals of the environment")
-    parser.add_argument("--known", type=Path, help="table of real crystals; with a column split, rows with train count")
-    parser.add_argument("--config", help="whose environment says which crystals there are, such as eform.yaml")
-    parser.add_argument("--restrict", help="restrict that environment: a YAML file")
-    parser.add_argument("--tries", type=int, default=4, help="arrangements relaxed in the sampled cell (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of all random choices (default 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="crystals at the same time (default 1)")
-    parser.add_argument("--backend", default="loky", help="loky (this machine), dask or ray")
-    parser.add_argument("--scheduler", help="address of a Dask or Ray cluster; a local one if left out")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for each crystal (default 600)")
-    parser.add_argument("--export", type=Path, help="CSV or parquet file for the rows to train on")
-    parser.add_argument("--cap", type=float, default=1.5, help="highest energy above hull of a row [eV/atom] (1.5)")
-    parser.add_argument("--offset", type=float, default=0.0, help="subtract from CHGNet's energies [eV/atom] (0)")
-    parser.add_argument("--hull", type=Path, help="file that build-hull wrote; the shipped one if left out")
-    parser.add_argument("--chgnet-references", type=Path, help="elemental references; the shipped ones if left out")
+    parser.add_argument("table", type=Path, nargs="?", help="CSV or parquet file with one crystal per row")
+    parser.add_argument("--db", required=True, help="database: a file for SQLite, or postgresql://USER@HOST:PORT/NAME")
+    parser.add_argument("--real", type=int, metavar="N", help="evaluate N crystals of --known, unchanged")
+    parser.add_argument(
+        "--perturbed",
+        type=int,
+        metavar="N",
+        help="evaluate N crystals of --known with another space group, cell or element",
+    )
+    parser.add_argument("--random", type=int, metavar="N", help="evaluate N random crystals of the environment")
+    parser.add_argument(
+        "--known", type=Path, help="table of real crystals; if it has a column split, only rows with train are used"
+    )
+    parser.add_argument(
+        "--config", help="config with the environment that defines the allowed crystals, such as eform.yaml"
+    )
+    parser.add_argument("--restrict", help="YAML file that restricts this environment")
+    parser.add_argument(
+        "--tries", type=int, default=4, help="arrangements of the atoms to relax in the sampled cell (default 4)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default 0)")
+    add_workers(parser)
+    parser.add_argument("--export", type=Path, help="CSV or parquet file to write, with rows to train a proxy on")
+    parser.add_argument(
+        "--cap",
+        type=float,
+        default=1.5,
+        help="largest energy above the hull in the exported rows in eV/atom; higher ones are set to it (default 1.5)",
+    )
+    parser.add_argument(
+        "--offset",
+        type=float,
+        default=0.0,
+        help="value to subtract from CHGNet's formation energies in eV/atom (default 0)",
+    )
+    parser.add_argument(
+        "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
+    )
+    parser.add_argument(
+        "--chgnet-references", type=Path, help="file of elemental references (default: the shipped file)"
+    )
     return parser
 
 
 def chosen(options: argparse.Namespace) -> list[Candidate]:
-    """The crystals that the options name, each once.
+    """The crystals that the options ask for, each one once.
 
     Raises:
         InputError: if an option is missing or cannot be used.
@@ -115,7 +140,7 @@ def chosen(options: argparse.Namespace) -> list[Candidate]:
             continue
         at_least(f"--{name}", n, 1)
         if options.config is None:
-            raise InputError(f"--{name}: needs --config, whose environment says which crystals there are")
+            raise InputError(f"--{name}: needs --config, whose environment defines the allowed crystals")
         if name != "random" and options.known is None:
             raise InputError(f"--{name}: needs --known, a table of real crystals")
         env = env if env is not None else environment(options.config, options.restrict)

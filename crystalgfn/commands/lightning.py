@@ -1,4 +1,4 @@
-"""``crystalgfn fit | validate | test | predict``: the Trainer's commands."""
+"""``crystalgfn fit | validate | test | predict``: the commands of the Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from crystalgfn.runs.runner import SETTINGS, run
 from crystalgfn.settings import find_file, read_yaml, take_configs
 
 RESTRICT = "restrict"
-"""Name of the restriction among the options, under ``data``."""
+"""Name of the option for the restriction, under ``data``."""
 
 
 def main(args: list[str]) -> int:
-    """Run a Trainer command.
+    """Run a command of the Trainer.
 
     Args:
-        args: the command, then its options.
+        args: the name of the command, then its options.
 
     Returns:
         exit status 0.
 
     Raises:
-        InputError: for settings or files that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a setting or a file cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     settings, flags = take_configs(args[1:], SETTINGS)
     ckpt_path, flags = take_option(flags, "--ckpt_path")
@@ -35,7 +35,14 @@ def main(args: list[str]) -> int:
 
 
 def take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
-    """The last value of an option, in either of its spellings, and the arguments without it.
+    """Take an option out of the arguments. If it is given several times, the last value is used.
+
+    Args:
+        args: the arguments.
+        name: the option, such as ``--ckpt_path``; ``NAME VALUE`` and ``NAME=VALUE`` are recognised.
+
+    Returns:
+        the value (None if the option is not given), and the other arguments.
 
     Raises:
         InputError: if the option has no value.
@@ -54,13 +61,19 @@ def take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
 
 
 def with_restriction(args: list[str]) -> list[str]:
-    """Options in which all that is said about a restriction is one value.
+    """Combine all options for a restriction into one option.
 
-    ``--data.restrict`` names a file or holds settings, ``--data.restrict.KEY`` sets one; if several set the same one,
-    the last is used.
+    ``--data.restrict`` gives a file or settings, and ``--data.restrict.KEY`` gives one setting. If a setting is given
+    several times, the last one is used.
+
+    Args:
+        args: the arguments.
+
+    Returns:
+        the other arguments, followed by ``--data.restrict`` with all settings as JSON.
 
     Raises:
-        InputError: if a file cannot be read, or a value is no YAML.
+        InputError: if a file cannot be read, or a value is not valid YAML.
     """
     name = f"--data.{RESTRICT}"
     values: dict[str, Any] = {}
@@ -85,7 +98,7 @@ def with_restriction(args: list[str]) -> list[str]:
         try:
             parsed = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise InputError(f"{option[2:]}: {value} is no YAML value: {' '.join(str(error).split())}") from None
+            raise InputError(f"{option[2:]}: {value} is not valid YAML: {' '.join(str(error).split())}") from None
         if option != name:
             values[option[len(name) + 1 :]] = parsed
         elif parsed is None:

@@ -1,4 +1,4 @@
-"""``crystalgfn likelihood``: how likely a trained model is to sample the objects of a table."""
+"""``crystalgfn likelihood``: add the likelihood under a trained model to a table of objects."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def main(args: list[str]) -> int:
         args: what follows ``likelihood``: ``TABLE --ckpt_path FILE --out FILE`` and options.
 
     Returns:
-        exit status 0, also when some rows do not fit the environment.
+        exit status 0, even if some rows do not fit the environment.
 
     Raises:
-        InputError: for a table, checkpoint or output that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a table, checkpoint, output or option cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     import argparse
     import json
@@ -25,21 +25,37 @@ def main(args: list[str]) -> int:
         prog="crystalgfn likelihood",
         description="Add log p(x) under a trained model and log R(x) to a table of objects, such as real crystals.",
     )
-    parser.add_argument("table", type=Path, help="CSV or parquet file with one object a row")
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of the model")
-    parser.add_argument("--out", type=Path, required=True, help="table to write, CSV or parquet by its ending")
-    parser.add_argument("--metrics", type=Path, help="JSON file for the metrics (OUT with the ending .json)")
+    parser.add_argument("table", type=Path, help="CSV or parquet file with one object per row")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="COLUMN=TEXT", help="only rows with this text in a column"
+        "--ckpt_path",
+        required=True,
+        help="the model: a checkpoint file, the folder of a run, or a shipped model such as discovered",
     )
     parser.add_argument(
-        "--tolerance", type=float, default=0.01, help="relative deviation of a cell that is made exact (0.01)"
+        "--out", type=Path, required=True, help="table to write; its ending .csv or .parquet sets the format"
+    )
+    parser.add_argument("--metrics", type=Path, help="JSON file for the metrics (default: OUT with the ending .json)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="COLUMN=TEXT",
+        help="use only rows with this text in a column; can be given several times",
     )
     parser.add_argument(
-        "--trajectories", type=int, default=100, help="drawn for each row, where there can be several (100)"
+        "--tolerance",
+        type=float,
+        default=0.01,
+        help="largest relative deviation of a cell from an allowed one; such a cell is corrected (default 0.01)",
     )
-    parser.add_argument("--restrict", help="restriction of the model's space, a YAML file")
-    parser.add_argument("--seed", type=int, default=0, help="of these trajectories (0)")
+    parser.add_argument(
+        "--trajectories",
+        type=int,
+        default=100,
+        help="trajectories drawn for each row, if an object can be built in several ways (default 100)",
+    )
+    parser.add_argument("--restrict", help="YAML file that restricts the space of the model")
+    parser.add_argument("--seed", type=int, default=0, help="seed of these trajectories (default 0)")
     options = parser.parse_args(args)
     from crystalgfn.checks import at_least, between
     from crystalgfn.errors import InputError

@@ -1,4 +1,4 @@
-"""``crystalgfn list``: what can be named in a config."""
+"""``crystalgfn list``: show the registered classes, which can be named in a config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from crystalgfn.registry import Registry
 
 
 def main(args: list[str]) -> int:
-    """Print every registered class with the first line of its docstring."""
+    """Print every registered class with the first line of its docstring.
+
+    Args:
+        args: what follows ``list``: nothing, or ``--help``.
+
+    Returns:
+        exit status 0.
+    """
     parser = argparse.ArgumentParser(
         prog="crystalgfn list", description="Show the registered environments, proxies, rewards, policies and losses."
     )

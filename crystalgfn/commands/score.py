@@ -1,4 +1,4 @@
-"""``crystalgfn score``: add a proxy's property, and its uncertainty, to any table of crystals."""
+"""``crystalgfn score``: add a proxy's prediction and its uncertainty to a table of crystals."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ def main(args: list[str]) -> int:
         args: what follows ``score``: ``TABLE --proxy NAME --out FILE [--weights FILE]``.
 
     Returns:
-        exit status 0, also when some rows could not be scored.
+        exit status 0, even if there is no prediction for some rows.
 
     Raises:
-        InputError: for a table, proxy or output that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if the table, the proxy or the output cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     import argparse
 
-    parser = argparse.ArgumentParser(prog="crystalgfn score", description="Add a proxy's property to a table.")
-    parser.add_argument("table", type=Path, help="CSV or parquet file with one crystal a row")
+    parser = argparse.ArgumentParser(
+        prog="crystalgfn score",
+        description="Add a proxy's prediction, and its uncertainty if it has one, to a table of crystals.",
+    )
+    parser.add_argument("table", type=Path, help="CSV or parquet file with one crystal per row")
     parser.add_argument("--proxy", required=True, help="name of a registered proxy, such as FormationEnergy")
-    parser.add_argument("--out", type=Path, required=True, help="table to write, CSV or parquet by its ending")
-    parser.add_argument("--weights", type=Path, help="weights for the proxy, as train-proxy writes them")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="table to write; its ending .csv or .parquet sets the format"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="weights of the proxy, as written by train-proxy (default: the shipped file, if there is one)",
+    )
     options = parser.parse_args(args)
 
     from crystalgfn.proxies.scoring import REASON, score

@@ -1,4 +1,4 @@
-"""``crystalgfn tune-proxy``: go on training a property network with new rows."""
+"""``crystalgfn tune-proxy``: continue training a property network with new rows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ def main(args: list[str]) -> int:
 
     Args:
         args: what follows ``tune-proxy``: ``--new TABLE``, ``--weights FILE``, ``--data.path TABLE``, ``--out FILE``,
-            ...; each parameter of `crystalgfn.proxies.network.tuning_run.tune_proxy` is an option.
+            ... Each parameter of `crystalgfn.proxies.network.tuning_run.tune_proxy` is an option.
 
     Returns:
         exit status 0.
 
     Raises:
-        InputError: for a table, weights or settings that cannot be used.
-        SystemExit: with status 2 for options that cannot be parsed, with 0 after ``--help``.
+        InputError: if a table, the weights or a setting cannot be used.
+        SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
     from crystalgfn.commands.train_proxy import run
     from crystalgfn.proxies.network.tuning_run import tune_proxy
 
-    return run(tune_proxy, "tune-proxy", "Go on training a property network with new rows.", args)
+    return run(tune_proxy, "tune-proxy", "Continue training a property network with new rows of a table.", args)

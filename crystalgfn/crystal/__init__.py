@@ -1,1 +1,1 @@
-"""Crystals: batches and tables of them, their crystallography, and the environment that builds them."""
+"""Crystals: batches, tables, crystallography, and the environment that builds crystals."""

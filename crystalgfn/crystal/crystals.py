@@ -1,8 +1,8 @@
-"""A batch of crystals as tensors, and its way to and from pymatgen and pandas.
+"""A batch of crystals as tensors, with conversions from pymatgen structures and to pymatgen and pandas objects.
 
-A crystal here is a space group, the numbers of atoms in the conventional cell and the cell's lattice parameters;
-atomic positions are not part of it. The cell is pymatgen's conventional standard cell: monoclinic with unique axis
-b, trigonal (rhombohedral lattices included) and hexagonal on hexagonal axes.
+A crystal here consists of a space group, the number of atoms of each element in the conventional cell, and the lattice
+parameters of this cell. It has no atomic positions. The cell is pymatgen's conventional standard cell: monoclinic cells
+have the unique axis b; trigonal cells (including rhombohedral lattices) and hexagonal cells have hexagonal axes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Composition, Lattice, Structure
 
-LATTICE_PARAMETERS = ("a", "b", "c", "alpha", "beta", "gamma")
-"""Names, in the order of the columns of `Crystals.lattice`."""
+LENGTHS = ("a", "b", "c")
+ANGLES = ("alpha", "beta", "gamma")
+LATTICE_PARAMETERS = LENGTHS + ANGLES
+"""Names of the lattice parameters, in the order of the columns of `Crystals.lattice`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Crystals:
         space_group: (n,) int64, number of the space group, 1 to 230.
         counts: (n, 94) int64, atoms of each element in the conventional cell; column Z - 1 holds element Z.
         lattice: (n, 6) float64, a, b, c [Å], alpha, beta, gamma [degrees] of the conventional cell.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
     """
 
     space_group: Tensor
@@ -57,7 +62,7 @@ class Crystals:
 
     @staticmethod
     def cat(parts: Iterable[Crystals]) -> Crystals:
-        """One batch from several, in order."""
+        """Join several batches into one, in order."""
         parts = list(parts)
         return Crystals(
             torch.cat([p.space_group for p in parts]),
@@ -72,7 +77,7 @@ class Crystals:
 
     @property
     def volume(self) -> Tensor:
-        """(n,) float64, volume of the conventional cell [Å³]; 0 where the angles close no cell.
+        """(n,) float64, volume of the conventional cell [Å³]; 0 if the angles do not form a cell.
 
         Source: abc·sqrt(1 - cos²α - cos²β - cos²γ + 2 cosα cosβ cosγ).
         """
@@ -81,7 +86,7 @@ class Crystals:
         return self.lattice[:, :3].prod(1) * square.clamp_min(0).sqrt()
 
     def formulas(self) -> list[str]:
-        """Composition of each conventional cell, such as ``Na4 Cl4``: elements by electronegativity, cations first."""
+        """Formula of each conventional cell, such as ``Na4 Cl4``, with the elements by rising electronegativity."""
         symbols, order = element_symbols(), electronegativity_order()
         rows = self.counts.tolist()
         return [formula_text({symbols[z - 1]: row[z - 1] for z in order if row[z - 1]}) for row in rows]
@@ -99,7 +104,11 @@ class Crystals:
         return [Lattice.from_parameters(*row) for row in self.lattice.tolist()]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a crystal: formula (conventional cell), space_group, a, b, c [Å], alpha, beta, gamma [degrees]."""
+        """Table with one row for each crystal.
+
+        Returns:
+            columns formula (of the conventional cell), space_group, a, b, c [Å], alpha, beta, gamma [degrees].
+        """
         import pandas as pd
 
         columns = {"formula": self.formulas(), "space_group": self.space_group.tolist()}
@@ -110,12 +119,16 @@ class Crystals:
     def from_arrays(
         cls, space_group: Sequence[int], compositions: Sequence[Mapping[str, int]], lattice: Sequence[Sequence[float]]
     ) -> Crystals:
-        """Crystals from plain Python values.
+        """Make a batch of crystals from Python values.
 
         Args:
-            space_group: n numbers of space groups.
-            compositions: n mappings from symbols to the numbers of atoms in the conventional cell.
-            lattice: n rows of a, b, c [Å], alpha, beta, gamma [degrees].
+            space_group: n numbers of space groups, 1 to 230; they are not checked.
+            compositions: n mappings from the symbol of an element to its number of atoms in the conventional cell.
+            lattice: n rows of a, b, c [Å], alpha, beta, gamma [degrees]; they are not checked.
+
+        Raises:
+            KeyError: if a symbol is not that of an element from H to Pu.
+            ValueError: if the arguments have different lengths.
         """
         return cls(
             torch.as_tensor(space_group, dtype=torch.int64),
@@ -125,11 +138,14 @@ class Crystals:
 
     @classmethod
     def from_structures(cls, structures: Iterable[Structure], symprec: float = 0.1) -> Crystals:
-        """Crystals of pymatgen structures, each brought to its conventional standard cell.
+        """Make a batch of crystals from pymatgen structures, each converted to its conventional standard cell.
 
         Args:
             structures: ordered structures.
             symprec: tolerance of the symmetry search [Å].
+
+        Raises:
+            KeyError: if a structure contains an element beyond Pu.
         """
         from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 

@@ -1,6 +1,6 @@
-"""What elements, numbers of atoms and space groups have in common, as columns of numbers.
+"""Numerical features of elements, numbers of atoms and space groups.
 
-Networks that see these columns can carry over what they learn of one element or group to those that are like it.
+A network that receives these features can transfer what it learns about one element or space group to similar ones.
 """
 
 from __future__ import annotations
@@ -37,21 +37,24 @@ ELEMENT_PROPERTIES = (
     "row",
     "group",
 )
-"""Properties of pymatgen's `Element`; one that pymatgen does not know for an element takes the median of the others."""
+"""Properties of pymatgen's `Element`; if pymatgen has no value for an element, it gets the median over the others."""
 
 
 @cache
 def element_property_table() -> Tensor:
     """(94, p) float32 properties of the elements, each with mean 0 and variance 1 over the elements.
 
-    Beside `ELEMENT_PROPERTIES`: electrons and holes of the s, p, d and f subshells outside of the noble-gas core.
+    The columns are `ELEMENT_PROPERTIES`, then the numbers of electrons in the s, p, d and f subshells outside the
+    noble-gas core, then the numbers of holes in these subshells (0 for an empty subshell).
+
+    Source: pymatgen's `Element`.
     """
     from pymatgen.core import Element
 
     columns = []
     elements = [Element.from_Z(z) for z in range(1, N_ELEMENTS + 1)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen warns of each value that it does not know
+        warnings.simplefilter("ignore")  # pymatgen warns about each value that it does not have
         for name in ELEMENT_PROPERTIES:
             column = torch.tensor([_number(getattr(element, name, None)) for element in elements])
             columns.append(torch.where(column.isnan(), column.nanmedian(), column))
@@ -69,13 +72,16 @@ def element_property_table() -> Tensor:
 
 
 def _number(value: object) -> float:
-    """A property as float; NaN where pymatgen has none."""
+    """A property as float; NaN if pymatgen has no value."""
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 @cache
 def space_group_table() -> Tensor:
-    """(230, g) float32 classes of the space groups: lattice system, point group and symmetry, centring (one-hot)."""
+    """(230, g) float32 one-hot classes of the space groups.
+
+    The classes are crystal-lattice system, point group, point symmetry and centring.
+    """
     groups = space_groups()
     blocks = []
     for labels in (
@@ -91,16 +97,17 @@ def space_group_table() -> Tensor:
 
 @cache
 def general_multiplicity() -> Tensor:
-    """(230,) float64, multiplicity of the general position: the largest one of each space group."""
+    """(230,) float64, multiplicity of the general position, which is the largest multiplicity of each space group."""
     return torch.tensor([max(g.free_multiplicities) for g in space_groups()], dtype=torch.float64)
 
 
 @cache
 def space_group_features() -> Tensor:
-    """(230, g + 4) float32: `space_group_table` and sizes of Wyckoff positions.
+    """(230, g + 4) float32: `space_group_table`, then four columns on the multiplicities of the Wyckoff positions.
 
-    The four columns: logarithms of the largest and the smallest multiplicity, each over log 192; share of positions
-    without a free coordinate; whether the smallest multiplicity can be occupied any number of times.
+    The four columns are: log(largest multiplicity) / log 192; log(smallest multiplicity) / log 192; the share of the
+    fixed multiplicities in all multiplicities of `SpaceGroupInfo`; 1 if positions of the smallest multiplicity can be
+    occupied any number of times, otherwise 0.
     """
     columns = []
     for group in space_groups():
@@ -118,7 +125,11 @@ def space_group_features() -> Tensor:
 
 
 def count_features(largest: int) -> Tensor:
-    """(largest, 8) float32 of the numbers 1 to ``largest``: size and divisors, as site multiplicities have them."""
+    """(largest, 8) float32 features of the numbers n = 1 to ``largest``.
+
+    The columns are n / largest, log n / log(largest), 1 / n, and whether n is divisible by 2, 3, 4, 6 and 8. These
+    divisors are common site multiplicities.
+    """
     n = torch.arange(1, largest + 1, dtype=torch.float32).unsqueeze(1)
     divisors = torch.tensor([2, 3, 4, 6, 8])
     return torch.cat([n / largest, n.log() / math.log(max(largest, 2)), 1 / n, (n % divisors == 0).float()], dim=1)

@@ -1,4 +1,4 @@
-"""Chemical formulas: read and written, as rows of counts, reduced, and without the names of the elements."""
+"""Chemical formulas: reading and writing, conversion to rows of counts, reduced formulas, anonymous formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, atomic_numbe
 from crystalgfn.errors import InputError
 
 MAX_COUNT = 10_000
-"""Largest number of atoms of one element in a formula; more is taken for a typing error."""
+"""Largest number of atoms of one element in a formula; a larger number is treated as a typing error."""
 
 _TOKEN = re.compile(r"\s*([A-Z][a-z]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)?")
 
@@ -24,11 +24,15 @@ def parse_formula(formula: str, once: bool = False) -> dict[str, int]:
 
     Args:
         formula: the text.
-        once: whether an element may be named only once; otherwise its counts are added up.
+        once: if true, each element may be named only once; otherwise, the counts of an element are added up.
+
+    Returns:
+        the count of each element, by symbol, in the order of the formula.
 
     Raises:
-        InputError: if the text is no formula, an element is unknown or beyond Pu (Z = 94), or a count is not whole.
-            The message says what is wrong and does not repeat the formula.
+        InputError: if the text is not a formula, an element is unknown or beyond Pu (Z = 94), a count is not a whole
+            number from 1 to `MAX_COUNT`, or an element is named twice although ``once`` is true. The message is the
+            second part of a sentence that starts with the formula.
     """
     counts: dict[str, int] = {}
     text = formula.strip()
@@ -36,15 +40,15 @@ def parse_formula(formula: str, once: bool = False) -> dict[str, int]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise InputError(f"is no formula: cannot read {text[position:].strip()[:40]!r}")
+            raise InputError(f"is not a formula: cannot read {text[position:].strip()[:40]!r}")
         symbol, count = match.group(1), match.group(2) or "1"
         if symbol not in atomic_numbers():
             raise InputError(f"has an element {symbol!r} that is unknown or beyond Pu (Z = {N_ELEMENTS})")
         if not count.isdigit():
-            raise InputError(f"has a count of {symbol} that is not whole")
+            raise InputError(f"has a count of {symbol} that is not a whole number")
         if once and symbol in counts:
             raise InputError(f"names {symbol} twice")
-        # Python refuses to read numbers of thousands of digits.
+        # Python raises an error for numbers with thousands of digits.
         number = int(count) if len(count) < 20 else MAX_COUNT + 1
         total = counts.get(symbol, 0) + number
         if number < 1 or total > MAX_COUNT:
@@ -66,7 +70,7 @@ def reduced(counts: Mapping[str, int]) -> dict[str, int]: ...
 @overload
 def reduced(counts: tuple[int, ...]) -> tuple[int, ...]: ...
 def reduced(counts: Mapping[str, int] | tuple[int, ...]) -> dict[str, int] | tuple[int, ...]:
-    """Counts of the reduced formula: those of one formula over their greatest common divisor."""
+    """Counts of the reduced formula: the given counts divided by their greatest common divisor."""
     if isinstance(counts, Mapping):
         return dict(zip(counts, reduced(tuple(counts.values())), strict=True))
     divisor = math.gcd(*counts)
@@ -74,7 +78,11 @@ def reduced(counts: Mapping[str, int] | tuple[int, ...]) -> dict[str, int] | tup
 
 
 def count_rows(compositions: Iterable[Mapping[str, int]]) -> Tensor:
-    """(n, 94) int64 atoms of each element, from n mappings of symbols to counts."""
+    """(n, 94) int64 numbers of atoms, from n mappings of symbols to counts; column Z - 1 holds element Z.
+
+    Raises:
+        KeyError: if a symbol is not that of an element from H to Pu.
+    """
     compositions, numbers = list(compositions), atomic_numbers()
     entries = [(row, numbers[symbol] - 1, int(n)) for row, c in enumerate(compositions) for symbol, n in c.items()]
     row, column, count = torch.tensor(entries, dtype=torch.int64).reshape(-1, 3).unbind(1)
@@ -84,7 +92,7 @@ def count_rows(compositions: Iterable[Mapping[str, int]]) -> Tensor:
 
 
 def symbol_counts(counts: Tensor) -> list[dict[str, int]]:
-    """The inverse of `count_rows`: symbols and counts of each row, by atomic number."""
+    """The inverse of `count_rows`: the count of each element in each row, by symbol, sorted by atomic number."""
     symbols = element_symbols()
     rows, columns = counts.nonzero(as_tuple=True)
     found: list[dict[str, int]] = [{} for _ in range(len(counts))]
@@ -94,7 +102,7 @@ def symbol_counts(counts: Tensor) -> list[dict[str, int]]:
 
 
 def formula_units(counts: Tensor) -> Tensor:
-    """(n,) greatest common divisor of each row of (n, k) counts; 1 for a row of zeros."""
+    """(n,) number of formula units: the greatest common divisor of each row of (n, k) counts; 1 for a row of zeros."""
     while counts.shape[1] > 1:
         half = counts.shape[1] // 2
         pairs = torch.gcd(counts[:, :half], counts[:, half : 2 * half])
@@ -108,9 +116,9 @@ def reduced_counts(counts: Tensor) -> Tensor:
 
 
 def anonymous_counts(counts: Tensor) -> Tensor:
-    """(n, k) counts of each row of (n, 94) counts from high to low, without the names of the elements.
+    """(n, k) counts of the anonymous formulas of (n, 94) counts: the counts of each row from high to low.
 
-    k is the largest number of elements in a row; rows with fewer elements end in zeros.
+    k is the largest number of elements in a row; rows with fewer elements end with zeros.
     """
     width = max(1, int((counts > 0).sum(1).max())) if len(counts) else 1
     return counts.topk(width, dim=1).values

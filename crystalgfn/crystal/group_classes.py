@@ -26,11 +26,11 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class GroupClasses:
-    """One way to class the space groups.
+    """One classification of the space groups.
 
     Attributes:
-        names: the classes.
-        of_group: (230,) int64, position in ``names`` for space group number index + 1.
+        names: names of the classes.
+        of_group: (230,) int64, position in ``names`` of the class of space group number index + 1.
     """
 
     names: tuple[str, ...]
@@ -48,6 +48,6 @@ def group_classes(kind: str) -> GroupClasses:
         KeyError: for another kind.
     """
     names = _NAMES[kind]
-    # Kept for ever, so it must be usable outside of inference mode too.
+    # The result is cached. A tensor made in inference mode could not be used in training later.
     with torch.inference_mode(False):
         return GroupClasses(names, torch.tensor([names.index(getattr(group, kind)) for group in space_groups()]))

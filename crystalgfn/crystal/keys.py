@@ -1,4 +1,4 @@
-"""Integer keys that are equal exactly for crystals that count as the same."""
+"""Integer keys that are equal exactly if two crystals count as the same."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.gflownet.keys import mix, multipliers
 
 LENGTH_RESOLUTION = 1e-3
-"""Cells whose a, b, c agree after rounding to this many Å, and whose angles agree, are the same."""
+"""Resolution of a, b, c [Å]: cells count as the same if all parameters agree after rounding to their resolution."""
 
 ANGLE_RESOLUTION = 1e-2
-"""Resolution of alpha, beta, gamma in degrees."""
+"""Resolution of alpha, beta, gamma [degrees]."""
 
 
 def composition_keys(crystals: Crystals) -> Tensor:
     """(n, 1) int64: a hash of the space group and the number of atoms of each element in the conventional cell."""
     factors = multipliers(1 + crystals.counts.shape[1]).to(crystals.counts.device)
-    # The same as hashing rows of both, without putting them together first. (CUDA has no products of integer matrices.)
+    # This equals the hash of rows of (space group, counts), without joining them first. The sum of products is used
+    # because CUDA has no products of integer matrices.
     return mix(crystals.space_group * factors[0] + (crystals.counts * factors[1:]).sum(1)).unsqueeze(1)
 
 

@@ -1,8 +1,9 @@
 """MatBench data sets as tables of crystals.
 
 A MatBench file is JSON, compressed with gzip, with the keys ``index`` (ids), ``columns`` (``structure`` and the target)
-and ``data`` (a list of pymatgen structures as dictionaries, each with its target): the layout that matminer's
-``load_dataset`` reads. It is read piece by piece here, as the largest ones take many gigabytes as Python objects.
+and ``data`` (a list of pymatgen structures as dictionaries, each with its target). This is the layout that matminer's
+``load_dataset`` reads. Here, files are read piece by piece, because the largest ones need many gigabytes as Python
+objects.
 
 Source: A. Dunn et al., npj Comput. Mater. 6, 138 (2020); addresses and checksums of the files from matminer.
 """
@@ -39,22 +40,22 @@ TARGETS = {
     "matbench_phonons": "last phdos peak",
     "matbench_jdft2d": "exfoliation_en",
 }
-"""MatBench data sets that hold structures, with the column of the target."""
+"""MatBench data sets that contain structures, and the name of the target column of each."""
 
 _BATCH = 256
-"""Structures in memory at once, for each process."""
+"""Number of structures in memory at once, for each process."""
 
 _INSTALL = "pip install 'crystalgfn[matbench]'"
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What became of the rows of a data set.
+    """How many rows of a data set were read and left out.
 
     Attributes:
-        rows: rows read.
-        label: column of the table with the target.
-        failures: rows left out, by reason.
+        rows: number of rows read.
+        label: name of the table's column with the target.
+        failures: number of rows left out, by reason, the most frequent reason first.
     """
 
     rows: int
@@ -73,23 +74,26 @@ def import_matbench(
     """Write a MatBench data set as a table of crystals, in the order of its rows.
 
     Columns: ``id``, the crystal (formula of the conventional standard cell, space_group, a, b, c [Å], alpha, beta,
-    gamma [degrees]) and the target under its own name, without characters that a name of a column should not have.
-    A row whose structure or target cannot be used is left out and counted.
+    gamma [degrees]) and the target. The target's column has the name of the target, with ``_`` in place of characters
+    other than letters and digits. A row whose structure or target cannot be used is left out and counted.
 
     Args:
         name: a key of `TARGETS`.
-        out: table to write, CSV or parquet by its ending; replaced if it exists.
+        out: table to write, CSV or parquet depending on its ending; an existing file is replaced.
         file: the data set's file (``.json.gz`` or ``.json``); None to download it to the folder of ``out``.
         symprec: tolerance of the symmetry search [Å].
-        workers: processes that search for symmetry; the table does not depend on it.
-        log: takes each line of progress.
+        workers: number of processes for the symmetry search; the table does not depend on it.
+        log: function that is called with each line of progress.
+
+    Returns:
+        how many rows were read and left out, and the name of the target's column.
 
     Raises:
-        InputError: for an unknown data set, a file that is none of it, an output that cannot be written, a missing
-            package, or if no row can be used.
+        InputError: if the data set is unknown, ``symprec`` or ``workers`` is out of range, the file does not contain
+            the data set, the output cannot be written, a package is missing, or no row can be used.
     """
     if name not in TARGETS:
-        raise InputError(f"data set: unknown {name!r}; those with structures are: {', '.join(TARGETS)}")
+        raise InputError(f"data set: {name!r} is not allowed; allowed: {', '.join(TARGETS)}")
     between("symprec", symprec, 0, 10, without=0)
     between("workers", workers, 1, 1024)
     table_kind(out)
@@ -126,7 +130,14 @@ def import_matbench(
 
 
 def read_rows(path: Path, target: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Rows of a MatBench file one by one: id, structure as a dictionary, target.
+    """Read the rows of a MatBench file one by one.
+
+    Args:
+        path: the file.
+        target: name of the target column.
+
+    Yields:
+        id, structure as a dictionary, and target.
 
     Raises:
         InputError: if the file is missing, damaged, or has other columns.
@@ -147,10 +158,18 @@ def read_rows(path: Path, target: str) -> Iterator[tuple[str, dict[str, Any], An
 
 
 def download(name: str, folder: Path, log: Callable[[str], None]) -> Path:
-    """A data set's file in a folder, fetched if it is not there; its checksum is that of matminer's list.
+    """Download a data set's file, unless the folder already contains it, and compare its checksum with matminer's.
+
+    Args:
+        name: a key of `TARGETS`.
+        folder: folder of the file.
+        log: function that is called with each line of progress.
+
+    Returns:
+        the path of the file.
 
     Raises:
-        InputError: if matminer is not installed, the address cannot be reached, or the checksum is another.
+        InputError: if matminer is not installed, the file cannot be downloaded, or the checksum differs.
     """
     try:
         from matminer.datasets.dataset_retrieval import get_dataset_attribute
@@ -176,7 +195,7 @@ def download(name: str, folder: Path, log: Callable[[str], None]) -> Path:
 
 
 def _items(path: Path, prefix: str, ijson: Any) -> Iterator[Any]:
-    """What stands under a prefix of a JSON file, one by one."""
+    """Read the items under a prefix of a JSON file one by one."""
     if not path.is_file():
         raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
@@ -203,7 +222,7 @@ def _batches(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _pool(workers: int) -> Any:
-    """A pool of processes as a context, of None for a single one."""
+    """Context with a pool of processes, or with None for one worker."""
     if workers == 1:
         return nullcontext()
     from multiprocessing import get_context
@@ -212,12 +231,12 @@ def _pool(workers: int) -> Any:
 
 
 def _convert(job: tuple[dict[str, Any], Any, float]) -> Crystals | str:
-    """The crystal of a structure, or why there is none."""
+    """The crystal of a structure, or the reason why the row cannot be used."""
     from pymatgen.core import Structure
 
     content, value, symprec = job
     if not isinstance(value, int | float) or not -1e300 < value < 1e300:
-        return "the target is missing or no number"
+        return "the target is missing or not a number"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -227,5 +246,5 @@ def _convert(job: tuple[dict[str, Any], Any, float]) -> Crystals | str:
             if max(atom.specie.Z for atom in structure) > N_ELEMENTS:
                 return f"an element beyond Z = {N_ELEMENTS}"
             return Crystals.from_structures([structure], symprec)
-    except Exception as error:  # pymatgen and spglib raise many kinds for odd structures
-        return f"no crystal: {type(error).__name__}"
+    except Exception as error:  # pymatgen and spglib raise many types for unusual structures
+        return f"the structure cannot be converted: {type(error).__name__}"

@@ -1,4 +1,4 @@
-"""A restriction: which part of a trained model's space is sampled."""
+"""Restrictions: which crystals of a trained model's space may be sampled."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from crystalgfn.crystal.formulas import MAX_COUNT, formula_text, parse_formula, 
 from crystalgfn.errors import InputError
 
 PREFIX = "restrict"
-"""Name of the restriction among the options of the command line, under ``data``."""
+"""Name of the command-line option for the restriction, under ``data``."""
 
 
 @dataclass(frozen=True)
 class Restriction:
-    """What a trained model may still sample; a field that is left out restricts nothing.
+    """Limits on the crystals that a trained model samples; a field that is left out does not limit anything.
 
-    Counts are those of the conventional cell. Everything asked for holds at once.
+    Numbers of atoms refer to the conventional cell. Every sampled crystal satisfies all fields.
 
     Args:
         elements: allowed elements.
-        forbidden_elements: elements that are left out; those the model does not know are left out anyway.
-        required_elements: elements of every crystal.
-        forbidden_pairs: pairs of elements that no crystal may hold together, such as ``[[Li, H], [Na, K]]``.
+        forbidden_elements: elements that no crystal may contain; elements that the model does not know are ignored.
+        required_elements: elements that every crystal must contain.
+        forbidden_pairs: pairs of elements that must not occur in the same crystal, such as ``[[Li, H], [Na, K]]``.
         chemical_system: exactly these elements, such as ``Li-Mn-O``.
         formula: exact counts of the conventional cell, such as ``Li4 Mn8 O16``.
         reduced_formula: exact ratio of the counts, such as ``LiMn2O4``; any multiple is allowed.
@@ -38,12 +38,12 @@ class Restriction:
         max_atoms: largest number of atoms.
         min_atoms_per_element: least number of atoms of an element that is present.
         max_atoms_per_element: largest number of atoms of one element.
-        space_groups: numbers or ranges such as ``[225, "195-206"]``; of a range, the model's groups.
+        space_groups: numbers or ranges such as ``[225, "195-206"]``; from a range, the groups that the model knows.
         crystal_systems: such as ``[cubic, trigonal]``.
         lattice_systems: such as ``[rhombohedral]``.
         point_groups: Hermann-Mauguin symbols such as ``[m-3m, 4/mmm]``.
         lengths: lowest and highest a, b and c [Å].
-        angles: lowest and highest alpha, beta and gamma [degrees], those that the lattice prescribes included.
+        angles: lowest and highest alpha, beta and gamma [degrees], including angles that the lattice system fixes.
         a: lowest and highest a [Å].
         b: lowest and highest b [Å].
         c: lowest and highest c [Å].
@@ -53,7 +53,7 @@ class Restriction:
         volume_per_atom: lowest and highest volume of the cell per atom [Å³].
 
     Raises:
-        InputError: if a value cannot be what its field asks for, whatever the model.
+        InputError: if a value is not allowed for its field. Whether it fits a model is checked by the environment.
     """
 
     elements: Sequence[str] | None = None
@@ -92,13 +92,19 @@ class Restriction:
                 raise _error(f"min_{what}", low, f"is larger than max_{what}, which is {high}")
 
     def given(self) -> dict[str, Any]:
-        """The fields that say something."""
+        """The values of the fields that are set, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def parse(cls, values: Any) -> Restriction:
-        """A restriction from settings by name, as YAML gives them; a lone value stands for a list of one.
+        """Make a restriction from the values of its fields, as read from YAML.
+
+        Args:
+            values: the value of each field, by name; None for no restriction. A single value stands for a list of one.
+
+        Returns:
+            the restriction.
 
         Raises:
             InputError: if a name or a value is not allowed.
@@ -106,7 +112,9 @@ class Restriction:
         if values is None:
             return cls()
         if not isinstance(values, Mapping):
-            raise InputError(f"{PREFIX}: {_show(values)} is not allowed; it must hold settings by name, or name a file")
+            raise InputError(
+                f"{PREFIX}: {_show(values)} is not allowed; it must be fields with values, or the name of a file"
+            )
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -115,7 +123,7 @@ class Restriction:
 
 
 def _show(value: Any) -> str:
-    """A value as it is shown in messages, cut where it is long."""
+    """A value as text for messages, shortened if it is long."""
     try:
         text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
     except (ValueError, RecursionError):  # such as integers with thousands of digits
@@ -128,7 +136,7 @@ def _error(name: str, value: Any, problem: str) -> InputError:
 
 
 def _list(name: str, value: Any, what: str) -> list[Any]:
-    """The entries of a list; a lone text or number is a list of one."""
+    """The entries of a list; a single text or number stands for a list of one."""
     entries = [value] if isinstance(value, str | int | float) else value
     if not isinstance(entries, list | tuple) or not entries:
         raise _error(name, value, f"is not allowed; it must be a list of {what}")
@@ -166,7 +174,7 @@ def _pairs(name: str, value: Any) -> tuple[tuple[str, str], ...]:
             raise _error(name, entry, "is not allowed; a pair is two elements, such as [Li, H]")
         first, second = (_element(name, symbol) for symbol in pair)
         if first == second:
-            raise _error(name, entry, "is not allowed; the elements of a pair differ")
+            raise _error(name, entry, "is not allowed; the elements of a pair must differ")
         pairs.append((first, second))
     return tuple(pairs)
 

@@ -1,8 +1,8 @@
-"""Tables of crystals: CSV and parquet files with one crystal a row.
+"""Tables of crystals: CSV and parquet files with one crystal in each row.
 
 Columns: ``formula`` (atoms of the conventional cell, ``Na4 Cl4`` or ``Na4Cl4``), ``space_group`` (1 to 230), ``a``,
-``b``, ``c`` [Å], ``alpha``, ``beta``, ``gamma`` [degrees]; any others are kept as they are. Rows are numbered from 1,
-the header not counted.
+``b``, ``c`` [Å], ``alpha``, ``beta``, ``gamma`` [degrees]. Other columns are kept unchanged. Row numbers in messages
+start at 1 and do not count the header.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CRYSTAL_COLUMNS = ("formula", "space_group", *LATTICE_PARAMETERS)
-"""Columns that every table of crystals has."""
+"""Columns that every table of crystals must have."""
 
 _FORMULA_HELP = "elements and whole counts of the conventional cell, such as 'Na4 Cl4'"
 
@@ -33,10 +33,10 @@ class Problem:
     """Why a row cannot be used.
 
     Attributes:
-        column: name of the column at fault, or several.
-        value: what stands there.
-        what: what is wrong with it, without the value, the same text for all rows with this fault.
-        allowed: what may stand there.
+        column: name of the column with the problem, or several names.
+        value: the value in this column.
+        what: what is wrong, without the value; the text is the same for all rows with this problem.
+        allowed: the allowed values.
     """
 
     column: str
@@ -50,15 +50,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class CrystalTable:
-    """A table as read, and the crystals of its usable rows.
+    """A table as read from a file, and the crystals of its usable rows.
 
     Attributes:
         path: the file.
-        frame: all rows and columns. Values of a CSV file stay text, so that it can be written again unchanged.
+        frame: all rows and columns. Values of a CSV file stay text, so that they can be written again unchanged.
         rows: (k,) int64, indices of the usable rows, from 0.
         crystals: the k crystals of the usable rows.
         labels: (k,) float64, the label column of the usable rows; None if no label was asked for.
-        problems: one entry a row of the frame: None for a usable row.
+        problems: one entry for each row of the frame; None for a usable row.
     """
 
     path: Path
@@ -74,14 +74,16 @@ def read_table(path: str | Path, *, label: str | None = None, strict: bool = Tru
 
     Args:
         path: CSV (``.csv``) or parquet (``.parquet``, ``.pq``) file.
-        label: name of a numeric column to read beside the crystals.
-        strict: raise for the first row that cannot be used; otherwise leave such rows out and keep the reasons.
+        label: name of a numeric column to read in addition to the crystals.
+        strict: if true, the first row that cannot be used raises an error; otherwise, such rows are left out and the
+            reasons are given in ``problems``.
 
     Returns:
-        the table; without ``strict`` it may have no usable row.
+        the table; if ``strict`` is false, it may have no usable row.
 
     Raises:
-        InputError: if the file cannot be read or is empty, a column is missing, or (``strict``) a row is bad.
+        InputError: if the file cannot be read or is empty, a column is missing, or ``strict`` is true and a row cannot
+            be used.
     """
     path = Path(path)
     needed = [*CRYSTAL_COLUMNS, *([label] if label is not None else [])]
@@ -93,7 +95,7 @@ def read_table(path: str | Path, *, label: str | None = None, strict: bool = Tru
     if label is not None:
         import numpy as np
 
-        _mark(problems, frame, label, ~np.isfinite(numbers[label]), "is missing or no number", "a finite number")
+        _mark(problems, frame, label, ~np.isfinite(numbers[label]), "is missing or not a number", "a finite number")
     if strict:
         for number, problem in enumerate(problems, start=1):
             if problem is not None:
@@ -102,7 +104,7 @@ def read_table(path: str | Path, *, label: str | None = None, strict: bool = Tru
 
 
 def _numbers(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A column as float64, NaN where there is no number."""
+    """(n,) float64 values of a column; NaN if a value is not a number."""
     import numpy as np
     import pandas as pd
 
@@ -110,7 +112,7 @@ def _numbers(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _mark(problems: list[Problem | None], frame: pd.DataFrame, column: str, bad: Any, what: str, allowed: str) -> None:
-    """Note a problem for the rows of a mask (n,) that have none yet."""
+    """Record a problem for the rows of a mask (n,) that have no problem yet."""
     names = column.split(", ")
     for row in bad.nonzero()[0].tolist():
         if problems[row] is None:
@@ -119,7 +121,7 @@ def _mark(problems: list[Problem | None], frame: pd.DataFrame, column: str, bad:
 
 
 def _check_formulas(frame: pd.DataFrame, problems: list[Problem | None]) -> list[dict[str, int]]:
-    """Counts of each row, empty for a bad formula."""
+    """Counts of each row; if a formula cannot be used, its problem is recorded and its counts are empty."""
     known: dict[object, dict[str, int]] = {}
     faults: dict[object, str] = {}
     counts = []
@@ -128,7 +130,7 @@ def _check_formulas(frame: pd.DataFrame, problems: list[Problem | None]) -> list
             known[formula] = {}
             try:
                 if not isinstance(formula, str):
-                    raise InputError("is missing or no text")
+                    raise InputError("is missing or not a text")
                 known[formula] = parse_formula(formula)
             except InputError as error:
                 faults[formula] = str(error)
@@ -139,24 +141,24 @@ def _check_formulas(frame: pd.DataFrame, problems: list[Problem | None]) -> list
 
 
 def _check_cells(frame: pd.DataFrame, numbers: dict[str, Any], problems: list[Problem | None]) -> None:
-    """Note rows with an impossible space group or cell."""
+    """Record a problem for each row with an impossible space group or cell."""
     import numpy as np
 
     group = numbers["space_group"]
     with np.errstate(invalid="ignore"):
         bad = ~((group >= 1) & (group <= 230) & (group == np.floor(group)))
-    _mark(problems, frame, "space_group", bad, "is no space group", "a whole number from 1 to 230")
+    _mark(problems, frame, "space_group", bad, "is not a space group", "a whole number from 1 to 230")
     for name in LATTICE_PARAMETERS[:3]:
         bad = ~(np.isfinite(numbers[name]) & (numbers[name] > 0))
-        _mark(problems, frame, name, bad, "is no length", "a positive, finite length in Å")
+        _mark(problems, frame, name, bad, "is not a length", "a positive, finite length in Å")
     for name in LATTICE_PARAMETERS[3:]:
         bad = ~((numbers[name] > 0) & (numbers[name] < 180))
-        _mark(problems, frame, name, bad, "is no angle of a cell", "an angle between 0 and 180 degrees, both excluded")
+        _mark(problems, frame, name, bad, "is not a cell angle", "an angle between 0 and 180 degrees, both excluded")
     with np.errstate(invalid="ignore"):
         cosines = np.cos(np.deg2rad(np.stack([numbers[name] for name in LATTICE_PARAMETERS[3:]], axis=1)))
     square = 1 - (cosines**2).sum(1) + 2 * cosines.prod(1)
     names = ", ".join(LATTICE_PARAMETERS[3:])
-    _mark(problems, frame, names, ~(square > 1e-9), "are angles of no cell", "three angles that enclose a volume")
+    _mark(problems, frame, names, ~(square > 1e-9), "are not angles of a cell", "three angles that enclose a volume")
 
 
 def _usable(
@@ -167,7 +169,7 @@ def _usable(
     label: str | None,
     problems: list[Problem | None],
 ) -> CrystalTable:
-    """The table with the tensors of the rows that have no problem."""
+    """The table, with the crystals and labels of the rows without a problem."""
     rows = torch.tensor([row for row, problem in enumerate(problems) if problem is None], dtype=torch.int64)
     lattice = torch.stack([torch.from_numpy(numbers[name]) for name in LATTICE_PARAMETERS], dim=1)
     group = torch.from_numpy(numbers["space_group"])[rows].long()

@@ -1,1 +1,1 @@
-"""What a crystal is worth, learned from crystals that were built and relaxed. Needs ``crystalgfn[structures]``."""
+"""Discovery: sample crystals, evaluate them with CHGNet, fine-tune the proxy. Needs ``crystalgfn[structures]``."""

@@ -16,10 +16,10 @@ from crystalgfn.crystal.formulas import symbol_counts
 from crystalgfn.errors import InputError
 
 LENGTH_STEP = 0.01
-"""Lengths [Å] are the same crystal's if they round to the same multiple of this."""
+"""Step [Å] to which lengths are rounded in a crystal's key."""
 
 ANGLE_STEP = 0.1
-"""Angles [degrees], likewise."""
+"""Step [degrees] to which angles are rounded in a crystal's key."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Candidate:
 
     Attributes:
         space_group: 1 to 230.
-        counts: atoms of each element in the conventional cell.
+        counts: symbol to number of atoms in the conventional cell.
         lattice: a, b, c [Å], alpha, beta, gamma [degrees] of the conventional standard cell.
-        source: where it comes from, such as ``model``, ``random`` or ``perturbed``.
-        round: of the loop; 0 before it.
-        numbers: what was said of it before it was evaluated, such as ``predicted`` (energy above hull, eV/atom).
+        source: where the crystal comes from, such as ``model``, ``random`` or ``perturbed``.
+        round: round of the discovery loop; 0 before the first one.
+        numbers: numbers known before the evaluation, such as ``predicted`` (energy above the hull, eV/atom).
 
     Raises:
-        InputError: for a crystal that cannot be one.
+        InputError: if the space group, the counts or the lattice is not allowed.
     """
 
     space_group: int
@@ -49,21 +49,32 @@ class Candidate:
         between("space_group", self.space_group, 1, 230)
         unknown = [symbol for symbol in self.counts if symbol not in atomic_numbers()]
         if unknown or not self.counts or min(self.counts.values()) < 1:
-            raise InputError(f"counts: {dict(self.counts)} is no composition; symbols up to Pu, counts of 1 or more")
+            raise InputError(f"counts: {dict(self.counts)} is not allowed; symbols up to Pu, counts of 1 or more")
         if len(self.lattice) != 6 or not all(math.isfinite(x) and x > 0 for x in self.lattice):
-            raise InputError(f"lattice: {self.lattice} is no cell; a, b, c [Å], alpha, beta, gamma [degrees]")
+            raise InputError(
+                f"lattice: {self.lattice} is not allowed; it must be a, b, c [Å], alpha, beta, gamma [degrees], all "
+                "positive"
+            )
 
     @property
     def key(self) -> str:
-        """Name of the crystal, the same for crystals whose lengths and angles round to the same steps."""
+        """Identifier of the crystal: a hash of space group, counts, and lengths and angles, rounded to the steps."""
         lengths = [round(x / LENGTH_STEP) for x in self.lattice[:3]]
         angles = [round(x / ANGLE_STEP) for x in self.lattice[3:]]
         content = f"{self.space_group} {sorted((s, int(n)) for s, n in self.counts.items())} {lengths} {angles}"
-        # Begins with a letter that no number has: databases read text that looks like a number as one.
+        # The first letter occurs in no number, because databases convert text that looks like a number.
         return "x" + hashlib.sha256(content.encode()).hexdigest()[:24]
 
     def task(self, tries: int, seed: int) -> dict[str, Any]:
-        """What `crystalgfn.atoms.build.build` needs to build and relax it; its id is the key."""
+        """Task for `crystalgfn.atoms.build.build`, with the key as its id.
+
+        Args:
+            tries: number of arrangements that are relaxed in the sampled cell.
+            seed: seed of the arrangements.
+
+        Returns:
+            the keys of `crystalgfn.atoms.build.Task`.
+        """
         task = Task(
             id=self.key,
             space_group=int(self.space_group),
@@ -83,9 +94,9 @@ def candidates(
 
     Args:
         crystals: n crystals.
-        source: where they come from.
-        round_: of the loop.
-        numbers: name to n numbers, one a crystal.
+        source: where the crystals come from.
+        round_: round of the discovery loop.
+        numbers: name to n numbers, one per crystal.
     """
     columns = {name: [float(x) for x in values] for name, values in (numbers or {}).items()}
     return [

@@ -1,9 +1,10 @@
-"""All evaluated crystals in one database of ase: an SQLite file, or PostgreSQL where many machines write.
+"""Database of all evaluated crystals, in ASE's format: an SQLite file, or PostgreSQL if many machines write.
 
-Each crystal is one row, written in one transaction, so a process that is killed loses at most the crystal that it was
-writing. The column ``unique_id``, which ase's tables let occur only once, holds the crystal's key. Key-value pairs hold
-what people filter by (``ase db labels.db status=relaxed,round=3``), ``data`` the rest; the atoms are those of the
-relaxed structure, else of the one built in the sampled cell; a crystal that could not be built has none.
+Each crystal is one row, written in one transaction. A process that is killed loses at most the crystal that it was
+writing. The column ``unique_id`` holds the crystal's key; ASE's tables allow each value of this column only once.
+Key-value pairs hold the values to filter by (``ase db labels.db status=relaxed,round=3``), and ``data`` holds the rest.
+The atoms are those of the relaxed structure or, if there is none, of the structure built in the sampled cell. A crystal
+that could not be built has no atoms.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "LabelDatabase"]
 
 CONTENT = "crystals evaluated by crystalgfn"
-"""What the database says of itself; another ase database is refused."""
+"""Title of the database; an ASE database with another title is refused."""
 
 MAGIC = b"SQLite format 3\0"
-"""What an SQLite file begins with."""
+"""First bytes of an SQLite file."""
 
 LOCK = 7031
-"""Number of PostgreSQL's advisory lock that its writers hold."""
+"""Number of the PostgreSQL advisory lock that a writer holds."""
 
 _RELAXED = tuple(f"{name}_relaxed" for name in ("formula", "space_group", *LATTICE_PARAMETERS))
 _FIRST = ("key", "round", "source", "formula", "space_group", *LATTICE_PARAMETERS)
@@ -53,14 +54,14 @@ _RENAMED = {"energy_built": "energy_sampled"}
 
 
 class LabelDatabase:
-    """All evaluated crystals.
+    """Database of all evaluated crystals.
 
     Args:
-        url: SQLite file, made if there is none, or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
-        create: make a database that does not exist; otherwise it is an error.
+        url: SQLite file, or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
+        create: whether an SQLite file that does not exist is created; if not, it is an error.
 
     Raises:
-        InputError: if it cannot be opened or written, or holds something else.
+        InputError: if the database cannot be opened or written, or has other content.
     """
 
     def __init__(self, url: str | Path, create: bool = True) -> None:
@@ -69,14 +70,14 @@ class LabelDatabase:
         self._lock = threading.Lock()
         self._postgres = self.url.startswith(("postgresql://", "postgres://"))
         if not self._postgres and re.match(r"\w+://", self.url):
-            raise InputError(f"{self}: no database; allowed: a file for SQLite, or postgresql://USER@HOST:PORT/NAME")
+            raise InputError(f"{self}: is not allowed; allowed: a file for SQLite, or postgresql://USER@HOST:PORT/NAME")
         if self._postgres and (find_spec("ase_db_backends") is None or find_spec("psycopg2") is None):
             raise InputError(f"{self}: PostgreSQL needs: pip install 'crystalgfn[postgres]'")
         if not self._postgres:
             self._check_file(Path(self.url), create)
         from ase.db import connect
 
-        # Without a lock file: one that a killed process leaves would stop all others for good. Transactions are enough.
+        # No lock file: that of a killed process would block all others forever. Transactions are enough.
         kind = "postgresql" if self._postgres else "db"
         name = self.url if self._postgres else str(Path(self.url).absolute())
         self._db: Any = connect(name, type=kind, use_lock_file=False)
@@ -90,7 +91,7 @@ class LabelDatabase:
         """Keys of all crystals.
 
         Args:
-            timeout: leave out crystals that were given up after less time [s] than this: they are worth another try.
+            timeout: leave out crystals that were given up after less time [s] than this, so that they are tried again.
         """
         with self._transaction():
             rows = self._rows()
@@ -108,11 +109,11 @@ class LabelDatabase:
                 `crystalgfn.atoms.isolated.attempt` made of it.
 
         Returns:
-            False, and nothing is changed, if it is there already. One that was given up is replaced by a result, or by
-            one that took longer.
+            whether the crystal was written. A crystal that is in the database already is not written, unless it was
+            given up before and now has a result or was given up after a longer time.
 
         Raises:
-            InputError: if the database can no longer be written, or a number of the candidate has a name that is taken.
+            InputError: if the database cannot be written, or a number of the candidate has a name that cannot be used.
         """
         pairs, data, atoms = _content(candidate, result)
         from ase.db.core import now
@@ -130,15 +131,15 @@ class LabelDatabase:
         return True
 
     def frame(self) -> pd.DataFrame:
-        """One row a crystal, in the order in which they were written.
+        """All crystals, one row per crystal, in the order in which they were written.
 
         Returns:
             key, round, source, formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees]; the candidates'
-            numbers; status (``relaxed``, ``built``: not relaxed, ``failed``), reason, gave_up_after [s, NaN where there
-            is a result]; energy_sampled and energy_relaxed, CHGNet's total energies [eV/atom] with positions relaxed in
-            the sampled cell and symmetry, and with all relaxed; formula_relaxed to gamma_relaxed, pymatgen's
-            conventional standard cell of the relaxed crystal; symmetry, volume_change, converged, settled, seconds,
-            cpu_seconds. What there is not is NaN, an empty text, group 0, or False.
+            numbers; status (``relaxed``, ``built``: not relaxed, ``failed``), reason, gave_up_after [s] (NaN if not
+            given up); energy_sampled and energy_relaxed, CHGNet's total energies [eV/atom] with positions relaxed in
+            the sampled cell and symmetry, and with positions and cell relaxed; formula_relaxed to gamma_relaxed,
+            pymatgen's conventional standard cell of the relaxed crystal; symmetry, volume_change, converged, settled,
+            seconds, cpu_seconds. A missing value is NaN, an empty text, group 0, or False.
         """
         import pandas as pd
 
@@ -173,7 +174,7 @@ class LabelDatabase:
         return AseAtomsAdaptor.get_structure(atoms)
 
     def _rows(self) -> list[Any]:
-        """All rows without atoms and data: thousands take less than a second."""
+        """All rows without atoms and data, so that thousands of rows are read in less than a second."""
         return list(self._db.select(columns=["id", "unique_id", "key_value_pairs"], include_data=False))
 
     def _check_file(self, path: Path, create: bool) -> None:
@@ -182,7 +183,7 @@ class LabelDatabase:
         if not create and not path.exists():
             raise InputError(f"{path}: no such database")
         try:
-            # SQLite takes a short file of anything else for an empty database, and would write over it.
+            # SQLite treats a short file of another kind as an empty database and would overwrite it.
             if path.exists() and _first_bytes(path) not in (b"", MAGIC):
                 raise InputError(f"{path}: file is not a database; give another name")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,26 +191,26 @@ class LabelDatabase:
             raise InputError(f"{path}: cannot be written: {error}") from None
 
     def _check_content(self) -> None:
-        """Make the tables, and refuse a database of something else."""
+        """Create the tables if there are none, and refuse a database with other content."""
         if not self._postgres:
             tables = {row[0] for row in self._db.connection.execute("SELECT name FROM sqlite_master")}
             if tables and "systems" not in tables:
-                raise InputError(f"{self}: an SQLite file, but no database of ase; give another name")
+                raise InputError(f"{self}: an SQLite file, but not an ASE database; give another name")
         about = self._db.metadata  # makes the tables
         if not about and not len(self._db):
             shown = ["formula", "status", "source", "round", "energy_sampled", "energy_relaxed", "space_group_relaxed"]
             self._db.metadata = {"title": CONTENT, "model": MODEL, "default_columns": ["id", *shown]}
         elif about.get("title") != CONTENT:
-            raise InputError(f"{self}: a database of ase with other content; give another name")
+            raise InputError(f"{self}: an ASE database with other content; give another name")
         elif about.get("model") != MODEL:
-            raise InputError(f"{self}: energies of CHGNet {about.get('model')}, not of {MODEL}; give another name")
+            raise InputError(f"{self}: has energies of CHGNet {about.get('model')}, not of {MODEL}; give another name")
 
     @contextmanager
     def _transaction(self, write: bool = False) -> Iterator[None]:
-        """All that is done inside is written at once, or not at all; writers come one after the other.
+        """Everything done inside is written together or not at all. Only one writer is active at a time.
 
         Raises:
-            InputError: for what the database says is wrong with itself.
+            InputError: if the database reports an error, with its message.
         """
         import sqlite3
 
@@ -222,7 +223,7 @@ class LabelDatabase:
             try:
                 self._db.__enter__()
                 if write and self._postgres:
-                    # ase asks the sequence for the id of its row: another writer in between would change the answer.
+                    # ASE reads the id of its row from a sequence, which another writer could change in between.
                     self._db.connection.cursor().execute(f"SELECT pg_advisory_xact_lock({LOCK})")
                 elif write:
                     self._db.connection.execute("BEGIN IMMEDIATE")
@@ -233,7 +234,7 @@ class LabelDatabase:
                 raise InputError(f"{self}: {text[0] if text else type(error).__name__}") from None
             finally:
                 if self._db.connection is not None:
-                    self._db.connection.close()  # what is not committed is undone
+                    self._db.connection.close()  # undoes everything that is not committed
                     self._db.connection = None
 
 
@@ -292,19 +293,19 @@ def _content(candidate: Candidate, result: Mapping[str, Any]) -> tuple[dict[str,
 
 
 def _is_value(value: Any) -> bool:
-    """Whether there is something to store: no None, no empty text, no number that is none."""
+    """Whether a value is stored: None, an empty text, NaN and infinite numbers are not."""
     if isinstance(value, str):
         return value != ""
     return value is not None and math.isfinite(value)
 
 
 def _standard_cell(structure: Structure) -> dict[str, Any]:
-    """Formula, group and cell of the relaxed crystal; empty where its symmetry cannot be told."""
+    """Formula, group and cell of the relaxed crystal; empty if its symmetry cannot be determined."""
     from crystalgfn.atoms.build import SYMPREC
 
     try:
         crystal = Crystals.from_structures([structure], symprec=SYMPREC)
-    except (ValueError, TypeError):  # spglib finds nothing where atoms coincide
+    except (ValueError, TypeError):  # spglib finds nothing if atoms coincide
         return {}
     cell = zip(LATTICE_PARAMETERS, crystal.lattice[0].tolist(), strict=True)
     row = {"formula": crystal.formulas()[0], "space_group": int(crystal.space_group[0]), **dict(cell)}

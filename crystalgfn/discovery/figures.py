@@ -1,4 +1,4 @@
-"""Figures of discovery: its rounds, and a crystal with its cell. Drawn on matplotlib's own canvas: no window."""
+"""Figures of a discovery run: its rounds, and a crystal with its cell. No window is opened."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 EDGE = 0.02
-"""Atoms this close to a face of the cell, in fractions of an edge, are drawn on the opposite face too."""
+"""Atoms this close to a face of the cell, in fractions of an edge, are also drawn on the opposite face."""
 
 RADIUS = 0.5
-"""Radius of drawn atoms, as a share of the covalent one."""
+"""Radius of drawn atoms, as a share of the covalent radius."""
 
 ALIKE = 0.5
-"""Distance of two colours (red, green, blue, each 0 to 1) below which an eye takes one for the other."""
+"""Distance between two colours (red, green, blue, each 0 to 1) below which they look alike."""
 
 VIEW = "-80x,-20y,0z"
 """Rotation of a drawn cell: nearly along b, with c upwards."""
 
 
 def rounds_figure(rounds: pd.DataFrame, frame: pd.DataFrame | None = None) -> Figure:
-    """What the rounds of discovery brought: survival, the proxy before training on each round, diversity.
+    """Results of the rounds: survivors, errors of the proxy before training on each round, diversity.
 
     Args:
-        rounds: one row a round, as `crystalgfn.discovery.outcome.round_row` makes it.
-        frame: all crystals with their energies above the hull, for a fourth picture: mean absolute error over the mean
-            uncertainty, crystals in groups of equal size by uncertainty, in the first and the last round.
+        rounds: one row per round, from `crystalgfn.discovery.outcome.rounds_table`.
+        frame: all crystals with their energies above the hull, for a fourth panel: mean absolute error over mean
+            uncertainty in the first and the last round, for crystals in groups of equal size by uncertainty. None
+            leaves this panel out.
     """
     from matplotlib.figure import Figure
 
@@ -50,7 +51,7 @@ def rounds_figure(rounds: pd.DataFrame, frame: pd.DataFrame | None = None) -> Fi
     _diversity(panels[2], rounds, number)
     for panel in panels[:3]:
         panel.set_xlabel("round")
-        # Ticks between two rounds would mean nothing.
+        # Ticks between two rounds have no meaning.
         panel.set_xticks(number[:: max(1, len(number) // 10)])
         panel.set_xlim(number.min() - 0.5, number.max() + 0.5)
     if frame is not None:
@@ -126,7 +127,7 @@ def _calibration(axes: Axes, frame: pd.DataFrame) -> None:
         uncertainty, error = np.array([values[1:] for values in bins]).reshape(-1, 2).T
         axes.plot(uncertainty, error, "o-", color=color, ms=4, lw=1.4, label=f"round {number}")
         highest = max([highest, *uncertainty.tolist(), *error.tolist()])
-    axes.plot([0, 1.1 * highest], [0, 1.1 * highest], color="#aaaaaa", lw=1.0, ls="--", label="as it should be")
+    axes.plot([0, 1.1 * highest], [0, 1.1 * highest], color="#aaaaaa", lw=1.0, ls="--", label="perfect calibration")
     axes.set_xlim(0, 1.1 * highest)
     axes.set_ylim(0, 1.1 * highest)
     axes.set_xlabel("mean uncertainty [eV/atom]")
@@ -139,10 +140,10 @@ _TWO = (REFERENCE_COLOR, SAMPLE_COLOR)
 
 
 def crystal_figure(structure: Structure) -> Figure:
-    """A crystal's conventional cell with its atoms, those on a face drawn on the opposite one too.
+    """A crystal's conventional cell with its atoms. Atoms on a face are also drawn on the opposite face.
 
     Args:
-        structure: in any cell.
+        structure: the crystal, in any cell.
     """
     from ase.data import covalent_radii
     from ase.visualize.plot import plot_atoms
@@ -165,14 +166,14 @@ def crystal_figure(structure: Structure) -> Figure:
 
 
 def _colors(numbers: list[int]) -> dict[int, Floats]:
-    """A colour for each element (atomic number): Jmol's, or another one where that looks like the one before."""
+    """A colour for each element (atomic number): Jmol's, or another one if it looks like a colour taken before."""
     from ase.data.colors import jmol_colors
     from matplotlib.colors import to_rgb
 
     chosen: dict[int, Floats] = {}
     for number in numbers:
         choices = [np.array(jmol_colors[number]), *(np.array(to_rgb(color)) for color in OTHER_COLORS)]
-        # Of more elements than there are colours to tell apart the last ones share Jmol's.
+        # If every colour looks like one taken before, the element gets Jmol's.
         free = (c for c in choices if all(np.linalg.norm(c - taken) >= ALIKE for taken in chosen.values()))
         chosen[number] = next(free, choices[0])
     return chosen
@@ -195,7 +196,7 @@ def _cell(structure: Structure) -> Any:
     with silence():
         try:
             cell = SpacegroupAnalyzer(structure, symprec=SYMPREC).get_conventional_standard_structure()
-        except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing where atoms nearly coincide
+        except (SymmetryUndeterminedError, TypeError):  # spglib finds nothing if atoms nearly coincide
             cell = structure
     fractions, numbers = [], []
     for atom in cell:

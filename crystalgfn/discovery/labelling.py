@@ -19,18 +19,18 @@ from crystalgfn.runs.model import read_restriction
 from crystalgfn.settings import find_config, instantiate, read_config
 
 NUMBERS = ("predicted", "predicted_uncertainty", "log_reward")
-"""Columns of a table that are kept beside its crystals."""
+"""Columns of numbers in a table that are kept with its crystals."""
 
 
 def environment(config: str, restrict: str | None = None) -> Crystal:
     """The crystal environment of a config.
 
     Args:
-        config: a file, or the name of a shipped one.
-        restrict: a YAML file with a restriction of it.
+        config: config file, or the name of a shipped config.
+        restrict: YAML file with a restriction of the environment; None for no restriction.
 
     Raises:
-        InputError: if there is none, or it has no crystal environment.
+        InputError: if the config does not exist or has no crystal environment, or the restriction cannot be used.
     """
     path = find_config(config)
     model = read_config(path).get("model")
@@ -38,12 +38,12 @@ def environment(config: str, restrict: str | None = None) -> Crystal:
         raise InputError(f"config: {path} has no environment (model.env)")
     env = instantiate({"env": model["env"]}, {"env": Environment}, f"config: {path}").env
     if not isinstance(env, Crystal):
-        raise InputError(f"config: {path} has the environment {type(env).__name__}; labels are for Crystal")
+        raise InputError(f"config: {path} has the environment {type(env).__name__}; only Crystal is allowed")
     return env if restrict is None else env.restricted(read_restriction(restrict))
 
 
 def table_crystals(path: Path) -> list[Candidate]:
-    """The usable crystals of a table, source ``table``.
+    """The usable crystals of a table, source ``table``. If rows are left out, a line with their number is printed.
 
     Raises:
         InputError: if the table cannot be used or no row is a crystal.
@@ -60,17 +60,19 @@ def table_crystals(path: Path) -> list[Candidate]:
 
 
 def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers, tries: int, seed: int) -> int:
-    """Build and relax the crystals that the database does not have, and store each as soon as it is done.
+    """Build and relax the crystals that the database does not have, and store each one as soon as it is finished.
+
+    A crystal that was given up after less time than the timeout of ``workers`` is tried again.
 
     Args:
         waiting: the crystals.
-        database: where they go.
-        workers: where the work is done.
-        tries: arrangements that are relaxed in the sampled cell.
-        seed: of the arrangements.
+        database: database for the results.
+        workers: settings of the processes that do the work.
+        tries: number of arrangements that are relaxed in the sampled cell.
+        seed: seed of the arrangements.
 
     Returns:
-        how many were written.
+        number of crystals that were written.
     """
     known = database.keys(workers.timeout)
     left = {candidate.key: candidate for candidate in waiting if candidate.key not in known}
@@ -80,7 +82,14 @@ def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers
 
 
 def summary(frame: pd.DataFrame, name: str, asked: int, new: int) -> list[str]:
-    """What to tell about a database: counts, and for each source survivors and medians."""
+    """Lines of text that summarize a database: the number of crystals and, for each source, counts and medians.
+
+    Args:
+        frame: what `with_energies` returned.
+        name: name of the database.
+        asked: number of crystals that were to be evaluated; 0 leaves this number and ``new`` out.
+        new: number of crystals that were written.
+    """
     asked_for = f" ({asked} asked for, {new} new)" if asked else ""
     lines = [f"{name}: {len(frame)} crystals{asked_for}"]
     if frame.empty:

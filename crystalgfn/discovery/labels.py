@@ -1,9 +1,9 @@
-"""From evaluated crystals to rows that a proxy is trained on.
+"""Training rows for a proxy, made from evaluated crystals.
 
-One evaluated crystal gives up to two rows. The *sampled* row is the crystal as a model proposed it, and its label the
-energy that CHGNet finds with the atoms relaxed in that cell and symmetry: what a proxy should have said. The *relaxed*
-row is what became of it: another group, cell and energy, and so another point of the same landscape. A sampled crystal
-keeps its own, high label however far its energy falls in relaxation: the proxy is asked about the crystal in that cell.
+One evaluated crystal gives up to two rows. The *sampled* row is the crystal as the model proposed it. Its label is
+CHGNet's energy with the atoms relaxed in the sampled cell and symmetry, which the proxy should have predicted. The
+*relaxed* row is the crystal after relaxation, with its own space group, cell and energy. The sampled row keeps its own
+label even if relaxation lowers the energy a lot, because the proxy predicts the energy of a crystal in a given cell.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
     from crystalgfn.proxies.hull import ConvexHull
 
 SURVIVES = 0.1
-"""A crystal survives if it is less than this far above the hull [eV/atom] after relaxation."""
+"""Energy above the hull [eV/atom] after relaxation below which a crystal survives."""
 
 CAP = 1.5
-"""Energies above the hull [eV/atom] end here in training rows: beyond, all is equally bad."""
+"""Largest energy above the hull [eV/atom] in training rows; higher energies are set to it."""
 
 FLOOR = -0.5
-"""No row for energies above the hull lower than this [eV/atom]: CHGNet out of its depth, not a discovery."""
+"""Energy above the hull [eV/atom] below which there is no training row: CHGNet is probably wrong there."""
 
 SAME_LENGTHS = 0.03
-"""Relative difference of lengths, and"""
+"""Relative difference of lengths below which a relaxed crystal in the sampled space group is the sampled crystal."""
 
 SAME_ANGLES = 2.0
-"""difference of angles [degrees] up to which a relaxed crystal in the sampled group is the sampled crystal itself."""
+"""Difference of angles [degrees] below which a relaxed crystal in the sampled space group is the sampled crystal."""
 
 FAILED_WEIGHT = 0.5
-"""Weight of a crystal that could not be built: its label is a judgement, not a result."""
+"""Weight of a crystal that could not be built, because its label is assumed, not computed."""
 
 KINDS = ("sampled", "relaxed", "failed")
+"""Kinds of training rows, see `training_rows`."""
 
 
 def with_energies(
@@ -55,17 +56,17 @@ def with_energies(
         frame: n rows of `LabelDatabase.frame`.
         references: elemental references of CHGNet.
         hull: hull of formation energies.
-        offset: what CHGNet's formation energies are too high by [eV/atom]; it is subtracted.
+        offset: amount by which CHGNet's formation energies are too high [eV/atom]; it is subtracted.
 
     Returns:
         the frame with ``hull_energy``, ``formation_energy_sampled``, ``formation_energy_relaxed``,
-        ``energy_above_hull_sampled`` and ``energy_above_hull_relaxed`` [eV/atom]; NaN where there is no energy, an
-        element has no reference, or the hull does not know the elements.
+        ``energy_above_hull_sampled`` and ``energy_above_hull_relaxed`` [eV/atom]; NaN if there is no energy, an element
+        has no reference, or the hull does not have the elements.
     """
     counts = count_rows(map(parse_formula, frame["formula"]))
     shares = counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
     per_element = torch.tensor([references.energies.get(symbol, float("nan")) for symbol in element_symbols()])
-    # Elements that are absent count nothing, also where they have no reference.
+    # Absent elements contribute nothing, even if they have no reference.
     elements = torch.where(counts > 0, shares * per_element.double(), 0.0).sum(1).numpy()
     result = frame.assign(hull_energy=hull_energies(counts, hull))
     for stage in ("sampled", "relaxed"):
@@ -76,7 +77,7 @@ def with_energies(
 
 
 def hull_energies(counts: torch.Tensor, hull: ConvexHull) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Energy of the hull [eV/atom] for (n, 94) counts; NaN where the hull does not know the elements."""
+    """(n,) energy of the hull [eV/atom] for (n, 94) counts; NaN if the hull does not have the elements."""
     known = torch.tensor([reason == "" for reason in hull.refused(counts)], dtype=torch.bool)
     energies = torch.full((len(counts),), float("nan"), dtype=torch.float64)
     if known.any():
@@ -87,16 +88,18 @@ def hull_energies(counts: torch.Tensor, hull: ConvexHull) -> np.ndarray[tuple[in
 def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
     """Rows to train a proxy of the formation energy on.
 
-    A crystal that was not built lies at ``cap`` above the hull. One that was given up has no row, since nothing is
-    known of it, nor has one with elements that CHGNet does not know, nor an energy lower than `FLOOR` above the hull.
+    A crystal that could not be built gets an energy of ``cap`` above the hull. A crystal that was given up has no row,
+    because nothing is known about it. There is also no row for a crystal with elements that CHGNet does not know, and
+    no row for an energy lower than `FLOOR` above the hull.
 
-    Where a relaxed crystal has the group and formula of the sampled one and hardly another cell (`SAME_LENGTHS`,
-    `SAME_ANGLES`), both rows tell of one crystal: the lower energy is the label of both, because the search had only
-    missed better positions, and each counts half.
+    If the relaxed crystal has the formula and space group of the sampled crystal and nearly the same cell
+    (`SAME_LENGTHS`, `SAME_ANGLES`), both rows describe one crystal. The sampled row then takes the lower of the two
+    energies, because the search has only missed better positions. The relaxed row keeps its own energy. Each of the two
+    rows has half the weight.
 
     Args:
         frame: what `with_energies` returned.
-        cap: highest energy above the hull [eV/atom] that is told apart.
+        cap: largest energy above the hull [eV/atom]; higher energies are set to it.
 
     Returns:
         formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees], formation_energy [eV/atom], kind (``sampled``,
@@ -121,7 +124,7 @@ def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
         ("relaxed", formation["relaxed"], [f"{name}_relaxed" for name in CRYSTAL_COLUMNS], weight),
     ):
         part = frame[list(cells)].set_axis(list(CRYSTAL_COLUMNS), axis=1)
-        # Where the hull is unknown, so is how bad the crystal is, and its energy stays as it is.
+        # Without an energy of the hull, the cap is unknown, and the energy is kept.
         part["formation_energy"] = np.where(np.isnan(hull), energy, np.minimum(energy, hull + cap))
         part["kind"] = kind
         part["key"], part["round"] = frame["key"], frame["round"]
@@ -134,14 +137,14 @@ def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
 
 
 def _judged(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Whether CHGNet knows all elements: otherwise that a crystal was not built says nothing about it."""
+    """(n,) whether CHGNet knows all elements; if not, a failure to build says nothing about the crystal."""
     from crystalgfn.atoms.potentials.chgnet import FORBIDDEN
 
     return np.array([FORBIDDEN.isdisjoint(parse_formula(formula)) for formula in frame["formula"]], dtype=bool)
 
 
 def _same_crystal(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Whether the relaxed crystal is the sampled one, as far as group, formula and cell can tell."""
+    """(n,) whether the relaxed and the sampled crystal agree in formula, space group and cell."""
     before = frame[list(LATTICE_PARAMETERS)].to_numpy(dtype=float)
     after = frame[[f"{name}_relaxed" for name in LATTICE_PARAMETERS]].to_numpy(dtype=float)
     with np.errstate(invalid="ignore"):

@@ -1,15 +1,15 @@
-"""The discovery loop: sample, screen, evaluate, teach the proxy, train on; and the final samples that nobody chose.
+"""The discovery loop: sample, screen, evaluate, fine-tune the proxy, train again. Unscreened samples are the last step.
 
-A run is a folder. Each stage leaves one file that appears complete or not at all, and a stage whose file is there is
-not done again; training itself goes on from its last checkpoint, and evaluated crystals are in the database one by one.
-So the same command goes on wherever it was stopped.
+A run is stored in one folder. Each stage writes one file, which is either complete or absent. A stage is skipped if its
+file exists. Training continues from its last checkpoint, and each evaluated crystal is stored in the database at once.
+After an interruption, the same command therefore continues the run.
 
-    round-0/               crystals to start with, evaluated, and the first fine-tuned proxy
+    round-0/               chosen.csv (the crystals to start with), proxy.pt (the first fine-tuned proxy)
     round-1/ ... round-R/  train/ (checkpoints), samples.csv, chosen.csv, proxy.pt
-    final/                 train/, samples.csv, chosen.csv (the first samples, in order), and the model
-    rounds.csv             one row a round: survival, errors of the proxy before it was trained on the round, diversity
+    final/                 train/, samples.csv, chosen.csv (the first samples, in order), the model, summary.json
+    rounds.csv             one row per round: survivors, errors of the proxy before training on the round, diversity
     tensorboard/           the same as curves, and figures
-    labels.db              all evaluated crystals, unless another database is named
+    labels.db              all evaluated crystals, unless another database is set
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ SETTINGS = "settings.json"
 
 
 def run(settings: Run, log: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run, or go on with, a discovery.
+    """Start or continue a discovery run.
 
     Args:
         settings: all settings.
-        log: takes each line of progress.
+        log: called with each line of progress.
 
     Returns:
         the summary of the final samples, see `Stages.conclude`.
 
     Raises:
-        InputError: for settings, files or a database that cannot be used, or a folder of another run.
+        InputError: for settings, files or a database that cannot be used, or a folder that belongs to another run.
     """
     settings.check()
     _check_folder(settings)
-    # Whatever may be wrong with settings and files is found before anything is written.
+    # Errors in settings and files must be found before anything is written.
     ready = Stages(settings, log)
     _begin(settings)
     with _clock(settings.out) as clock, ready as stages:
         stages.start()
         for number in range(1, settings.rounds + 1):
-            # What was begun is ended, so that a run which was stopped does what it would have done.
+            # A round that has begun is always finished, so that an interrupted run gives the same result as any other.
             if stages.has_begun(f"round-{number}"):
                 pass
             elif stages.has_begun(FINAL):
-                log(f"the final model was trained before round {number}: to its samples; more rounds need a new folder")
+                log(f"round {number} is left out: the final training has begun; more rounds need a new folder")
                 break
             elif _is_spent(settings, stages, clock()):
-                log(f"the budget is spent before round {number}: to the final samples")
+                log(f"the budget is spent before round {number}; the final samples are next")
                 break
             stages.train(f"round-{number}", settings.first_steps if number == 1 else settings.steps)
             stages.choose(f"round-{number}", number)
@@ -70,7 +70,7 @@ def run(settings: Run, log: Callable[[str], None] = print) -> dict[str, Any]:
 
 
 def _check_folder(settings: Run) -> None:
-    """Refuse a folder that cannot be used, or was begun with other settings."""
+    """Refuse a folder that cannot be used or was begun with other settings."""
     out, fixed = settings.out, settings.fixed()
     path = out / SETTINGS
     try:
@@ -91,7 +91,7 @@ def _check_folder(settings: Run) -> None:
 
 
 def _begin(settings: Run) -> None:
-    """Make the folder, with the settings that it is for."""
+    """Create the folder and store the settings in it."""
     path = settings.out / SETTINGS
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
@@ -103,14 +103,14 @@ def _begin(settings: Run) -> None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Settings without those that are null: to say so and not to say it are the same."""
+    """Settings without null values. A null setting and a missing setting mean the same."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
-    """What differs between two settings, as deep as they are alike."""
+    """The difference of two settings as text. For nested settings, only the entries that differ are named."""
     if isinstance(before, dict) and isinstance(now, dict):
         inner = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         return "; ".join(_difference(f"{key}.{name}", before.get(name), now.get(name)) for name in inner)
@@ -119,7 +119,7 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 @contextmanager
 def _clock(out: Path) -> Iterator[Callable[[], float]]:
-    """Hours that the run has taken, earlier starts included; they are kept in the folder."""
+    """A function that returns the hours the run has taken, earlier starts included. They are stored in the folder."""
     path = out / "hours.json"
     before = float(json.loads(path.read_text())["hours"]) if path.is_file() else 0.0
     began = time.monotonic()
@@ -137,7 +137,7 @@ def _clock(out: Path) -> Iterator[Callable[[], float]]:
 
 
 def _left(settings: Run, stages: Stages, hours: float) -> tuple[int | None, float | None]:
-    """Evaluations and seconds that are left of the budget; None without a limit."""
+    """Evaluations and seconds that remain of the budget; None without a limit."""
     budget = settings.budget
     evaluations = None if budget.evaluations is None else max(0, budget.evaluations - stages.evaluated())
     seconds = None if budget.hours is None else max(0.0, (budget.hours - hours) * 3600)

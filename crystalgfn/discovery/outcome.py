@@ -1,7 +1,6 @@
-"""What became of evaluated crystals: how many survive, how various and new these are, and how far the proxy was off.
+"""Results of evaluated crystals: number, diversity and novelty of the survivors, and errors of the proxy.
 
-Everything is counted strictly: a crystal that could not be built or relaxed, or took too long, counts as evaluated and
-as no survivor.
+A crystal that could not be built or relaxed, or took too long, counts as evaluated but not as a survivor.
 """
 
 from __future__ import annotations
@@ -29,21 +28,22 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 HOLE = -0.1
-"""Energy above the hull [eV/atom] below which a hole of the reference is more likely than a discovery."""
+"""Energy above the hull [eV/atom] below which a missing phase in the reference is more likely than a discovery."""
 
 CONFIDENCE = 0.95
+"""Confidence level of intervals."""
 
 BINS = 5
-"""Groups of equal size, by predicted uncertainty, of the calibration."""
+"""Number of groups in the calibration. They are of equal size, by predicted uncertainty."""
 
 
 @dataclass(frozen=True)
 class KnownCrystals:
-    """What a table of known crystals holds, as sorted hashes.
+    """Formulas and space groups of a table of known crystals, as sorted hashes.
 
     Attributes:
-        formulas: of the reduced formulas.
-        in_groups: of the pairs of reduced formula and space group.
+        formulas: hashes of the reduced formulas.
+        in_groups: hashes of the pairs of reduced formula and space group.
     """
 
     formulas: Ints
@@ -65,12 +65,12 @@ class KnownCrystals:
         return np.isin(formula_keys(counts), self.formulas)
 
     def has_in_group(self, counts: Ints, groups: Ints) -> Mask:
-        """(n,) whether the reduced formula is known in a space group; there is none in group 0."""
+        """(n,) whether the reduced formula is known in the space group; no crystal is known in group 0."""
         return np.isin(formula_in_group_keys(counts, groups), self.in_groups)
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share, Wilson's; 0 to 1 for none of nothing."""
+    """Wilson's 95 % confidence interval of a share; 0 to 1 if the total is 0."""
     from scipy.stats import binomtest
 
     if total == 0:
@@ -81,12 +81,12 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of evaluated crystals, and which ones survive.
+    """Results of evaluated crystals.
 
     Args:
-        frame: one row a crystal, as `LabelDatabase.frame` gives it, with the energies above the hull of
+        frame: n rows, one per crystal, as `LabelDatabase.frame` returns them, with the energies above the hull of
             `with_energies`.
-        known: known crystals, for novelty; None where there are none.
+        known: known crystals, to determine novelty; None if there are none.
     """
 
     frame: pd.DataFrame
@@ -94,12 +94,12 @@ class Outcome:
 
     @property
     def evaluated(self) -> int:
-        """All crystals, failures included."""
+        """Number of all crystals, failures included."""
         return len(self.frame)
 
     @property
     def relaxed(self) -> int:
-        """Crystals that were built and relaxed."""
+        """Number of crystals that were built and relaxed."""
         return int((self.frame["status"] == "relaxed").sum())
 
     @cached_property
@@ -111,27 +111,27 @@ class Outcome:
 
     @cached_property
     def survives(self) -> Mask:
-        """(n,) relaxed, and less than `SURVIVES` above the hull."""
+        """(n,) whether a crystal was relaxed and lies less than `SURVIVES` above the hull."""
         return np.asarray(self.above_hull < SURVIVES)
 
     @property
     def survivors(self) -> int:
-        """How many survive."""
+        """Number of survivors."""
         return int(self.survives.sum())
 
     @property
     def holes(self) -> int:
-        """Survivors below `HOLE`: first of all a sign that the reference lacks a phase."""
+        """Number of survivors below `HOLE`: most likely, the reference lacks a phase or CHGNet is wrong."""
         return int((self.above_hull < HOLE).sum())
 
     @property
     def rate(self) -> float:
-        """Share of survivors; NaN of nothing."""
+        """Share of survivors; NaN without crystals."""
         return self.survivors / self.evaluated if self.evaluated else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the share of survivors."""
+        """95 % confidence interval of the share of survivors."""
         return wilson(self.survivors, self.evaluated)
 
     @cached_property
@@ -155,7 +155,7 @@ class Outcome:
         """(n,) whether the reduced formula is not known.
 
         Raises:
-            ValueError: without known crystals.
+            ValueError: if there are no known crystals.
         """
         return ~self._known.has_formula(self.counts)
 
@@ -164,7 +164,7 @@ class Outcome:
         """(n,) whether the reduced formula is known neither in the sampled nor in the relaxed space group.
 
         Raises:
-            ValueError: without known crystals.
+            ValueError: if there are no known crystals.
         """
         sampled = self.frame["space_group"].to_numpy(dtype=np.int64)
         relaxed = np.nan_to_num(column(self.frame, "space_group_relaxed")).astype(np.int64)
@@ -177,21 +177,21 @@ class Outcome:
         return self.known
 
     def number_of(self, mask: Mask) -> int:
-        """Survivors of which something holds."""
+        """Number of survivors among the crystals of an (n,) mask."""
         return int((self.survives & mask).sum())
 
     @property
     def median(self) -> float:
-        """Median energy above the hull of all crystals [eV/atom]; failures lie above all, so it can be infinite."""
+        """Median energy above the hull of all crystals [eV/atom]; failures count as infinite."""
         return float(np.median(self.above_hull)) if self.evaluated else math.nan
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time of building and relaxing."""
+        """Processor time of building and relaxing [s]."""
         return float(np.nansum(column(self.frame, "cpu_seconds")))
 
     def rows(self) -> dict[str, str]:
-        """What a table says of it, name to text."""
+        """Rows of a table of the results, name to text."""
         low, high = self.interval
         far = decimal(HOLE, 1)
         rows = {
@@ -215,16 +215,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ProxyErrors:
-    """How a proxy's prediction of the energy above the hull agrees with CHGNet; NaN where there is nothing to compare.
+    """Errors of a predicted energy above the hull against CHGNet; NaN if there is nothing to compare.
 
     Attributes:
-        n: crystals with both.
+        n: number of crystals with a prediction and a label.
         mae: mean absolute error [eV/atom].
-        bias: mean of prediction less label [eV/atom]; negative is optimistic.
-        uncertainty: mean of what the proxy expects its absolute error to be [eV/atom].
+        bias: mean of prediction minus label [eV/atom]; negative if the proxy predicts too low energies.
+        uncertainty: mean predicted uncertainty, which is the expected absolute error [eV/atom].
         spearman: rank correlation of prediction and label.
-        bins: calibration, crystals in groups of equal size by uncertainty: number, mean uncertainty and mean absolute
-            error of each.
+        bins: calibration, for crystals in groups of equal size by uncertainty: number, mean uncertainty [eV/atom] and
+            mean absolute error [eV/atom] of each group.
     """
 
     n: int
@@ -239,9 +239,9 @@ def proxy_errors(frame: pd.DataFrame, stage: str = "sampled", cap: float = CAP) 
     """Compare ``predicted`` and ``predicted_uncertainty`` with the labels.
 
     Args:
-        frame: as of `Outcome`.
-        stage: ``sampled``, the crystal in the cell that the proxy saw, or ``relaxed``.
-        cap: predictions and labels above it [eV/atom] count as it, as when the proxy is trained.
+        frame: as in `Outcome`.
+        stage: ``sampled``, the crystal in the cell of the prediction, or ``relaxed``.
+        cap: largest energy above the hull [eV/atom]; higher predictions and labels are set to it, as in training.
     """
     import torch
     from torchmetrics.functional.regression import mean_absolute_error, spearman_corrcoef
@@ -282,15 +282,15 @@ def round_row(number: int, frame: pd.DataFrame, known: KnownCrystals | None = No
     """One row of ``rounds.csv``: the crystals that a round evaluated, before the proxy was trained on them.
 
     Args:
-        number: of the round.
-        frame: its crystals, as of `Outcome`.
+        number: number of the round.
+        frame: its crystals, as in `Outcome`.
         known: known crystals; without them ``novel`` is None.
 
     Returns:
         ``evaluated``, ``survivors``, ``rate``; the proxy's ``mae_before``, ``bias_before`` and ``uncertainty_before``
         in the sampled cell [eV/atom]; ``elements`` and ``groups`` among the survivors; ``novel``, survivors whose
         formula is new in their space group; ``cpu_seconds``; ``drawn`` and ``drawn_survivors``, the same as the first
-        two for crystals that the model sampled and nobody chose, those with 1 in the column ``drawn``.
+        two for crystals that were drawn at random from the samples, those with 1 in the column ``drawn``.
     """
     outcome, errors = Outcome(frame, known), proxy_errors(frame)
     drawn = Outcome(frame[column(frame, "drawn") == 1])
@@ -312,7 +312,7 @@ def round_row(number: int, frame: pd.DataFrame, known: KnownCrystals | None = No
 
 
 def rounds_table(frame: pd.DataFrame, known: KnownCrystals | None = None) -> pd.DataFrame:
-    """``rounds.csv`` from all crystals: one row a round, in order."""
+    """``rounds.csv`` from all crystals: one row per round, in order, see `round_row`."""
     import pandas as pd
 
     rows = [round_row(int(str(number)), part, known) for number, part in frame.groupby("round", sort=True)]
@@ -320,7 +320,7 @@ def rounds_table(frame: pd.DataFrame, known: KnownCrystals | None = None) -> pd.
 
 
 def column(frame: pd.DataFrame, name: str) -> Floats:
-    """(n,) numbers of a column; NaN where there is none."""
+    """(n,) numbers of a column; NaN for a cell without a number and for a column that does not exist."""
     import pandas as pd
 
     if name not in frame.columns:
@@ -329,12 +329,12 @@ def column(frame: pd.DataFrame, name: str) -> Floats:
 
 
 def share(count: int, total: int) -> str:
-    """A number of things of all, as text."""
+    """A count and its share of a total, as text."""
     return f"{count} of {total}" + (f" ({count / total:.0%})" if total else "")
 
 
 def decimal(value: float, digits: int = 3) -> str:
-    """A number as text; a dash where there is none."""
+    """A number with a fixed number of digits as text; a dash for NaN."""
     if math.isinf(value):
         return "∞ (most failed)"
     return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")

@@ -1,6 +1,6 @@
 """The page of the best new crystals: Markdown that GitHub shows, a table, CIF files and pictures.
 
-Which crystals it shows follows from a rule, `choose`, not from anybody's taste.
+The crystals on the page are chosen by a fixed rule, see `RULE` and `choose`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 PAGE, TABLE, CIFS, PICTURES = "index.md", "table.csv", "cif", "png"
-"""What the folder holds."""
+"""Names of the files and folders of the page."""
 
 _PARTS = (PAGE, TABLE, CIFS, PICTURES)
 
 MAX_BELOW = 10
-"""Crystals below the known hull that are listed."""
+"""Largest number of crystals below the known hull that are listed."""
 
 TABLE_COLUMNS = (
     "name", "listed", "key", "source", "round", "formula", "reduced_formula", "new_formula", "space_group", "a", "b",
@@ -42,24 +42,25 @@ TABLE_COLUMNS = (
 """Columns of the table. ``listed`` is ``near`` or ``below``; energies in eV/atom, lengths in Å, angles in degrees."""
 
 RULE = f"""\
-1. A crystal *survives* if it was built and relaxed, and lies less than {SURVIVES} eV/atom above the hull.
-2. It is *new* if the reference table has its reduced formula neither in the sampled space group nor in the one after
-   relaxation. *Polymorph* marks those whose formula it has in other groups only.
-3. Of each reduced formula the one with the lowest energy counts.
-4. They are sorted by CHGNet's energy above the hull, lowest first, and the first {{top}} are shown. The uncertainty
-   plays no part: it is the proxy's, and CHGNet has replaced the proxy's value.
-5. Those more than {-HOLE} eV/atom below the hull are listed apart and take no place among the {{top}}."""
+1. A crystal *survives* if it was built and relaxed and lies less than {SURVIVES} eV/atom above the hull.
+2. It is *new* if the reference table has its reduced formula neither in the sampled space group nor in the space group
+   after relaxation. *Polymorph* marks a crystal whose formula the table has only in other space groups.
+3. For each reduced formula, only the crystal with the lowest energy above the hull is kept.
+4. The crystals are sorted by CHGNet's energy above the hull, lowest first, and the first {{top}} are shown. The
+   uncertainty is not used.
+5. Crystals more than {-HOLE} eV/atom below the hull are listed separately and are not counted among the {{top}}."""
+"""The rule of the page as Markdown, to be formatted with ``top``, the number of crystals to show."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Rows of the frame that the page shows, by position, best first.
+    """Positions, in the frame, of the crystals that the page shows, best first.
 
     Attributes:
         near: the best new crystals within `SURVIVES` of the hull.
-        below: new ones far below it.
-        n_near: how many of the first kind there are, one a formula.
-        n_below: and of the second.
+        below: new crystals more than `-HOLE` below the hull.
+        n_near: number of all new crystals within `SURVIVES` of the hull, one per formula.
+        n_below: number of all new crystals more than `-HOLE` below the hull, one per formula.
     """
 
     near: list[int]
@@ -69,7 +70,15 @@ class Choice:
 
 
 def choose(outcome: Outcome, top: int) -> Choice:
-    """The crystals to show, by the fixed rule `RULE`; of equal energies the one evaluated first."""
+    """Choose the crystals to show, by the fixed rule `RULE`.
+
+    Args:
+        outcome: the evaluated crystals, with known crystals. Crystals of equal energy keep their order.
+        top: largest number of crystals near the hull.
+
+    Raises:
+        ValueError: if ``outcome`` has no known crystals.
+    """
     order = np.argsort(outcome.above_hull, kind="stable")
     order = order[(outcome.survives & outcome.new_in_group)[order]]
     first = np.unique(formula_keys(outcome.counts[order]), return_index=True)[1]
@@ -87,17 +96,21 @@ def write_page(
     top: int,
     about: Mapping[str, str],
 ) -> Choice:
-    """Write the page and its files; an older page in the folder is replaced when all is made.
+    """Write the page and its files. An older page in the folder is replaced after all new files are complete.
 
     Args:
-        outcome: the crystals, with known ones.
-        structure: the relaxed structure of a key, as `LabelDatabase.structure`.
-        out: folder.
-        top: crystals to show.
-        about: what the page says of how it was made, name to text.
+        outcome: the evaluated crystals, with known crystals.
+        structure: function that returns the relaxed structure of a key, such as `LabelDatabase.structure`.
+        out: folder of the page.
+        top: largest number of crystals near the hull to show.
+        about: lines about how the crystals and the page were made, name to text.
+
+    Returns:
+        the crystals that are shown.
 
     Raises:
-        InputError: if the folder holds something else or cannot be written, or a structure is missing.
+        InputError: if the folder holds anything but an older page or cannot be written, or a structure is missing.
+        ValueError: if ``outcome`` has no known crystals.
     """
     check_folder(out)
     choice = choose(outcome, top)
@@ -118,7 +131,7 @@ def write_page(
 
 
 def check_folder(out: Path) -> None:
-    """Refuse a folder in which files of others could be lost.
+    """Refuse a folder in which other files could be lost.
 
     Raises:
         InputError: if it is a file, or holds anything but an older page.
@@ -127,13 +140,13 @@ def check_folder(out: Path) -> None:
         raise InputError(f"--out: {out} is a file; give a folder")
     others = sorted(p.name for p in out.iterdir() if p.name not in _PARTS) if out.exists() else []
     if others:
-        raise InputError(f"--out: {out} holds other things ({', '.join(others[:3])}); give a folder for the page alone")
+        raise InputError(f"--out: {out} holds other things ({', '.join(others[:3])}); give a folder of its own")
 
 
 def _write_crystals(
     outcome: Outcome, choice: Choice, structure: Callable[[str], Structure | None], out: Path
 ) -> pd.DataFrame:
-    """CIF files of all that is listed, pictures of the best; returns the table."""
+    """Write CIF files of all listed crystals and pictures of the best ones. Returns the table."""
     from crystalgfn.atoms.arrangements import distance_ratios
     from crystalgfn.atoms.outputs import write_cif
     from crystalgfn.discovery.figures import crystal_figure
@@ -171,14 +184,14 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
         "# The best new crystals",
         "",
         f"The {len(choice.near)} best new crystals of {outcome.evaluated} evaluated ones, chosen by the rule below. "
-        "Energies are CHGNet's and no DFT was done: they are candidates for a calculation, no discoveries yet.",
+        "All energies are from CHGNet; no DFT calculation was done. The crystals are candidates for a calculation.",
         "",
         *(f"- {name}: {text}" for name, text in about.items()),
         "",
         "| | |",
         "|---|--:|",
         *(f"| {name} | {text} |" for name, text in outcome.rows().items()),
-        f"| new survivors, one a formula: within ±{SURVIVES} eV/atom; below | {choice.n_near}; {choice.n_below} |",
+        f"| new survivors, one per formula: within ±{SURVIVES} eV/atom; below | {choice.n_near}; {choice.n_below} |",
         *(f"| {name} | {text} |" for name, text in proxy_rows(outcome.frame).items()),
         "",
         "## The rule",
@@ -187,10 +200,11 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
         "",
         f"## Within {SURVIVES} eV/atom of the hull",
         "",
-        "Groups: sampled → relaxed. E above hull, E formation: CHGNet's, of the relaxed crystal. Proxy: the energy "
-        "above the hull that it predicted, and what it expected its error to be. Energies in eV/atom. d min: shortest "
-        "distance of two atoms, and its ratio to the sum of covalent radii. ΔV: change of the volume on relaxation. A "
-        "picture shows the conventional cell; atoms on a face are drawn on the opposite one too.",
+        "Groups: space groups, sampled → relaxed. E above hull, E formation: energies of the relaxed crystal from "
+        "CHGNet. Proxy: predicted energy above the hull ± predicted uncertainty. Energies in eV/atom. d min: shortest "
+        "distance between two atoms; in brackets, the smallest ratio of a distance to the sum of the covalent radii. "
+        "ΔV: change of the volume on relaxation. A picture shows the conventional cell; atoms on a face are also drawn "
+        "on the opposite face.",
         "",
         *_listing(table[table["listed"] == "near"], with_pictures=True),
     ]
@@ -199,8 +213,8 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
             "",
             "## Below the known hull",
             "",
-            f"More than {-HOLE} eV/atom below. That is first of all a sign that the reference lacks a known phase of "
-            "these elements, or that CHGNet is wrong, and only then a discovery. "
+            f"These crystals lie more than {-HOLE} eV/atom below the hull. Most likely the reference lacks a known "
+            "phase of these elements, or CHGNet is wrong; a discovery is less likely. "
             f"The lowest {len(choice.below)} of {choice.n_below}:",
             "",
             *_listing(table[table["listed"] == "below"], with_pictures=False),
@@ -213,12 +227,12 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
 
 
 def proxy_rows(frame: pd.DataFrame) -> dict[str, str]:
-    """What a table says of the proxy's predictions, name to text; nothing without predictions."""
+    """Rows of the table about the errors of the proxy, name to text; empty without predictions."""
     rows = {}
     for stage, name in (("sampled", "sampled cell"), ("relaxed", "relaxed crystal")):
         errors = proxy_errors(frame, stage)
         if errors.n:
-            rows[f"proxy less CHGNet, {name}: mean; mean absolute; expected by the proxy; rank correlation"] = (
+            rows[f"proxy minus CHGNet, {name}: mean; mean absolute; mean predicted uncertainty; rank correlation"] = (
                 f"{errors.bias:+.2f}; {errors.mae:.2f}; {decimal(errors.uncertainty, 2)} eV/atom; "
                 f"{decimal(errors.spearman, 2)}"
             ).replace("-", "−")
@@ -226,7 +240,10 @@ def proxy_rows(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def failure_rows(frame: pd.DataFrame) -> dict[str, int]:
-    """Why crystals were not built or relaxed, and how many; numbers in the reasons do not tell them apart."""
+    """Number of crystals for each reason why they were not built or relaxed.
+
+    Reasons that differ only in their numbers count as one reason; ``N`` stands for the numbers.
+    """
     reasons = frame.loc[frame["status"] != "relaxed", "reason"].fillna("").astype(str)
     kinds = reasons.map(lambda text: re.sub(r"\d+(\.\d+)?", "N", text).replace("|", "/").replace("\n", " "))
     return {str(reason): int(count) for reason, count in kinds.value_counts(sort=True).items()}
@@ -266,12 +283,12 @@ def _float(value: Any) -> float:
 
 
 def _subscripts(formula: str) -> str:
-    """``Na4 Cl4`` as HTML that Markdown takes."""
+    """A formula such as ``Na4 Cl4`` with subscripts as HTML, for Markdown."""
     return re.sub(r"(\d+)", lambda m: "" if m[1] == "1" else f"<sub>{m[1]}</sub>", formula).replace(" ", "")
 
 
 def reduced_formula(formula: str) -> str:
-    """A formula over its greatest common divisor, elements as pymatgen orders them."""
+    """The reduced formula, with the elements in pymatgen's order."""
     from pymatgen.core import Composition
 
     return str(Composition(formula).reduced_formula)

@@ -1,4 +1,4 @@
-"""Choose the crystals that are worth an evaluation: new, promising or unsure, and different from each other."""
+"""Choose the samples to evaluate: new crystals with a low or uncertain prediction, different from each other."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def screen(
 ) -> tuple[Ints, Bools]:
     """Choose crystals from a pool of samples.
 
-    First the share that is drawn at random, not thinned by groups: it tells how good the model is. Then those of the
-    lowest ``predicted - kappa uncertainty``, within the limits for each formula and group; where these leave too few,
-    the limit for a group is dropped.
+    First, a share of the crystals is drawn at random. It shows how good the model is, so the limit per space group does
+    not apply to it. Then the crystals with the lowest ``predicted - kappa uncertainty`` follow, within the limits per
+    formula and per space group. If these are fewer than n, the limit per space group is dropped.
 
     Args:
         formulas: (k,) key of the reduced formula of each sample.
@@ -38,14 +38,15 @@ def screen(
         groups: (k,) space group.
         predicted: (k,) energy above the hull [eV/atom].
         uncertainty: (k,) its uncertainty [eV/atom].
-        n: crystals wanted.
-        config: the settings.
-        left_out: keys of formula and group of crystals that are not wanted: relaxation leads crystals of one formula
-            and group to the same few places, so those that were evaluated before teach little.
-        random: the generator.
+        n: number of crystals to choose.
+        config: the settings of the screening.
+        left_out: keys of formula and space group of crystals that are not chosen. Crystals with the same formula and
+            space group relax to the same few structures, so a second evaluation gives little information.
+        random: the random generator.
 
     Returns:
-        (m,) indices of the chosen ones, at most n, those drawn at random first; and (m,) whether each was one of these.
+        (m,) indices of the chosen crystals, m at most n, randomly drawn ones first; and (m,) whether each was drawn at
+        random.
     """
     free = np.array([key not in left_out for key in formulas_in_groups.tolist()], dtype=np.bool_)
     at_random = min(n, round(config.random_share * n))

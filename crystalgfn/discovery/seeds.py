@@ -1,7 +1,7 @@
-"""Crystals to start from: random ones, real ones, and real ones that were spoilt.
+"""Crystals for the start of a discovery run: random, real, and perturbed real crystals.
 
-A proxy that was trained on real crystals has hardly seen a bad one. Random crystals are bad in every way at once; a
-real crystal with one thing changed shows what that one thing costs.
+A proxy that was trained on real crystals has seen few unstable ones. In a random crystal, everything is unfavourable at
+once. A real crystal with one change shows how much this change raises the energy.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from crystalgfn.gflownet.data_set import read_states
 from crystalgfn.random import generator
 
 TOLERANCE = 0.01
-"""Relative deviation of a real cell from its lattice system up to which it is made exact."""
+"""Largest relative deviation of a real cell from the shape of its lattice system; the cell is then made exact."""
 
 VOLUME = (0.6, 1.8)
-"""Least and largest factor by which a perturbed cell changes its volume."""
+"""Smallest and largest factor for the volume of a perturbed cell."""
 
 AXIS = (0.7, 1.5)
-"""Least and largest factor by which one axis, with those tied to it, changes its length."""
+"""Smallest and largest factor for the length of one axis of a perturbed cell, and of the axes tied to it."""
 
 MONOCLINIC = (90.0, 115.0)
-"""Range of beta [degrees] where a cell of another system becomes monoclinic."""
+"""Range of beta [degrees] if a cell of another system becomes monoclinic."""
 
 TRICLINIC = (75.0, 105.0)
-"""Range of the angles [degrees] where it becomes triclinic."""
+"""Range of the angles [degrees] if a cell of another system becomes triclinic."""
 
 _ROUNDS = 60
-"""Rounds of proposals after which there seem to be no more different crystals."""
+"""Largest number of rounds of proposals; after these, there are probably no more different crystals."""
 
 
 def random_crystals(env: Crystal, n: int, seed: int) -> list[Candidate]:
-    """Crystals of an environment from decisions that know nothing: every discrete choice uniform.
+    """Random crystals of an environment: every discrete choice is uniform.
 
     Args:
-        env: the environment; all of its constraints hold.
+        env: the environment; the crystals satisfy all of its constraints.
         n: number of crystals.
-        seed: of the choice.
+        seed: random seed.
 
     Returns:
         n different crystals, source ``random``.
 
     Raises:
-        InputError: if n is not positive, or the environment has not that many.
+        InputError: if n is not positive, or fewer than n different crystals are found.
     """
     from crystalgfn.gflownet.policies.random_policy import RandomPolicy
     from crystalgfn.gflownet.rollout import sample_forward
@@ -67,19 +67,19 @@ def random_crystals(env: Crystal, n: int, seed: int) -> list[Candidate]:
 
 
 def real_crystals(table: Path, env: Crystal, n: int, seed: int) -> list[Candidate]:
-    """Crystals of a table that an environment can build, as they are.
+    """Unchanged crystals of a table that an environment can build.
 
     Args:
-        table: CSV or parquet file of crystals; if it has a column ``split``, only rows with ``train`` count.
+        table: CSV or parquet file of crystals; if it has a column ``split``, only rows with ``train`` are used.
         env: the environment.
         n: number of crystals.
-        seed: of the choice.
+        seed: random seed.
 
     Returns:
         n different crystals, source ``real``.
 
     Raises:
-        InputError: if the table cannot be used, or has not that many.
+        InputError: if n is not positive, the table cannot be used, or it has fewer than n different crystals.
     """
     real = _pool(table, env)
     order = torch.randperm(len(real), generator=generator(seed, "real crystals"))
@@ -89,25 +89,25 @@ def real_crystals(table: Path, env: Crystal, n: int, seed: int) -> list[Candidat
 
 
 def perturbed_crystals(table: Path, env: Crystal, n: int, seed: int) -> list[Candidate]:
-    """Real crystals with one thing changed, a third of them each.
+    """Real crystals with one change. There are three kinds of change, each for a third of the crystals.
 
     ``perturbed-group``: another space group of the environment that the composition fits, with a cell of equal volume.
-    ``perturbed-cell``: the volume changed by a factor from `VOLUME`, or one axis by one from `AXIS`.
+    ``perturbed-cell``: the volume changed by a factor from `VOLUME`, or one axis changed by a factor from `AXIS`.
     ``perturbed-elements``: one or more elements replaced by others of the environment; charges need not balance.
 
-    All other constraints of the environment hold.
+    The crystals satisfy all other constraints of the environment.
 
     Args:
-        table: CSV or parquet file of crystals; if it has a column ``split``, only rows with ``train`` count.
+        table: CSV or parquet file of crystals; if it has a column ``split``, only rows with ``train`` are used.
         env: the environment.
         n: number of crystals.
-        seed: of the choices.
+        seed: random seed.
 
     Returns:
-        n different crystals, none of which is in the table's usable rows; the source says what was changed.
+        n different crystals, none of which is in the table's usable rows; the source names the change.
 
     Raises:
-        InputError: if the table cannot be used, or not that many are found.
+        InputError: if n is not positive, the table cannot be used, or fewer than n different crystals are found.
     """
     at_least("n", n, 1)
     real, stream = _pool(table, env), generator(seed, "perturbed crystals")
@@ -120,7 +120,7 @@ def perturbed_crystals(table: Path, env: Crystal, n: int, seed: int) -> list[Can
             base = real[torch.randint(len(real), (size,), generator=stream)]
             crystals = change(env, base, stream)
             reasons = env.states_of(crystals, TOLERANCE)[1]
-            # The change of elements is the only one that can unbalance charges: the others start from balanced ones.
+            # Only a change of elements can unbalance the charges, because the real crystals are balanced.
             good = torch.tensor([reason in ("", "charge") for reason in reasons], dtype=torch.bool)
             return crystals[good]
 
@@ -134,7 +134,7 @@ _Change = Callable[[Crystal, Crystals, Generator], Crystals]
 
 
 def _pool(table: Path, env: Crystal) -> Crystals:
-    """The crystals of a table that an environment can build, cells made exact."""
+    """The crystals of a table that an environment can build, with exact cells."""
     from crystalgfn.files import read_frame
 
     only = {"split": "train"} if "split" in read_frame(table).columns else None
@@ -172,7 +172,7 @@ def _log_uniform(size: int, ends: tuple[float, float], stream: Generator) -> Ten
 
 
 def _prescribed(env: Crystal, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, 3) whether a, b, c is tied to a, a itself included; (n, 3) the fixed angles [degrees], 0 where free."""
+    """(n, 3) whether a, b, c is tied to a (for a: whether any is); (n, 3) fixed angles [degrees], 0 for free ones."""
     stage = env.stage("lattice_parameters")
     assert isinstance(stage, LatticeParameters)
     names = [CRYSTAL_LATTICE_SYSTEMS.index(group.crystal_lattice_system) for group in space_groups()]
@@ -203,7 +203,7 @@ def _other_group(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
 
 
 def _other_cell(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
-    """Each crystal with another volume or, one in two, with one axis changed."""
+    """Each crystal with another volume or with one axis changed, at equal odds."""
     size = len(base)
     whole = _log_uniform(size, VOLUME, stream)[:, None] ** (1 / 3)
     axis = torch.randint(3, (size,), generator=stream)
@@ -216,7 +216,7 @@ def _other_cell(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
 
 
 def _other_elements(env: Crystal, base: Crystals, stream: Generator) -> Crystals:
-    """Each crystal with one element or more replaced by elements that it does not have, counts and cell as they are."""
+    """Each crystal with at least one element replaced by an element it does not have, with the same counts and cell."""
     from crystalgfn.crystal.crystallography.elements import atomic_numbers
 
     columns = torch.tensor([atomic_numbers()[symbol] - 1 for symbol in env.elements])
@@ -225,7 +225,7 @@ def _other_elements(env: Crystal, base: Crystals, stream: Generator) -> Crystals
     order = torch.rand(own.shape, generator=stream).masked_fill(~own, 2.0).argsort(1)
     absent = torch.rand(own.shape, generator=stream).masked_fill(own, 2.0).argsort(1)
     n_own, n_absent = own.sum(1), (~own).sum(1)
-    # One element most often; two or more where a second coin says so as well.
+    # One element in most cases; each further one has a probability of 0.4.
     n_swaps = 1 + (torch.rand(len(base), 4, generator=stream) < 0.4).int().cumprod(1).sum(1)
     n_swaps = torch.minimum(n_swaps, torch.minimum(n_own, n_absent))
     rows = torch.arange(len(base))

@@ -1,4 +1,4 @@
-"""Which evaluated crystals a measure is about: those of some sources, or those of a table of samples."""
+"""Select evaluated crystals: those of some sources, or those in a table of samples."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ PREDICTED = {
     "predicted": ("energy_above_hull", "predicted"),
     "predicted_uncertainty": (f"energy_above_hull{UNCERTAINTY}", "predicted_uncertainty"),
 }
-"""Columns of samples with what the proxy said of them, by their names in the database; of several the last counts."""
+"""Column in the database to its possible names in a table of samples; if a table has several, the last one is used."""
 
 
 def of_sources(frame: pd.DataFrame, sources: Sequence[str] | None, name: str) -> pd.DataFrame:
     """The crystals of some sources.
 
     Args:
-        frame: of `LabelDatabase.frame`.
-        sources: their names; None takes all.
-        name: of the database, for messages.
+        frame: what `LabelDatabase.frame` returned.
+        sources: names of the sources; None for all sources.
+        name: name of the database, for messages.
+
+    Returns:
+        the rows of these crystals.
 
     Raises:
-        InputError: if there are no crystals, or none of one of the sources.
+        InputError: if the frame is empty, or one of the sources does not occur.
     """
     if frame.empty:
         raise InputError(f"--db: {name} holds no crystals")
@@ -43,15 +46,18 @@ def of_sources(frame: pd.DataFrame, sources: Sequence[str] | None, name: str) ->
 
 
 def of_samples(frame: pd.DataFrame, samples: Path, name: str) -> pd.DataFrame:
-    """The crystals of a table of samples, each row of it once, whatever source they were evaluated for.
+    """The evaluated crystals of a table of samples, from any source.
 
-    A crystal that an earlier round had evaluated is in the database under that round, so samples are found by their
-    keys. Where the table has predictions of the energy above the hull, they replace the earlier ones.
+    Samples are found by their keys, because the database may hold a sample under an earlier round or another source.
+    Predictions of the energy above the hull in the table replace those in the frame.
 
     Args:
-        frame: of `LabelDatabase.frame`.
+        frame: what `LabelDatabase.frame` returned.
         samples: CSV or parquet file, as ``crystalgfn predict`` and ``crystalgfn discover`` (chosen.csv) write it.
-        name: of the database, for messages.
+        name: name of the database, for messages.
+
+    Returns:
+        one row per row of the table, in its order.
 
     Raises:
         InputError: if the table cannot be read, or one of its crystals was not evaluated.
@@ -78,7 +84,13 @@ def of_samples(frame: pd.DataFrame, samples: Path, name: str) -> pd.DataFrame:
 def with_shipped_energies(
     frame: pd.DataFrame, references: Path | None = None, hull: Path | None = None, offset: float = 0.0
 ) -> pd.DataFrame:
-    """`with_energies` with the shipped elemental references and hull, or those of files.
+    """`with_energies` with the shipped elemental references and hull, or with those from files.
+
+    Args:
+        frame: what `LabelDatabase.frame` returned.
+        references: file of elemental references; None for the shipped ones.
+        hull: file of the hull; None for the shipped one.
+        offset: see `with_energies` [eV/atom].
 
     Raises:
         InputError: if a file cannot be read.

@@ -1,4 +1,4 @@
-"""Settings of a discovery run, by the stage that they belong to."""
+"""Settings of a discovery run, grouped by stage."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from crystalgfn.errors import InputError
 from crystalgfn.proxies.network.tuning import TuningConfig
 
 PROXY = "proxy.pt"
+"""File of the fine-tuned proxy in the folder of a round."""
+
 FINAL = "final"
+"""Name of the last stage, of its folder and of the source of its samples."""
 
 
 @dataclass(frozen=True)
 class StartConfig:
-    """Crystals that are labelled before the first training, so that the proxy has met bad ones.
+    """Crystals that are evaluated before the first training, so that the proxy is also trained on unstable crystals.
 
     Attributes:
-        random: random legal crystals of the environment.
-        perturbed: crystals of the reference table in another group, a scaled cell, or with elements swapped.
-        real: crystals of the reference table as they are.
+        random: number of random crystals of the environment.
+        perturbed: number of known crystals with another space group, a changed cell, or other elements.
+        real: number of unchanged known crystals.
     """
 
     random: int = 0
@@ -41,14 +44,15 @@ class ScreenConfig:
     """Which of the sampled crystals are evaluated.
 
     Attributes:
-        pool: samples to choose from, in each round.
-        random_share: share of the evaluated ones that is drawn at random from the pool: they tell how good the model
-            is, and keep the labels where the samples are.
-        kappa: the others are those of the lowest prediction minus ``kappa`` times the uncertainty: promising, or
-            unsure.
-        max_per_formula: evaluated crystals of one reduced formula, in each round.
-        max_per_group: evaluated crystals of one space group, in each round.
-        skip_known: leave out crystals whose reduced formula and space group the reference table has.
+        pool: number of samples to choose from, in each round.
+        random_share: share of the evaluated crystals that is drawn at random from the pool. These crystals show how
+            good the model is, and they keep the labels similar to the samples.
+        kappa: weight of the uncertainty: the other evaluated crystals are those with the lowest prediction minus
+            ``kappa`` times the uncertainty.
+        max_per_formula: largest number of evaluated crystals of one reduced formula, in each round.
+        max_per_group: largest number of evaluated crystals of one space group, in each round. It does not apply to the
+            crystals drawn at random, and it is dropped if too few crystals are left.
+        skip_known: leave out crystals whose reduced formula and space group occur in the table of known crystals.
     """
 
     pool: int = 4000
@@ -71,13 +75,13 @@ class LabelConfig:
     """How crystals are evaluated, see docs/structures.md.
 
     Attributes:
-        tries: arrangements of the atoms that are relaxed in the sampled cell.
+        tries: number of arrangements of the atoms that are relaxed in the sampled cell.
         timeout: seconds after which a crystal is given up.
-        jobs: crystals at the same time, one core each.
+        jobs: number of crystals that are evaluated at the same time, on one core each.
         backend: loky for this machine; dask or ray for a cluster.
         scheduler: address of the cluster; null starts a local one.
-        cap: energy above the hull [eV/atom] beyond which all crystals are equally bad; crystals that no atoms can be
-            put into are taught as that bad.
+        cap: largest energy above the hull [eV/atom] in the training of the proxy. Higher energies are set to it.
+            Crystals that could not be built get this energy as well.
     """
 
     tries: int = 4
@@ -95,12 +99,12 @@ class LabelConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """When a run goes to its end early: the samples of the model that it has by then are still evaluated.
+    """Limits at which the rounds end early. The final model is still trained, and its samples are evaluated.
 
     Attributes:
-        evaluations: crystals evaluated before the final samples; null for as many as the rounds take.
-        hours: hours of wall-clock time before the final samples, those of earlier starts of the run included; null for
-            no limit. A stage that has begun is not cut short, except for the evaluation of crystals.
+        evaluations: largest number of crystals evaluated before the final samples; null for no limit.
+        hours: largest wall-clock time [h] before the final model is trained, earlier starts of the run included; null
+            for no limit. A stage that has begun is not cut short, except for the evaluation of crystals.
     """
 
     evaluations: int | None = None
@@ -119,24 +123,24 @@ class Run:
     """All settings of a discovery run.
 
     Attributes:
-        fit: settings as of 'crystalgfn fit': model, trainer, threads; the proxy, or one of them, is EnergyAboveHull.
-        out: folder of the run; the same command goes on with what it holds.
-        known: table of known crystals with formation_energy (docs/proxies.md): the proxy goes on training on them too,
-            and novelty is counted against them; null for none.
-        database: where evaluated crystals are kept: a file for SQLite, or postgresql://USER@HOST:PORT/NAME; null for
-            labels.db in the folder. Crystals that others have put there are learned from and not evaluated again.
-        seed: of all random choices.
-        rounds: rounds of sampling, evaluating and teaching.
-        evaluations: crystals evaluated in each round.
+        fit: settings of 'crystalgfn fit': model, trainer, threads; the proxy, or one of them, must be EnergyAboveHull.
+        out: folder of the run; the same command continues the run in this folder.
+        known: table of known crystals with formation_energy (docs/proxies.md); the proxy is trained on them as well,
+            and a crystal that is not among them is new; null for none.
+        database: database of the evaluated crystals: a file for SQLite, or postgresql://USER@HOST:PORT/NAME; null for
+            labels.db in the folder. Crystals of other runs in it are used for training and not evaluated again.
+        seed: seed of all random choices.
+        rounds: number of rounds of sampling, evaluation and fine-tuning.
+        evaluations: number of crystals evaluated in each round.
         first_steps: training steps of the GFlowNet in the first round.
-        steps: training steps in each later round, which goes on from the one before.
-        final_steps: training steps with the last proxy.
-        final: samples of the final model that are evaluated, the first ones, unchosen.
+        steps: training steps in each later round, which starts from the model of the previous round.
+        final_steps: training steps of the final model, with the last proxy.
+        final: number of samples of the final model that are evaluated; these are the first ones, without screening.
         start: crystals evaluated before the first training.
         screen: which samples are evaluated.
         label: how crystals are evaluated.
-        tuning: how the proxy is taught.
-        budget: when the run goes to its final samples early.
+        tuning: how the proxy is fine-tuned.
+        budget: limits at which the rounds end early.
     """
 
     fit: dict[str, Any]
@@ -166,20 +170,20 @@ class Run:
             part.check()
         needs_table = [name for name in ("perturbed", "real") if getattr(self.start, name)]
         if self.known is None and needs_table:
-            raise InputError(f"start.{needs_table[0]}: needs a table of real crystals; set known, or use 0")
+            raise InputError(f"start.{needs_table[0]}: needs a table of known crystals; set known, or use 0")
         if self.known is None and self.screen.skip_known:
             raise InputError("screen.skip_known: needs a table of known crystals; set known, or use false")
         if self.known is not None and not self.known.is_file():
             raise InputError(f"known: there is no file {self.known}")
         if not isinstance(self.fit.get("model"), Mapping):
-            raise InputError("fit: needs the settings of 'crystalgfn fit': model, and what else there is to say")
+            raise InputError("fit: needs the settings of 'crystalgfn fit': model, and if needed trainer and threads")
         unknown = sorted(set(self.fit) - {"model", "trainer", "data", "threads"})
         if unknown:
             raise InputError(f"fit: there is no setting {unknown[0]!r}; allowed: model, trainer, data, threads")
         proxy_with_weights(self.fit["model"])
 
     def fixed(self) -> dict[str, Any]:
-        """What the results depend on, as plain values; the rest may change when a run goes on."""
+        """The settings that must not change when a run is continued, as plain values."""
         values = asdict(self)
         for name in ("out", "database", "rounds", "final", "budget"):
             values.pop(name)
@@ -189,7 +193,10 @@ class Run:
 
 
 def proxy_with_weights(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the proxy that is taught, of a model's settings.
+    """The settings of the proxy that is fine-tuned, from the settings of a model.
+
+    Args:
+        model: the section ``model`` of the settings of ``crystalgfn fit``; ``proxy`` is one proxy or a list.
 
     Raises:
         InputError: if none of the proxies is `EnergyAboveHull`.
@@ -198,4 +205,4 @@ def proxy_with_weights(model: Mapping[str, Any]) -> dict[str, Any]:
     for proxy in several if isinstance(several, list) else [several]:
         if isinstance(proxy, dict) and str(proxy.get("class_path", "")).rpartition(".")[2] == "EnergyAboveHull":
             return proxy
-    raise InputError("fit.model.proxy: needs EnergyAboveHull, the proxy that is taught; name it, alone or in a list")
+    raise InputError("fit.model.proxy: needs EnergyAboveHull, the proxy that is fine-tuned, alone or in a list")

@@ -1,4 +1,4 @@
-"""The stages of a discovery run; each one is skipped where its result is there already."""
+"""The stages of a discovery run. A stage is skipped if its result exists already."""
 
 from __future__ import annotations
 
@@ -51,20 +51,21 @@ SAMPLES = "samples.csv"
 CHOSEN = "chosen.csv"
 
 SOURCE = "model"
-"""Source of crystals that a round has sampled."""
+"""Source of the crystals that are sampled in a round."""
 
 
 class Stages:
-    """The stages of one run, and what they share; a context, in which the files of its folder are open.
+    """The stages of one run and their common state, as a context manager. Inside it, the files of the run are open.
 
-    Making one checks all that the settings name, and writes nothing but a database of one's own, last.
+    A new object checks everything that the settings name. It writes nothing, except that as the last step it creates
+    the database that the settings name, if there is none.
 
     Args:
-        settings: of the run.
-        log: takes each line of progress.
+        settings: settings of the run.
+        log: called with each line of progress.
 
     Raises:
-        InputError: if the database, the table or the proxy cannot be used.
+        InputError: if the settings, the database, the table of known crystals or the proxy cannot be used.
     """
 
     def __init__(self, settings: Run, log: Callable[[str], None]) -> None:
@@ -104,7 +105,7 @@ class Stages:
     # The stages
 
     def start(self) -> None:
-        """Evaluate the crystals to start with, and teach the proxy."""
+        """Evaluate the crystals to start with and fine-tune the proxy on them."""
         self._folder("round-0").mkdir(exist_ok=True)
         if self._first is not None:
             self._write_candidates(self._folder("round-0") / CHOSEN, self._first)
@@ -112,7 +113,12 @@ class Stages:
         self.teach("round-0", 0)
 
     def train(self, name: str, steps: int) -> None:
-        """Train the GFlowNet with the newest proxy, from the networks of the round before."""
+        """Train the GFlowNet with the newest proxy, starting from the networks of the previous round.
+
+        Args:
+            name: name of the round.
+            steps: training steps.
+        """
         folder = self._folder(name)
         if (folder / MODEL).is_file():
             return
@@ -132,7 +138,12 @@ class Stages:
             link(newest, temporary)
 
     def choose(self, name: str, number: int) -> None:
-        """Sample, and choose what is evaluated; all of the first samples for the final ones."""
+        """Sample crystals and choose those to evaluate. In the final stage, these are the first samples.
+
+        Args:
+            name: name of the round.
+            number: number of the round.
+        """
         folder = self._folder(name)
         if (folder / CHOSEN).is_file():
             return
@@ -166,12 +177,12 @@ class Stages:
         self._write_candidates(folder / CHOSEN, chosen)
 
     def evaluate(self, name: str, most: int | None = None, seconds: float | None = None) -> None:
-        """Evaluate what was chosen, as far as the budget allows, and store it.
+        """Evaluate the chosen crystals, as far as the budget allows, and store the results.
 
         Args:
-            name: of the round.
-            most: evaluations that are left; None for no limit.
-            seconds: time that is left; None for no limit.
+            name: name of the round.
+            most: largest number of evaluations; None for no limit.
+            seconds: time after which the evaluation ends [s]; None for no limit.
         """
         if (self._folder(name) / PROXY).is_file():
             return
@@ -190,11 +201,16 @@ class Stages:
             self._database.add(chosen[result["id"]], result)
             self._bar.update()
             if end is not None and time.monotonic() > end:
-                self._log(f"{name}: the time is spent, {len(tasks)} crystals were to be evaluated")
+                self._log(f"{name}: the time is spent; not all of the {len(tasks)} chosen crystals are evaluated")
                 break
 
     def teach(self, name: str, number: int) -> None:
-        """Measure the proxy on the new labels, then train it on all."""
+        """Measure the errors of the proxy on the new labels, then fine-tune it on all labels, without final samples.
+
+        Args:
+            name: name of the round.
+            number: number of the round.
+        """
         path = self._folder(name) / PROXY
         if path.is_file():
             return
@@ -203,12 +219,12 @@ class Stages:
         frame = frame[frame["source"] != FINAL]
         self._say(f"{name}: teach")
         rows = training_rows(frame, self._settings.label.cap) if len(frame) else frame
-        if not len(rows):  # no crystal yet, or none with a label: the proxy stays as it was given
+        if not len(rows):  # no crystal yet, or none with a label: the proxy is not changed
             self._report(own, number)
             self._start.formation_energy.network.save(path)
             return
         rows = rows.sort_values(["key", "kind"], kind="stable")
-        # Errors of the newest proxy: those of older ones would make it expect to be as wrong as these were.
+        # Only errors of the newest proxy: those of older proxies would make the predicted uncertainty too large.
         errors = _errors_before(own[own["round"] == number], self._settings.label.cap)
         known_errors = [
             errors.get(key, np.nan) if kind == "sampled" else np.nan
@@ -230,14 +246,17 @@ class Stages:
         tuned.save(path)
 
     def conclude(self, steps: int) -> dict[str, Any]:
-        """Train on with the last proxy, evaluate random samples of the final model, and write what came out.
+        """Train the final model with the last proxy, evaluate its first samples, and write the results.
+
+        Args:
+            steps: training steps.
 
         Returns:
-            the numbers of ``final/summary.json``.
+            the content of ``final/summary.json``.
         """
         number = self._last_round() + 1
         self.train(FINAL, steps)
-        # What is judged is what is passed on: the compact checkpoint.
+        # The compact checkpoint is the file that users get, so it is the one to sample from.
         compact = self._folder(FINAL) / COMPACT
         if not compact.is_file():
             write_compact(self._folder(FINAL) / MODEL, compact, self._settings.fit["model"]["proxy"])
@@ -245,7 +264,7 @@ class Stages:
         self.evaluate(FINAL)
         chosen = self._read_candidates(self._folder(FINAL) / CHOSEN)
         frame = self.labels()
-        # Each sample counts, also where two are the same crystal.
+        # Each sample counts, even if two samples are the same crystal.
         final = of_samples(frame, self._folder(FINAL) / CHOSEN, str(self._database)) if chosen else frame[:0]
         outcome, errors = Outcome(final, self._known), proxy_errors(final, cap=self._settings.label.cap)
         summary = {
@@ -265,26 +284,26 @@ class Stages:
             self._log(f"{title}: {text.replace('**', '')}")
         return summary
 
-    # What they share
+    # What the stages share
 
     def has_begun(self, name: str) -> bool:
-        """Whether the GFlowNet of a round was trained, or began to be."""
+        """Whether training of the GFlowNet of a round has begun."""
         return (self._folder(name) / FIT).is_file()
 
     def evaluated(self) -> int:
-        """Crystals that this run has had evaluated, the final ones left out."""
+        """Number of evaluated crystals that this run has chosen, without the final samples."""
         chosen = list(self._out.glob(f"round-*/{CHOSEN}"))
         keys = {candidate.key for path in chosen for candidate in self._read_candidates(path)}
         return len(keys & self._database.keys())
 
     def labels(self) -> pd.DataFrame:
-        """All evaluated crystals with their energies, in an order that does not depend on who was ready first."""
+        """All evaluated crystals with their energies, in an order that does not depend on the order of evaluation."""
         frame = self._database.frame()
         frame = with_energies(frame, self._references, self._hull)
         return frame.sort_values(["round", "key"], kind="stable").reset_index(drop=True)
 
     def _own(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The labels that this run's rounds have asked for, with its own predictions, where others use the database."""
+        """Labels of the crystals that this run chose, with its own predictions. Other runs may share the database."""
         paths = self._out.glob(f"round-*/{CHOSEN}")
         asked = {candidate.key: candidate for path in paths for candidate in self._read_candidates(path)}
         part = frame[frame["key"].isin(asked.keys())]
@@ -297,11 +316,11 @@ class Stages:
         return self._out / name
 
     def _last_round(self) -> int:
-        """The last round that has taught the proxy."""
+        """The last round whose fine-tuned proxy exists; 0 if there is none."""
         return max((int(p.parent.name.partition("-")[2]) for p in self._out.glob(f"round-*/{PROXY}")), default=0)
 
     def _newest(self, name: str) -> Path | None:
-        """The newest file of that name of the rounds."""
+        """The file of this name from the newest round that has one; None if there is none."""
         found = [self._folder(f"round-{i}") / name for i in range(self._last_round(), -1, -1)]
         return next((path for path in found if path.is_file()), None)
 
@@ -339,7 +358,7 @@ class Stages:
             run("predict", {"data": data, "trainer": {"enable_progress_bar": False}}, checkpoint)
 
     def _first_candidates(self) -> list[Candidate]:
-        """Random, perturbed and real crystals, with what the proxy says of them before it has seen any label."""
+        """Random, perturbed and real crystals, with the predictions of the proxy before any fine-tuning."""
         from crystalgfn.discovery import seeds
 
         start, seed = self._settings.start, self._settings.seed
@@ -357,7 +376,7 @@ class Stages:
         return with_predictions(found, self._start)
 
     def _left_out(self) -> set[int]:
-        """Keys of formula and group that were evaluated, and of those that the table has if these are skipped."""
+        """Keys of formula and space group of evaluated crystals and, if they are skipped, of known crystals."""
         frame = self._database.frame()
         keys: set[int] = set()
         if len(frame):
@@ -369,7 +388,7 @@ class Stages:
         return keys
 
     def _table_rows(self) -> tuple[tuple[Crystals, torch.Tensor] | None, tuple[Crystals, torch.Tensor] | None]:
-        """Rows of the reference table to train on again, and rows that nothing was trained on."""
+        """Rows of the table of known crystals to train on again, and rows that were never used for training."""
         if self._settings.known is None:
             return None, None
         from crystalgfn.proxies.network.splits import DataConfig, split_table
@@ -381,7 +400,7 @@ class Stages:
         return (crystals[train], labels[train]), (crystals[val], labels[val])
 
     def _report(self, frame: pd.DataFrame, number: int) -> None:
-        """Curves and figures of a round, and ``rounds.csv`` of all so far."""
+        """Write the curves and figures of a round, and ``rounds.csv`` with all rounds so far."""
         from crystalgfn.discovery.figures import rounds_figure
 
         if not len(frame):
@@ -402,15 +421,15 @@ class Stages:
         self._board.flush()
         rate = f"{row['survivors']:.0f} of {row['evaluated']:.0f} survive"
         self._log(
-            f"round {number}: {rate}; proxy's error before training on them {row['mae_before']:.3f} eV/atom "
-            f"(it expected {row['uncertainty_before']:.3f})"
+            f"round {number}: {rate}; proxy before training on them: mean absolute error {row['mae_before']:.3f} "
+            f"eV/atom, mean predicted uncertainty {row['uncertainty_before']:.3f} eV/atom"
         )
 
     def _say(self, what: str) -> None:
         self._bar.set_description(what)
 
     def _log_detail(self, name: str) -> Callable[[str], None]:
-        """Lines of a stage go to a file of its own: there is one display of progress."""
+        """A function that appends the lines of a stage to a file, because the terminal shows only one progress bar."""
         path = self._folder(name) / "teach.log"
 
         def log(line: str) -> None:
@@ -459,7 +478,15 @@ class Stages:
 
 
 def with_predictions(found: list[Candidate], proxy: EnergyAboveHull) -> list[Candidate]:
-    """The same candidates with what the proxy says of them."""
+    """The candidates with the predictions of a proxy.
+
+    Args:
+        found: the candidates.
+        proxy: a proxy with an uncertainty.
+
+    Returns:
+        copies with the numbers ``predicted`` and ``predicted_uncertainty`` [eV/atom].
+    """
     if not found:
         return found
     crystals = Crystals.from_arrays(
@@ -477,14 +504,14 @@ def with_predictions(found: list[Candidate], proxy: EnergyAboveHull) -> list[Can
 
 
 def _errors_before(frame: pd.DataFrame, cap: float) -> dict[str, float]:
-    """Key to absolute error [eV/atom] of what the proxy said of a crystal in its sampled cell, where both are known."""
+    """Key to absolute error [eV/atom] of the prediction for the sampled cell, if prediction and label are known."""
     predicted, label = column(frame, "predicted"), column(frame, "energy_above_hull_sampled")
     error = np.abs(np.minimum(predicted, cap) - np.minimum(label, cap))
     return {key: value for key, value in zip(frame["key"], error.tolist(), strict=True) if math.isfinite(value)}
 
 
 def _bar_callback(bar: Any, title: str) -> Callback:
-    """A callback that shows training steps on the bar of the run."""
+    """A callback that shows training steps on the progress bar of the run."""
 
     class Steps(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Evaluation of samples: what they are worth beside each other and beside known crystals, as a page and numbers."""
+"""Evaluation of samples: compares them with each other and with known crystals, and writes a page and numbers."""
 
 from crystalgfn.evaluation.checks import (
     assignment_is_right,

@@ -1,7 +1,7 @@
-"""Checks of crystals that share no code with the environment: pyxtal's positions, pymatgen's and SMACT's charges.
+"""Checks of crystals without the code of the environment: Wyckoff positions by pyxtal, charges by pymatgen and SMACT.
 
-The environment builds crystals from tables of its own. These functions ask the same questions in another way, so that
-an error in a table shows.
+The environment builds crystals from its own tables. These functions check the crystals in another way, so that an error
+in a table is found.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from crystalgfn.crystal.crystallography.oxidation_states import oxidation_state_
 from crystalgfn.crystal.formulas import formula_text, reduced
 
 LENGTH_TOLERANCE = 1e-3
-"""Lengths that a lattice system makes equal may differ by this share."""
+"""Largest relative difference between lengths that a lattice system makes equal."""
 
 ANGLE_TOLERANCE = 0.05
-"""Angles that a lattice system fixes may be off by this many degrees."""
+"""Largest deviation [degrees] of an angle that a lattice system fixes."""
 
 SMACT_OXIDATION_STATES = "icsd24"
-"""SMACT's name of the oxidation states that its test is run with."""
+"""SMACT's name of the set of oxidation states for its test."""
 
 MAX_PYXTAL_ATOMS = 64
-"""More atoms of an element, where some need a fixed position, are not left to pyxtal, which would take hours."""
+"""Largest number of atoms of an element for which pyxtal is used; for more atoms it would take hours."""
 
 Mask = NDArray[np.bool_]
 
@@ -42,7 +42,7 @@ def is_neutral(
     Args:
         composition: symbols and numbers of atoms.
         oxidation_states: name of a set of `crystalgfn.crystal.crystallography.OXIDATION_STATE_SETS`.
-        mixed_valence: whether the atoms of an element may have two of one sign; otherwise they share one.
+        mixed_valence: whether the atoms of an element may have two oxidation states of the same sign; if not, one.
     """
     # Bit i of `reached` stands for the total charge `lowest + i`.
     reached, lowest = 1, 0
@@ -59,7 +59,7 @@ def is_neutral(
 
 @cache
 def _charges(symbol: str, count: int, name: str, mixed_valence: bool) -> tuple[int, ...]:
-    """Total charges, rising, that some atoms of one element can have."""
+    """Total charges, in increasing order, that ``count`` atoms of one element can have."""
     own = oxidation_state_set(name)[symbol]
     totals = {charge * count for charge in own}
     if mixed_valence:
@@ -70,7 +70,7 @@ def _charges(symbol: str, count: int, name: str, mixed_valence: bool) -> tuple[i
 
 
 def assignment_is_right(text: str, counts: Mapping[str, int]) -> bool:
-    """Whether a text such as ``Na+:4 Cl-:4`` covers a composition, is neutral and can be read by pymatgen."""
+    """Whether a text such as ``Na+:4 Cl-:4`` can be read by pymatgen, is neutral and matches a composition."""
     from pymatgen.core import Species
 
     atoms: dict[str, int] = {}
@@ -89,8 +89,9 @@ def assignment_is_right(text: str, counts: Mapping[str, int]) -> bool:
 def fits_wyckoff(group: int, counts: Iterable[int]) -> bool:
     """Whether pyxtal can place atoms on the Wyckoff positions of a space group, all elements at once.
 
-    pyxtal tries all choices, which takes exponentially long. So elements that find room on positions with a free
-    coordinate alone, which any number of atoms may share, are left out first: they take nothing away from the others.
+    pyxtal tries all choices, so its time grows exponentially. Elements whose atoms all fit on positions with a free
+    coordinate are left out first. Such a position can be used any number of times, so these elements take no position
+    away from the others.
 
     Args:
         group: number, 1 to 230.
@@ -99,7 +100,7 @@ def fits_wyckoff(group: int, counts: Iterable[int]) -> bool:
     Source: pyxtal's ``Group.check_compatible``.
     """
     sizes = _free_sizes(group)
-    # Which element is which does not matter to the positions.
+    # The result depends only on the counts, not on which element has which count.
     rest = tuple(sorted(count for count in counts if not _is_sum(count, sizes)))
     return not rest or _check_compatible(group, rest)
 
@@ -119,7 +120,7 @@ def _free_sizes(number: int) -> tuple[int, ...]:
 
 @cache
 def _is_sum(count: int, sizes: tuple[int, ...]) -> bool:
-    """Whether a number is a sum of the sizes, each used any number of times."""
+    """Whether ``count`` is a sum of the sizes, each used any number of times."""
     reached = [True] + [False] * count
     for n in range(1, count + 1):
         reached[n] = any(size <= n and reached[n - size] for size in sizes)
@@ -134,7 +135,7 @@ def _check_compatible(number: int, counts: tuple[int, ...]) -> bool:
 
 
 def _search(number: int, counts: tuple[int, ...]) -> bool:
-    """The same for any number of atoms: for each element all choices of fixed positions, the rest on free ones."""
+    """As `_check_compatible`, for many atoms: tries all choices of fixed positions; the other atoms go on free ones."""
     sizes = _free_sizes(number)
     fixed = Counter(int(p.multiplicity) for p in _group(number) if p.get_dof() == 0 and p.multiplicity not in sizes)
     usages = list(product(*(range(n + 1) for n in fixed.values())))
@@ -153,7 +154,7 @@ def fits_lattice_system(
     length_tolerance: float = LENGTH_TOLERANCE,
     angle_tolerance: float = ANGLE_TOLERANCE,
 ) -> Mask:
-    """Whether conventional cells have the shape that the system of their space group prescribes.
+    """Whether conventional cells have the shape that the crystal system of their space group prescribes.
 
     Monoclinic cells have the unique axis b; trigonal (rhombohedral lattices included) and hexagonal ones have
     hexagonal axes.
@@ -161,8 +162,8 @@ def fits_lattice_system(
     Args:
         groups: (n,) numbers of space groups.
         lattice: (n, 6) a, b, c [Å], alpha, beta, gamma [degrees].
-        length_tolerance: relative.
-        angle_tolerance: in degrees.
+        length_tolerance: largest relative difference between equal lengths.
+        angle_tolerance: largest deviation of a fixed angle [degrees].
 
     Returns:
         (n,) bool.
@@ -193,7 +194,7 @@ def fits_lattice_system(
 
 
 def cell_volumes(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) volume of cells [Å³], from the determinant of the metric; 0 where there is none.
+    """(n,) volume of cells [Å³], from the determinant of the metric; 0 if the parameters form no cell.
 
     Args:
         lattice: (n, 6) a, b, c [Å], alpha, beta, gamma [degrees].
@@ -209,7 +210,7 @@ def cell_volumes(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def smact_version() -> str | None:
-    """Version of the package smact; None where it is not installed."""
+    """Version of the package smact; None if it is not installed."""
     if find_spec("smact") is None:
         return None
     from importlib.metadata import version
@@ -219,9 +220,10 @@ def smact_version() -> str | None:
 
 @cache
 def passes_smact(composition: tuple[tuple[str, int], ...]) -> bool:
-    """SMACT's validity test: neutral and anions more electronegative than cations; or an alloy; or one element.
+    """SMACT's validity test: neutral with anions more electronegative than cations, or an alloy, or one element.
 
-    Source: ``smact.screening.smact_validity`` with the oxidation states `SMACT_OXIDATION_STATES`, else its defaults.
+    Source: ``smact.screening.smact_validity`` with the oxidation states `SMACT_OXIDATION_STATES` and its other
+    default settings.
     """
     from smact.screening import smact_validity
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE = "structures.csv"
-"""The table in a folder of structures."""
+"""Name of the table in a folder of structures."""
 
 FOLDER = "cif"
-"""Where ``crystalgfn build`` puts the file of each crystal, named by the column ``id``."""
+"""Folder in which ``crystalgfn build`` writes the CIF file of each crystal, named by the column ``id``."""
 
 SHOWN = ("chgnet_formation_energy", "energy_above_hull", "space_group_relaxed", "min_distance_relaxed")
-"""Columns of ``crystalgfn build`` that are shown; of other tables all columns of numbers are."""
+"""Columns of ``crystalgfn build`` that are shown. If a table has none of them, all columns of numbers are shown."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Structures:
 
     Attributes:
         path: the table.
-        files: for each of its n rows the CIF file, None without.
-        of_sample: (k,) row of the table, from 0, that belongs to each usable sample, -1 without.
-        properties: columns of numbers that the samples do not have, (n,) each, NaN where there is none.
+        files: CIF file of each of the n rows of the table; None for a row without a file.
+        of_sample: (k,) row of the table, from 0, that belongs to each usable sample; -1 if there is none.
+        properties: columns of numbers that the samples do not have, (n,) each; NaN if there is no number.
         missing: CIF files that the table names and that do not exist.
-        unmatched: numbers, from 1, of the rows with a file that belong to no sample.
+        unmatched: numbers, from 1, of the rows that have a file and belong to no sample.
     """
 
     path: Path
@@ -51,12 +51,12 @@ class Structures:
     unmatched: list[int]
 
     def row(self, index: int) -> dict[str, float | None]:
-        """The properties of a row, None where there is no number; all None for the row -1."""
+        """The properties of a row; None if there is no number. For row -1, all properties are None."""
         values = {name: float(column[index]) if index >= 0 else np.nan for name, column in self.properties.items()}
         return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
     def content(self, sample: int) -> tuple[str, bytes] | None:
-        """Name and content of the CIF file of a sample, None without.
+        """Name and content of the CIF file of a sample; None if there is no file.
 
         Raises:
             InputError: if the file cannot be read.
@@ -71,7 +71,7 @@ class Structures:
             raise InputError(f"--structures: {path}: cannot be read: {error}") from None
 
     def summary(self) -> dict[str, Any]:
-        """What ``metrics.json`` says of them."""
+        """The entry in ``metrics.json``."""
         return {
             "file": self.path.name,
             "rows": len(self.files),
@@ -83,16 +83,17 @@ class Structures:
 
 
 def read_structures(path: Path, samples: Pool) -> Structures:
-    """Read a table of structures and find the samples they belong to.
+    """Read a table of structures and find the samples that they belong to.
 
-    With a column ``row``, the number from 1 of a row in the table of samples, a structure belongs to that sample, if
-    formula and space group agree. Without it, to the sample with its formula and space group, if only one distinct
-    sample has them. Cells are not compared, since relaxing changes them. Of several structures of a sample the first
-    one with a file counts.
+    A column ``row`` holds the number, from 1, of a row in the table of samples. If there is one, a structure belongs to
+    that sample if formula and space group agree. If there is no such column, a structure belongs to the sample with
+    its formula and space group, provided that only one distinct sample has them. Cells are not compared, because
+    relaxation changes them. If a sample has several structures, the first one with a file is used.
 
     Args:
-        path: what ``crystalgfn build`` wrote, a folder with `TABLE`; or any table with the columns ``formula`` and
-            ``space_group``, and either one that names CIF files, relative to the table, or ``id``, for ``cif/ID.cif``.
+        path: output of ``crystalgfn build``, a folder with `TABLE`; or any table with the columns ``formula`` and
+            ``space_group``, and with either a column that names CIF files, relative to the table, or a column ``id``,
+            for ``cif/ID.cif``.
         samples: the samples.
 
     Raises:
@@ -126,7 +127,7 @@ def read_structures(path: Path, samples: Pool) -> Structures:
 
 
 def _files(frame: pd.DataFrame, table: Path) -> tuple[list[Path | None], list[str]]:
-    """The CIF file of each row, and the names of those that do not exist.
+    """The CIF file of each row, None if there is none, and the names of the files that do not exist.
 
     Raises:
         InputError: if no column names files and there is no ``id``.
@@ -139,20 +140,20 @@ def _files(frame: pd.DataFrame, table: Path) -> tuple[list[Path | None], list[st
             return [file if file is not None and file.is_file() else None for file in named], gone
     if "id" not in frame.columns:
         raise InputError(
-            f"--structures: {table}: no column names CIF files: its filled cells must all end in .cif, or a column id "
-            f"must name files {FOLDER}/ID.cif"
+            f"--structures: {table}: no column names CIF files; all filled cells of such a column must end in .cif, "
+            f"or a column id must name files {FOLDER}/ID.cif"
         )
-    # A crystal that could not be built has a row and no file.
+    # A crystal that could not be built has a row but no file.
     paths = [table.parent / FOLDER / f"{name}.cif" for name in frame["id"].astype(str)]
     return [file if file.is_file() else None for file in paths], []
 
 
 def _match(frame: pd.DataFrame, has_file: NDArray[np.bool_], samples: Pool) -> NDArray[np.int64]:
-    """(k,) row of the table for each usable sample, -1 without; see `read_structures`.
+    """(k,) row of the table for each usable sample; -1 if there is none. See `read_structures`.
 
     Args:
         frame: n structures.
-        has_file: (n,) whether there is a file.
+        has_file: (n,) whether a structure has a file.
         samples: the samples.
     """
     keys, readable = _composition_hashes(frame)
@@ -166,7 +167,7 @@ def _match(frame: pd.DataFrame, has_file: NDArray[np.bool_], samples: Pool) -> N
             if place >= 0 and of_sample[place] < 0 and samples.compositions[place] == keys[row]:
                 of_sample[place] = row
         return of_sample
-    # Compositions of more than one distinct sample do not tell which one is meant.
+    # If several distinct samples share a composition, it does not determine the sample.
     first = np.unique(samples.objects, return_index=True)[1]
     distinct, n = np.unique(samples.compositions[first], return_counts=True)
     row_of: dict[int, int] = {}

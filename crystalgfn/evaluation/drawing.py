@@ -1,4 +1,4 @@
-"""Figures of samples, drawn with matplotlib on its own canvas: no window, no global state."""
+"""Figures of samples, drawn with matplotlib without a window and without its global state."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLE_COLOR, REFERENCE_COLOR = "#2a78b5", "#444444"
+"""Colours of the samples and of the reference."""
+
 OTHER_COLORS = ("#d9772b", "#8c6bb1", "#2f9e77", "#c2476b", "#8a7a2f")
-"""Of further tables of samples, in turn."""
+"""Colours of further tables of samples, used in turn."""
 
 SYSTEM_COLORS = ("#8c6bb1", "#41a7a0", "#3b74b9", "#5aa04a", "#d9a520", "#de7a31", "#b8373b")
-"""One a crystal system, in the order of `crystalgfn.metrics.CRYSTAL_SYSTEMS`."""
+"""One colour per crystal system, in the order of `crystalgfn.crystal.group_classes.CRYSTAL_SYSTEMS`."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class ReferenceCrystals:
     """Known crystals to compare samples with.
 
     Attributes:
-        label: what they are called in legends.
-        values: (n,) their property, in the proxy's unit.
-        groups: (230,) how many have each space group.
+        label: their name in legends.
+        values: (n,) their property, in the unit of the proxy.
+        groups: (230,) number of known crystals with each space group.
     """
 
     label: str
@@ -47,15 +49,15 @@ def property_figure(
     reference: ReferenceCrystals | None = None,
     others: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Figure:
-    """Distribution of a property over samples, against a reference.
+    """Distribution of a property in samples, compared with a reference.
 
     Args:
         values: (n,) property of the samples.
-        name: of the property.
-        unit: of the property, or an empty string.
-        title: of the figure.
-        reference: drawn as an outline.
-        others: further samples by their label, (m,) each, drawn as outlines.
+        name: name of the property.
+        unit: unit of the property, or an empty string.
+        title: title of the figure.
+        reference: known crystals, drawn as an outline; None for none.
+        others: property of further samples by their label, (m,) each, drawn as outlines.
     """
     figure, axes = _figure(7.0, 4.2)
     outlines = [
@@ -80,7 +82,7 @@ def property_figure(
             label=_label(label, outline),
         )
     for pool, color in zip(pools, (SAMPLE_COLOR, *(color for _, _, color in outlines)), strict=True):
-        # Bars and medians end below the legend, wherever they are.
+        # Bars and medians must end below the legend.
         axes.axvline(float(np.median(pool)), ymax=1 / _headroom(len(pools)), color=color, linestyle="--", linewidth=1.2)
     axes.set_xlim(bins[0], bins[-1])
     text = _plain(name.replace("_", " "))
@@ -99,8 +101,8 @@ def elements_figure(shares: NDArray[np.float64], possible: NDArray[np.bool_], ti
 
     Args:
         shares: (94,) 0 to 1.
-        possible: (94,) whether the element is allowed; others stay grey.
-        title: of the figure.
+        possible: (94,) whether the element is allowed; other elements are grey.
+        title: title of the figure.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -127,7 +129,7 @@ def elements_figure(shares: NDArray[np.float64], possible: NDArray[np.bool_], ti
     axes.set_axis_off()
     if title:
         axes.set_title(title)
-    # The gap above the transition metals holds the colour bar.
+    # The colour bar is in the gap above the transition metals.
     bar = axes.inset_axes((3.2, 2.45, 8.6, 0.4), transform=axes.transData)
     figure.colorbar(ScalarMappable(norm, colors), cax=bar, orientation="horizontal")
     bar.set_title("crystals that contain the element [%]", fontsize=9)
@@ -136,12 +138,12 @@ def elements_figure(shares: NDArray[np.float64], possible: NDArray[np.bool_], ti
 
 
 def space_groups_figure(counts: NDArray[np.int64], title: str, reference: ReferenceCrystals | None = None) -> Figure:
-    """Share of samples of each space group, coloured by crystal system, and of each crystal system.
+    """Share of the samples in each space group, coloured by crystal system, and in each crystal system.
 
     Args:
-        counts: (230,) samples of each space group.
-        title: of the figure.
-        reference: shown as marks at the crystal systems.
+        counts: (230,) number of samples in each space group.
+        title: title of the figure.
+        reference: known crystals, shown as marks at the crystal systems; None for none.
     """
     from matplotlib.figure import Figure
 
@@ -196,14 +198,14 @@ def sampler_figure(
     """Log-probability of samples over their log R, with the line log p = log R - log Z.
 
     Args:
-        log_reward: (n,) log R(x).
-        log_p: (n,) log p(x).
+        log_reward: (n,) log R(x) of the samples.
+        log_p: (n,) log p(x) of the samples.
         log_z: estimate of log Z.
-        known: the same two of m known objects.
-        title: of the figure.
+        known: (m,) log R(x) and (m,) log p(x) of known objects; None for none.
+        title: title of the figure.
     """
     figure, axes = _figure(7.0, 5.0)
-    # A picture inside the drawing: thousands of points as shapes would be slow to show.
+    # The points become one picture inside the drawing, because thousands of shapes are slow to show.
     alpha = 0.35 if known is None else 0.6
     label = None if known is None else f"samples: n = {len(log_p):,}"
     axes.scatter(log_reward, log_p, s=6, color=SAMPLE_COLOR, alpha=alpha, linewidths=0, rasterized=True, label=label)
@@ -222,7 +224,7 @@ def sampler_figure(
 
 
 def to_image(figure: Figure) -> NDArray[np.uint8]:
-    """(height, width, 3) picture of a figure."""
+    """(height, width, 3) pixels of a figure: red, green, blue, 0 to 255."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -231,8 +233,8 @@ def to_image(figure: Figure) -> NDArray[np.uint8]:
 
 
 def _bins(pools: Sequence[NDArray[np.float64]]) -> list[float]:
-    """Edges of a histogram that holds nearly all values: one a whole number where few occur, 50 bars elsewhere."""
-    # A few cells far out must not squeeze the rest into one bar.
+    """Edges of a histogram of nearly all values: one bar per integer for integers in a short range, else 50 bars."""
+    # A few extreme values must not squeeze all others into one bar.
     low = min(float(np.quantile(pool, 0.005)) for pool in pools)
     high = max(float(np.quantile(pool, 0.995)) for pool in pools)
     is_whole = high - low <= 100 and max(abs(low), abs(high)) < 1e6
@@ -243,12 +245,12 @@ def _bins(pools: Sequence[NDArray[np.float64]]) -> list[float]:
 
 
 def _headroom(n: int) -> float:
-    """By how much an axis is taller than its bars, so that a legend of n lines fits above them."""
+    """Ratio of the height of an axis to that of its bars, so that a legend of n lines fits above the bars."""
     return 1.2 + 0.06 * n
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of a size in inches."""
+    """An empty figure; width and height are in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
@@ -262,7 +264,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def _plain(text: str) -> str:
-    """A text of a user, in which matplotlib must not see formulas."""
+    """A text with dollar signs escaped, so that matplotlib does not read it as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -271,7 +273,7 @@ def _label(name: str, values: NDArray[np.float64]) -> str:
 
 
 def _shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights with which a histogram adds up to 100."""
+    """Weights with which the bars of a histogram add up to 100."""
     return np.full(len(values), 100 / len(values))
 
 
@@ -280,7 +282,7 @@ def _percent(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _peaks(heights: NDArray[np.float64], n: int, gap: int) -> Sequence[int]:
-    """Numbers (from 1) of the n tallest bars that no bar less than ``gap`` away exceeds, so that labels fit."""
+    """Numbers (from 1) of at most n bars to label: the tallest ones that have no taller bar less than ``gap`` away."""
     chosen: list[int] = []
     for index in np.argsort(-heights, kind="stable").tolist():
         is_peak = heights[index] >= heights[max(index - gap + 1, 0) : index + gap].max()
@@ -290,9 +292,9 @@ def _peaks(heights: NDArray[np.float64], n: int, gap: int) -> Sequence[int]:
 
 
 def _place(z: int) -> tuple[float, int]:
-    """Row and column of an element in the wide drawing of the periodic table, f block below."""
+    """Row and column of an element (atomic number) in the periodic table, with the f block below."""
     if not 1 <= z <= N_ELEMENTS:
-        raise ValueError(f"no element {z} here")
+        raise ValueError(f"z: {z} is not allowed; it must lie between 1 and {N_ELEMENTS}")
     if 57 <= z <= 71:
         return 8.3, z - 54
     if z >= 89:

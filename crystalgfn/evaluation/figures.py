@@ -1,4 +1,4 @@
-"""Figures of the report as inline SVG that follows the page's colours."""
+"""Figures of the report as inline SVG with the colours of the page."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ PAGE_COLORS = {
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element, the same bytes every time.
+    """A figure as an SVG element. The same figure always gives the same bytes.
 
     Args:
         figure: the figure.
-        name: letters, digits and dashes; begins all names inside, so that figures on one page do not mix them up.
+        name: prefix of all names inside, so that they are unique on a page; letters, digits and dashes.
     """
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    # Text stays text: it is small, can be selected, and has the page's font.
+    # Text is kept as text: it is small, can be selected, and has the font of the page.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Vendor comments and the namespaces' addresses say nothing to a browser inside a page.
+    # A browser ignores comments and addresses of namespaces inside a page.
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
     text = text.replace("xlink:href=", "href=")
@@ -68,10 +68,10 @@ def property_svg(name: str, unit: str, pools: Mapping[str, Floats], reference: F
     """Distributions of one property.
 
     Args:
-        name: of the property.
-        unit: its unit, or an empty string.
+        name: name of the property.
+        unit: unit of the property, or an empty string.
         pools: values by the name of the pool, the samples first.
-        reference: values of the reference.
+        reference: values of the reference; None if there is none.
         identifier: name of the figure, see `to_svg`.
     """
     (_, values), *others = pools.items()
@@ -99,9 +99,9 @@ def sampler_svg(pool: Pool, log_z: float, name: str) -> str:
     """Log p(x) over log R(x).
 
     Args:
-        pool: with both columns.
+        pool: crystals with both columns.
         log_z: estimate of log Z.
-        name: of the figure, see `to_svg`.
+        name: name of the figure, see `to_svg`.
     """
     assert pool.log_reward is not None and pool.log_pf is not None
     both = np.isfinite(pool.log_reward) & np.isfinite(pool.log_pf)

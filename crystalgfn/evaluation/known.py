@@ -1,4 +1,4 @@
-"""Which crystals a reference does not have."""
+"""Novelty of crystals: what a reference has and does not have."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from crystalgfn.evaluation.pools import Ints, Pool
 from crystalgfn.gflownet.keys import key_array
 
 LENGTH_TOLERANCE = 0.1
-"""Lengths of two cells that count as equal differ by at most this share of their mean."""
+"""Largest difference between two equal lengths, as a share of their mean."""
 
 ANGLE_TOLERANCE = 5.0
-"""Angles of two cells that count as equal differ by at most this many degrees."""
+"""Largest difference between two equal angles [degrees]."""
 
 NEW, KNOWN_FORMULA, KNOWN_FORMULA_IN_GROUP, KNOWN_CRYSTAL = range(4)
 LEVELS = ("new formula", "known formula", "known formula and group", "known crystal")
-"""What the reference knows of a crystal; each level includes the ones before."""
+"""What the reference has of a crystal; each level includes the previous ones."""
 
 REDISCOVERED = 100
-"""Known crystals that are listed."""
+"""Largest number of known crystals that are listed."""
 
 
 def formula_keys(counts: Ints) -> Ints:
@@ -39,13 +39,17 @@ def formula_in_group_keys(counts: Ints, groups: Ints) -> Ints:
 
 
 def known_levels(pool: Pool, reference: Pool) -> tuple[Ints, Ints]:
-    """What the reference knows of each crystal.
+    """What the reference has of each crystal.
 
     A crystal is known if the reference has one with the same reduced formula, space group and number of atoms in the
-    conventional cell, and lattice parameters within the tolerances, axes in any order.
+    conventional cell, and lattice parameters within the tolerances, with the axes in any order.
+
+    Args:
+        pool: the samples, k usable rows.
+        reference: the known crystals.
 
     Returns:
-        (k,) position in `LEVELS`; and (k,) the first usable row of the reference that is the same crystal, -1 without.
+        (k,) position in `LEVELS`; and (k,) the first usable row of the reference with the same crystal, -1 for none.
     """
     import pandas as pd
 
@@ -70,7 +74,7 @@ def known_levels(pool: Pool, reference: Pool) -> tuple[Ints, Ints]:
 def same_cells(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether cells agree within the tolerances, with their axes in any order.
 
-    Samples need not have the order of axes that the conventional standard cell has.
+    The order of the axes of a sample may differ from that of the conventional standard cell.
 
     Args:
         one: (n, 6) a, b, c [Å], alpha, beta, gamma [degrees].
@@ -90,19 +94,19 @@ def same_cells(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[
 
 
 def novelty(pool: Pool, reference: Pool, levels: Ints, match: Ints, valid: NDArray[np.bool_]) -> dict[str, Any]:
-    """How many of the distinct crystals are new, and the known ones.
+    """Number of distinct crystals that are new, and the list of known ones.
 
     Args:
         pool: the samples.
         reference: the known crystals.
-        levels: (k,) of `known_levels`.
-        match: (k,) of `known_levels`.
+        levels: (k,) levels from `known_levels`.
+        match: (k,) rows of the reference from `known_levels`.
         valid: (k,) whether a crystal passes all hard checks.
 
     Returns:
-        numbers out of the distinct crystals: ``new_formula``, ``new_formula_in_group`` and ``new_crystal``; out of all
-        rows of the file: ``valid_unique_new``, distinct crystals that are valid and not known; and the
-        ``rediscovered`` ones, by falling log R if there is one.
+        ``new_formula``, ``new_formula_in_group`` and ``new_crystal``, tallies of the distinct crystals;
+        ``valid_unique_new``, tally of the distinct crystals that are valid and not known, among all rows of the file;
+        and ``rediscovered``, the known crystals, at most `REDISCOVERED`, highest log R first if there is one.
     """
     first = np.unique(pool.objects, return_index=True)[1]
     distinct = len(first)
@@ -132,7 +136,7 @@ def novelty(pool: Pool, reference: Pool, levels: Ints, match: Ints, valid: NDArr
 
 
 def _identifiers(reference: Pool) -> list[str] | None:
-    """Names of the reference's crystals: the column ``material_id`` or ``id``."""
+    """Names of the reference's crystals, from the column ``material_id`` or ``id``; None if there is neither."""
     for name in ("material_id", "id"):
         if name in reference.table.frame.columns:
             return [str(value) for value in reference.column(name)]

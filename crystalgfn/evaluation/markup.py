@@ -1,4 +1,4 @@
-"""Pieces of HTML: numbers, tables, tiles, figures. Whatever comes from a file is escaped here."""
+"""Pieces of HTML: numbers, tables, tiles, figures. Text is escaped, except in arguments that are HTML already."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 NONE = "–"
-"""Stands where there is no value."""
+"""Shown if there is no value."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cell:
 
     Attributes:
         html: what is shown.
-        value: what it is sorted by; an empty text where there is none.
+        value: value to sort by; an empty text if there is none.
     """
 
     html: str
@@ -26,7 +26,7 @@ class Cell:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number for people: thousands separated, a real minus sign."""
+    """A number as text, with separators of thousands and a real minus sign."""
     if value is None:
         return NONE
     if isinstance(value, int):
@@ -36,12 +36,12 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """A number with fixed decimals and a real minus sign."""
+    """A number as text, with fixed decimals and a real minus sign."""
     return NONE if value is None else f"{value:,.{decimals}f}".replace("-", "−")
 
 
 def percent(tally: Mapping[str, Any]) -> str:
-    """The share of a tally; all and none are said only where they are exact."""
+    """The share of a tally in %; 0 % and 100 % are shown only if they are exact."""
     if tally["share"] is None:
         return NONE
     text = f"{100 * tally['share']:.1f}"
@@ -64,12 +64,12 @@ def share_cell(tally: Mapping[str, Any] | None) -> str:
 
 
 def int_cell(value: int) -> Cell:
-    """A cell of a whole number, as it is: a row or a space group."""
+    """A cell with an integer without separators, such as a row or a space group."""
     return Cell(str(value), str(value))
 
 
 def float_cell(value: float | None, decimals: int | None = None) -> Cell:
-    """A cell of a number, with four digits or with fixed decimals."""
+    """A cell with a number, with four digits or with fixed decimals."""
     shown = number(value) if decimals is None else fixed(value, decimals)
     return Cell(shown, "" if value is None else repr(value))
 
@@ -80,17 +80,17 @@ def words(name: str) -> str:
 
 
 def formula_html(formula: str) -> str:
-    """A formula such as ``Na4 Cl4`` with lowered numbers; ones are left out."""
+    """A formula such as ``Na4 Cl4`` with the numbers as subscripts; a number of 1 is left out."""
     return re.sub(r"(\d+)", lambda m: "" if m[1] == "1" else f"<sub>{m[1]}</sub>", escape(formula)).replace(" ", "")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A table; the first columns are text, the others numbers.
+    """A table. The first columns are text, the others are numbers.
 
     Args:
         head: HTML of the headings.
-        rows: HTML of the cells; the first one of a row is its heading.
-        text_columns: how many columns are text.
+        rows: HTML of the cells; the first cell of a row is its heading.
+        text_columns: number of columns that are text.
     """
     kinds = ["" if index < text_columns else ' class="num"' for index in range(len(head))]
     headings = "".join(f'<th scope="col"{kind}>{text}</th>' for text, kind in zip(head, kinds, strict=True))
@@ -105,7 +105,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int 
 
 
 def sortable(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table that is sorted by pressing a heading.
+    """A table that the reader sorts by pressing a heading.
 
     Args:
         columns: text of each heading, and whether the column holds text.
@@ -133,13 +133,13 @@ def sortable(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[Cell]]
 
 
 def tile(label: str, value: str, *notes: str) -> str:
-    """One number of the overview; all arguments are HTML."""
+    """One number of the overview. All arguments are HTML."""
     more = "".join(f"<span>{note}</span>" for note in notes if note)
     return f'<div class="tile"><span class="label">{label}</span><b>{value}</b>{more}</div>\n'
 
 
 def figure(svg: str, caption: str, wide: bool = False) -> str:
-    """A drawing with its caption (HTML), which is also what a screen reader says."""
+    """A drawing with its caption (HTML). Screen readers read the caption as well."""
     words = escape(re.sub(r"<[^>]*>", "", caption))
     labelled = svg.replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
     kind = ' class="wide"' if wide else ""
@@ -147,5 +147,5 @@ def figure(svg: str, caption: str, wide: bool = False) -> str:
 
 
 def section(identifier: str, title: str, body: str) -> str:
-    """A part of the page that the navigation leads to."""
+    """A part of the page with a title; the navigation links to its identifier."""
     return f'<section id="{identifier}"><h2>{title}</h2>\n{body}</section>\n'

@@ -1,4 +1,4 @@
-"""The numbers of the report, as plain functions of pools: dictionaries that go into ``metrics.json`` as they are."""
+"""Functions that compute the numbers of the report from pools. Their results are written to ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -29,26 +29,29 @@ HARD_CHECKS = ("charge_neutral", "wyckoff", "lattice_system", "positive_volume")
 """Checks that a crystal must pass to be valid."""
 
 DENSITY_RANGE = (0.5, 23.0)
-"""Plausible densities [g/cm³] where there is no reference: lithium has 0.53, osmium 22.6."""
+"""Range of plausible densities [g/cm³] without a reference: lithium has 0.53, osmium 22.6."""
 
 DENSITY_PERCENTILES = (0.1, 99.9)
-"""Percentiles of the reference's densities that bound plausible ones."""
+"""Percentiles of the reference's densities that limit the plausible range."""
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+"""Quantiles by their names in ``metrics.json``."""
 
 CLASS_KINDS = ("crystal_systems", "crystal_lattice_systems", "lattice_systems", "point_symmetries")
+"""Kinds of classes of space groups, by their names in ``metrics.json``."""
+
 _SINGULAR = dict(
     zip(CLASS_KINDS, ("crystal_system", "crystal_lattice_system", "lattice_system", "point_symmetry"), strict=True)
 )
 
 
 def tally(count: int, total: int) -> dict[str, Any]:
-    """A number of things of all, and its share (null of none)."""
+    """A count, the total, and the share; the share is None if the total is 0."""
     return {"count": int(count), "of": int(total), "share": int(count) / int(total) if total else None}
 
 
 def uniqueness(pool: Pool) -> dict[str, Any]:
-    """Distinct crystals, and distinct pairs of composition and space group, among the usable rows."""
+    """Numbers of distinct crystals and of distinct pairs of composition and space group, among the usable rows."""
     return {
         "crystals": tally(len(np.unique(pool.objects)), len(pool)),
         "compositions_in_group": tally(len(np.unique(pool.compositions)), len(pool)),
@@ -58,7 +61,18 @@ def uniqueness(pool: Pool) -> dict[str, Any]:
 def check_all(
     pool: Pool, oxidation_states: str, mixed_valence: bool, density_range: tuple[float, float], with_smact: bool
 ) -> dict[str, Mask]:
-    """Each check of the usable rows, (k,) bool; True is good. ``smact`` only if asked for and installed."""
+    """Check the usable rows.
+
+    Args:
+        pool: the crystals.
+        oxidation_states: name of the set of oxidation states for the check of charges.
+        mixed_valence: whether that check allows two oxidation states of the same sign for one element.
+        density_range: lowest and highest plausible density [g/cm³].
+        with_smact: whether to run SMACT's test, if it is installed.
+
+    Returns:
+        name of each check to (k,) bool, True if passed.
+    """
     formulas = [tuple(counts.items()) for counts in symbol_counts(pool.table.crystals.counts)]
     groups = pool.groups.tolist()
     density = derived(pool, "density")
@@ -88,10 +102,14 @@ def all_hard(checks: Mapping[str, Mask]) -> Mask:
 
 
 def validity(pool: Pool, checks: Mapping[str, Mask]) -> dict[str, Any]:
-    """How many rows pass each check, and the numbers of the first hundred that fail it.
+    """Number of rows that pass each check, and the numbers of the first hundred rows that fail it.
 
-    ``readable`` and ``valid`` are out of all rows of the file, ``positive_volume`` out of the usable rows and those
-    whose lengths or angles make no cell, the others out of the usable rows.
+    The total of ``readable`` and ``valid`` is all rows of the file. The total of ``positive_volume`` is the usable rows
+    and the rows whose lengths or angles form no cell. The total of the other checks is the usable rows.
+
+    Args:
+        pool: the crystals.
+        checks: what `check_all` returned.
     """
     total = len(pool.table.problems)
     valid = all_hard(checks)
@@ -104,11 +122,11 @@ def validity(pool: Pool, checks: Mapping[str, Mask]) -> dict[str, Any]:
 
 
 def class_counts(pool: Pool, rows: Ints | None = None) -> dict[str, dict[str, int]]:
-    """Crystals of each element, space group, and class of space groups; those that do not occur are left out.
+    """Number of crystals with each element, space group, and class of space groups; zeros are left out.
 
     Args:
         pool: the crystals.
-        rows: indices of the ones to count; None counts all.
+        rows: indices of the crystals to count; None counts all.
     """
     counts, groups = (pool.counts, pool.groups) if rows is None else (pool.counts[rows], pool.groups[rows])
     occurrence = (counts > 0).sum(axis=0)
@@ -125,13 +143,13 @@ def class_counts(pool: Pool, rows: Ints | None = None) -> dict[str, dict[str, in
 
 
 def possible_classes() -> dict[str, int]:
-    """How many elements, space groups and classes of them there are."""
+    """Number of possible elements, space groups and classes of space groups."""
     sizes = {"elements": N_ELEMENTS, "space_groups": N_SPACE_GROUPS}
     return sizes | {kind: len(group_classes(_SINGULAR[kind]).names) for kind in CLASS_KINDS}
 
 
 def coverage(pool: Pool) -> dict[str, Any]:
-    """Elements, space groups and classes that occur, in all crystals and in the best ones, with their counts."""
+    """Elements, space groups and classes that occur in all crystals and in the best ones, with their counts."""
     everywhere = class_counts(pool)
     top = class_counts(pool, pool.top) if pool.top is not None else None
     return {
@@ -147,7 +165,7 @@ def coverage(pool: Pool) -> dict[str, Any]:
 
 
 def statistics(values: Floats) -> dict[str, Any]:
-    """Number of values, mean, standard deviation and quantiles (linear) of the finite ones."""
+    """Number, mean, standard deviation and quantiles (linear interpolation) of the finite values; None without any."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return {"n": 0, "missing": len(values), "mean": None, "std": None, **dict.fromkeys(QUANTILES)}
@@ -170,7 +188,7 @@ def entropy(counts: Iterable[int] | NDArray[np.int64]) -> dict[str, Any]:
 
 
 def diversity(pool: Pool) -> dict[str, Any]:
-    """Entropies of elements, space groups and chemical systems, and the mean distance of two compositions."""
+    """Entropies of elements, space groups and chemical systems, and the mean distance between two compositions."""
     present = pool.counts > 0
     systems = np.unique(np.packbits(present, axis=1), axis=0, return_counts=True)[1]
     return {
@@ -182,13 +200,16 @@ def diversity(pool: Pool) -> dict[str, Any]:
 
 
 def mean_distance(counts: Ints) -> float | None:
-    """Mean of half the L1 distance of the atomic fractions of two crystals, over all pairs; 0 to 1.
+    """Mean of half the L1 distance between the atomic fractions of two crystals, over all pairs; 0 to 1.
 
-    Exact: sorted along one element, the value of rank i (from 0) is added i times and taken away n - 1 - i times, so no
-    pairs are drawn. None for fewer than two crystals.
+    The mean is exact, without a loop over pairs: if the fractions of one element are sorted, the value of rank i (from
+    0) is added i times and subtracted n - 1 - i times.
 
     Args:
         counts: (n, 94) atoms of each element.
+
+    Returns:
+        the mean; None for fewer than two crystals.
     """
     n = len(counts)
     if n < 2:
@@ -199,11 +220,13 @@ def mean_distance(counts: Ints) -> float | None:
 
 
 def sampler_quality(pool: Pool) -> dict[str, Any] | None:
-    """How well log p(x) follows log R(x); None without both columns or with fewer than two rows that have them.
+    """How well log p(x) follows log R(x).
 
-    ``pearson``, ``spearman``: their correlations. ``slope``: of log p over log R, least squares; 1 is perfect.
-    ``log_z_bound``: mean of log R - log p, at most log Z. ``log_z``: log of the mean of R / p. ``ess``: effective
-    share of samples with the weights R / p, (sum w)² / (n sum w²); 1 is perfect.
+    Returns:
+        ``n``, number of rows with both; ``pearson`` and ``spearman``, correlations; ``slope`` of log p over log R,
+        least squares, 1 is perfect; ``log_z_bound``, mean of log R - log p, at most log Z; ``log_z``, log of the mean
+        of R / p; ``ess``, effective share of samples with the weights R / p, (sum w)² / (n sum w²), 1 is perfect. None
+        if one of the columns is missing or fewer than two rows have both numbers.
     """
     if pool.log_reward is None or pool.log_pf is None:
         return None
@@ -227,5 +250,5 @@ def sampler_quality(pool: Pool) -> dict[str, Any] | None:
 
 
 def _correlation(x: Floats, y: Floats) -> float | None:
-    """Pearson's; None where one does not vary."""
+    """Pearson correlation; None if one of the two does not vary."""
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else None

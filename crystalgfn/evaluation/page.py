@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else."""
+"""The page of a report: one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ KINDS = {
     "lattice_systems": "lattice systems",
     "point_symmetries": "point symmetries",
 }
-"""Texts for what coverage counts."""
+"""Names of the kinds of classes on the page."""
 
 
 def render(evaluation: Evaluation) -> str:
-    """The page of an evaluation."""
+    """The page of an evaluation, as HTML."""
     metrics = evaluation.metrics
     parts = {
         "validity": ("Validity", _validity(metrics)),
@@ -79,7 +79,7 @@ def _lead(metrics: Mapping[str, Any]) -> str:
     others = [name for name in tables if name not in (SAMPLES, REFERENCE_TABLE)]
     if others:
         named = ", ".join(f"{escape(name)} ({tables[name]['rows']:,})" for name in others)
-        text += f", beside {named}"
+        text += f", shown with {named}"
     if REFERENCE_TABLE in tables:
         text += f", compared with {tables[REFERENCE_TABLE]['rows']:,} rows of {escape(tables[REFERENCE_TABLE]['file'])}"
     return f'<p class="note">{text}.</p>\n'
@@ -99,7 +99,7 @@ def _tiles(metrics: Mapping[str, Any]) -> str:
         tile(
             "Unique",
             percent(unique["crystals"]),
-            f"{unique['compositions_in_group']['count']:,} compositions in a space group",
+            f"{unique['compositions_in_group']['count']:,} pairs of composition and space group",
         ),
     ]
     if metrics["novelty"] is not None:
@@ -108,7 +108,7 @@ def _tiles(metrics: Mapping[str, Any]) -> str:
             tile(
                 "New crystals",
                 percent(new["new_crystal"]),
-                f"of the unique ones; {percent(new['new_formula'])} have a new formula",
+                f"of the unique crystals; {percent(new['new_formula'])} have a new formula",
             )
         )
     name = next(iter(metrics["properties"]), None)
@@ -146,20 +146,20 @@ def _validity(metrics: Mapping[str, Any]) -> str:
     length, angle = settings["lattice_system_tolerance"]
     smact = f"SMACT {versions['smact']}, oxidation states {settings['smact_states']}: neutral, with anions more "
     smact += "electronegative than cations, or an alloy or an element"
-    valence = "two of one sign allowed in an element" if settings["mixed_valence"] else "one for each element"
+    valence = "one or two of one sign per element" if settings["mixed_valence"] else "one per element"
     texts = {
-        "readable": ("Readable", "rows of the file that are a crystal; the others are listed under Tables"),
+        "readable": ("Readable", "rows of the file that describe a crystal; the others are listed under Tables"),
         "valid": ("Valid", "rows of the file that pass the next four checks"),
         "charge_neutral": (
             "Charge neutral",
             f"oxidation states {escape(settings['oxidation_states'])} of pymatgen {versions['pymatgen']}, {valence}",
         ),
-        "wyckoff": ("Wyckoff positions", f"hold all atoms, by pyxtal {versions['pyxtal']}"),
+        "wyckoff": ("Wyckoff positions", f"positions for all atoms exist, by pyxtal {versions['pyxtal']}"),
         "lattice_system": (
             "Lattice system",
-            f"the cell has the shape that the space group asks for, to {100 * length:g} % and {angle:g}°",
+            f"the cell has the shape that the space group requires, within {100 * length:g} % and {angle:g}°",
         ),
-        "positive_volume": ("Positive volume", "lengths and angles make a cell"),
+        "positive_volume": ("Positive volume", "lengths and angles form a cell"),
         "density_in_range": (
             "Plausible density",
             f"{number(low, 3)} to {number(high, 3)} g/cm³, "
@@ -178,9 +178,9 @@ def _validity(metrics: Mapping[str, Any]) -> str:
         if key == "smact" or any(key in result for result in results.values())
     ]
     return (
-        "<p>Each check has its own code, apart from the rules that the sampler builds crystals by. "
-        "Valid means all of charge, Wyckoff positions, lattice system and volume; density and SMACT are reported "
-        "beside.</p>\n" + table(["check", *_names(results)], rows)
+        "<p>The checks do not use the rules by which the sampler builds crystals; they are computed in another way. "
+        "A crystal is valid if it passes the checks of charge, Wyckoff positions, lattice system and volume. Density "
+        "and SMACT are only reported.</p>\n" + table(["check", *_names(results)], rows)
     )
 
 
@@ -196,19 +196,19 @@ def _diversity(metrics: Mapping[str, Any]) -> str:
 
     rows = [
         [
-            "Distinct crystals<small>same composition, space group and cell (0.001 Å, 0.01°) count once</small>",
+            "Distinct crystals<small>same composition, space group and cell (0.001 Å, 0.01°): counted once</small>",
             *(share_cell(entry["crystals"]) for entry in unique.values()),
         ],
         [
-            "Distinct compositions in a group",
+            "Distinct pairs of composition and space group",
             *(share_cell(entry["compositions_in_group"]) for entry in unique.values()),
         ],
         ["Elements, effective number<small>exp of the entropy [nats]</small>", *effective("elements")],
         ["Space groups, effective number", *effective("space_groups")],
         ["Chemical systems, effective number<small>sets of elements</small>", *effective("chemical_systems")],
         [
-            "Distance of two compositions<small>half the L1 distance of atomic fractions, mean of all pairs; "
-            "1: nothing in common</small>",
+            "Distance between two compositions<small>half the L1 distance of the atomic fractions, mean of all pairs; "
+            "1: no element in common</small>",
             *(fixed(entry["composition_distance"], 3) for entry in diverse.values()),
         ],
     ]
@@ -222,21 +222,23 @@ def _novelty(metrics: Mapping[str, Any]) -> str:
     length, angle = metrics["settings"]["novelty_tolerance"]
     texts = {
         "new_formula": ("New formula", "the reference has no crystal with this reduced formula"),
-        "new_formula_in_group": ("New formula in its group", "none with this reduced formula and space group"),
+        "new_formula_in_group": (
+            "New formula in its space group",
+            "the reference has no crystal with this reduced formula and space group",
+        ),
         "new_crystal": (
             "New crystal",
-            f"none with the same formula, group, atoms in the cell and lattice to {100 * length:g} % and {angle:g}°",
+            "the reference has no crystal with the same reduced formula, space group, number of atoms in the cell, and "
+            f"lattice within {100 * length:g} % and {angle:g}°",
         ),
-        "valid_unique_new": ("Valid, unique and new", "out of all rows of the file"),
+        "valid_unique_new": ("Valid, unique and new", "share of all rows of the file"),
     }
     rows = _described(texts, results, share_cell)
-    body = (
-        "<p>Shares of the distinct crystals that the reference does not have. Atomic positions are not compared.</p>\n"
-    )
+    body = "<p>Shares of the distinct crystals that are not in the reference. Atomic positions are not compared.</p>\n"
     body += table(["", *_names(results)], rows)
     found = results[SAMPLES]["rediscovered"]
     if found:
-        body += "<h3>Known crystals that were found again</h3>\n" + sortable(
+        body += "<h3>Known crystals among the samples</h3>\n" + sortable(
             [
                 ("row", False),
                 ("formula", True),
@@ -273,7 +275,7 @@ def _properties(evaluation: Evaluation) -> str:
             svg = figures.property_svg(name, entry["unit"], values, reference, f"property-{len(drawings)}")
             drawings.append(figure(svg, _property_caption(name, entry)))
         for index, (key, stats) in enumerate(entry["all"].items()):
-            note = "<small>by the proxy</small>" if key in entry["predicted_for"] else ""
+            note = "<small>predicted by the proxy</small>" if key in entry["predicted_for"] else ""
             rows.append([title if index == 0 else "", escape(key) + note, *_quantities(stats)])
             if key in entry["top"] and key != REFERENCE_TABLE:
                 best = entry["top"][key]
@@ -292,8 +294,8 @@ def _property_caption(name: str, entry: Mapping[str, Any]) -> str:
     unit = f" {escape(entry['unit'])}" if entry["unit"] else ""
     text = f"<b>{words(name).capitalize()}.</b> The median of the samples is {number(median, 3)}{unit}"
     if known is not None and known["n"]:
-        text += f", of the reference {number(known['median'], 3)}"
-    return text + ". Bars and outlines: share of each table's crystals, without the outermost 1 %."
+        text += f", that of the reference is {number(known['median'], 3)}{unit}"
+    return text + ". Bars and outlines show shares of the crystals of each table. The outermost 1 % is not shown."
 
 
 def _coverage(evaluation: Evaluation) -> str:
@@ -313,19 +315,19 @@ def _coverage(evaluation: Evaluation) -> str:
     counts = results[SAMPLES]
     element, n_element = _largest(counts["elements"]["counts"])
     group, n_group = _largest(counts["space_groups"]["counts"])
-    beside = " Diamonds: the reference." if reference is not None else ""
+    beside = " Diamonds show the reference." if reference is not None else ""
     return (
         table(head, rows)
         + figure(
             figures.elements_svg(samples),
-            f"<b>Elements.</b> Share of the samples that contain each element; {element} is in most, "
+            f"<b>Elements.</b> Share of the samples that contain each element. The most frequent one is {element} with "
             f"{100 * n_element / len(samples):.0f} %. Grey elements do not occur.",
             wide=True,
         )
         + figure(
             figures.space_groups_svg(samples, reference),
-            f"<b>Space groups.</b> Share of the samples in each group, by crystal system; most are in group {group}, "
-            f"{100 * n_group / len(samples):.0f} %.{beside}",
+            "<b>Space groups.</b> Share of the samples in each space group, coloured by crystal system. The most "
+            f"frequent one is {group} with {100 * n_group / len(samples):.0f} %.{beside}",
             wide=True,
         )
     )
@@ -336,25 +338,25 @@ def _sampler(evaluation: Evaluation) -> str:
     if not results:
         return ""
     texts = {
-        "n": ("Crystals", "with both columns"),
-        "pearson": ("Correlation", "Pearson, of log p and log R; 1 is perfect"),
+        "n": ("Crystals", "with numbers in the columns log_reward and log_pf"),
+        "pearson": ("Correlation", "Pearson, between log p and log R; 1 is perfect"),
         "spearman": ("Rank correlation", "Spearman"),
-        "slope": ("Slope", "of log p over log R, least squares; 1 is perfect"),
+        "slope": ("Slope", "log p over log R, least squares; 1 is perfect"),
         "ess": ("Effective share of samples", "with the weights R / p; 1 is perfect"),
         "log_z_bound": ("Mean of log R − log p", "at most log Z"),
         "log_z": ("log Z", "log of the mean of R / p"),
     }
     rows = _described(texts, results, number)
     body = (
-        "<p>The sampler should draw a crystal with a probability proportional to its reward. A crystal has one "
+        "<p>The sampler should draw a crystal with a probability proportional to its reward. Each crystal has only one "
         "trajectory, so the column log_pf is its log p.</p>\n"
     )
     body += table(["", *_names(results)], rows)
     drawings = [
         figure(
             figures.sampler_svg(pool, results[pool.name]["log_z"], f"sampler-{index}"),
-            f"<b>log p over log R, {escape(pool.name)}.</b> Each point is a crystal; a perfect sampler puts all of "
-            "them on a line of the slope that is drawn.",
+            f"<b>log p over log R, {escape(pool.name)}.</b> Each point is a crystal. With a perfect sampler, all "
+            "points lie on one line with the slope of the drawn line.",
         )
         for index, pool in enumerate(evaluation.pools)
         if pool.name in results
@@ -394,7 +396,7 @@ def _tables(metrics: Mapping[str, Any]) -> str:
 
 
 def _some(rows: Sequence[int]) -> str:
-    """The first ten of some numbers."""
+    """The first ten of some row numbers as text."""
     return ", ".join(map(str, rows[:10])) + (", …" if len(rows) > 10 else "")
 
 
@@ -413,5 +415,5 @@ def _names(results: Iterable[str]) -> list[str]:
 
 
 def _largest(counts: Mapping[str, int]) -> tuple[str, int]:
-    """The class that occurs most, the first of several."""
+    """The most frequent class and its count; if several are equally frequent, the first one."""
     return max(counts.items(), key=lambda item: item[1])

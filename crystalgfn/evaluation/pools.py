@@ -1,4 +1,4 @@
-"""Tables as the report sees them: the crystals, their properties, and what could not be read."""
+"""Tables of crystals for the report: the crystals, their properties, and the rows that cannot be used."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DERIVED = {"density": "g/cm³", "volume_per_atom": "Å³", "atoms": "", "elements": ""}
-"""Properties that follow from the crystal alone, with their units: used where a table has no such column."""
+"""Properties that follow from the crystal alone, with their units. They are used if a table has no such column."""
 
 SAMPLER_COLUMNS = ("log_reward", "log_pf")
-"""Columns that say how a crystal was sampled."""
+"""Columns that describe how a crystal was sampled."""
 
 NOT_PROPERTIES = (*CRYSTAL_COLUMNS, *SAMPLER_COLUMNS)
+"""Columns that are not properties."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,18 @@ class Pool:
     """The crystals of one table.
 
     Attributes:
-        name: what the report calls them.
-        table: the table; all arrays below are about its k usable rows.
+        name: name of the table in the report.
+        table: the table; all arrays below are for its k usable rows.
         counts: (k, 94) atoms of each element.
         groups: (k,) numbers of the space groups.
         lattice: (k, 6) a, b, c [Å], alpha, beta, gamma [degrees].
         objects: (k,) hashes, equal exactly for the same crystal.
         compositions: (k,) hashes, equal exactly for the same composition of the cell in the same space group.
-        properties: name to (k,) values, NaN where there is none.
-        log_reward: (k,) log R; None without such a column.
-        log_pf: (k,) log p(x); None without such a column.
-        top: indices, among the usable rows, of the best distinct crystals by log R, best first; None without log R.
+        properties: name to (k,) values; NaN if there is none.
+        log_reward: (k,) log R; None if there is no such column.
+        log_pf: (k,) log p(x); None if there is no such column.
+        top: indices, among the usable rows, of the best distinct crystals by log R, best first; None if there is no
+            log R.
     """
 
     name: str
@@ -71,7 +73,7 @@ class Pool:
         return len(self.groups)
 
     def column(self, name: str) -> pd.Series[Any]:
-        """A column of the usable rows, as read."""
+        """A column of the table, unchanged, for the usable rows."""
         return self.table.frame[name].iloc[self.table.rows.numpy()]
 
     def row_numbers(self, rows: Ints) -> list[int]:
@@ -80,25 +82,25 @@ class Pool:
 
 
 def read_pool(name: str, path: Path, top: int) -> Pool:
-    """Read a table of crystals; rows that cannot be used stay in ``table.problems``.
+    """Read a table of crystals; ``table.problems`` describes the rows that cannot be used.
 
     Args:
-        name: what the report calls it.
+        name: name of the table in the report.
         path: CSV or parquet file.
-        top: how many of the best crystals to find.
+        top: number of the best crystals to find.
 
     Raises:
         InputError: if the file cannot be read, a column is missing, or no row is usable.
     """
     table = read_table(path, strict=False)
     if len(table.rows) == 0:
-        raise InputError(f"{path}: not one of {len(table.problems)} rows can be used; row 1, {table.problems[0]}")
+        raise InputError(f"{path}: none of the {len(table.problems)} rows can be used; row 1, {table.problems[0]}")
     crystals = table.crystals
     objects = key_array(crystal_keys(crystals))
     sampler = {column: numeric(table, column) for column in SAMPLER_COLUMNS if column in table.frame.columns}
     best = None
     if "log_reward" in sampler:
-        # Rows without log R rank last, and those are no part of the best.
+        # Rows without log R rank last; they do not belong to the best.
         log_reward = np.nan_to_num(sampler["log_reward"], nan=-np.inf)
         rows = top_k_rows(torch.from_numpy(log_reward), torch.from_numpy(objects), top).numpy()
         best = rows[np.isfinite(sampler["log_reward"][rows])]
@@ -117,12 +119,12 @@ def read_pool(name: str, path: Path, top: int) -> Pool:
 
 
 def numeric(table: CrystalTable, column: str) -> Floats:
-    """(k,) numbers in a column of the usable rows, NaN where there is no finite one."""
+    """(k,) numbers in a column of the usable rows; NaN for a cell without a finite number."""
     return np.asarray(numbers(table.frame[column])[table.rows.numpy()], dtype=np.float64)
 
 
 def numbers(column: pd.Series[Any]) -> Floats:
-    """(n,) numbers in a column, NaN where there is no finite one."""
+    """(n,) numbers in a column; NaN for a cell without a finite number."""
     import pandas as pd
 
     values = np.array(pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan))
@@ -131,7 +133,7 @@ def numbers(column: pd.Series[Any]) -> Floats:
 
 
 def property_columns(frame: pd.DataFrame) -> list[str]:
-    """Names of the columns whose every filled cell is a number, those that describe crystal and sampling left out."""
+    """Names of the columns in which every filled cell is a number, without `NOT_PROPERTIES` and booleans."""
     import pandas as pd
 
     found = []
@@ -149,13 +151,13 @@ def choose_properties(pools: Sequence[Pool], asked: Sequence[str] | None, proxy:
     """Names of the properties to compare.
 
     Args:
-        pools: the first one counts.
-        asked: the names a user asks for; None takes the property columns of the first pool, the proxy's property and
-            what follows from the crystals.
-        proxy: what predicts a property where there is no column.
+        pools: the pools; only the first one is used.
+        asked: names that the user gave; None for the property columns of the first pool, the proxy's property and
+            `DERIVED`.
+        proxy: predicts its property for tables without such a column.
 
     Raises:
-        InputError: if the first pool has no column of a name that was asked for, or no number in it.
+        InputError: if a name in ``asked`` is not one of these columns and properties.
     """
     columns = property_columns(pools[0].table.frame.iloc[pools[0].table.rows.numpy()])
     predicted = [proxy.name] if proxy is not None else []
@@ -173,7 +175,9 @@ def choose_properties(pools: Sequence[Pool], asked: Sequence[str] | None, proxy:
 
 
 def add_properties(pool: Pool, names: Sequence[str], proxy: Proxy | None) -> list[str]:
-    """Fill ``pool.properties``: from a column; else what follows from the crystal; else by the proxy; else leave out.
+    """Fill ``pool.properties`` from the columns of the table, else from `DERIVED`, else with predictions of the proxy.
+
+    Properties that have none of these are left out.
 
     Returns:
         names of the properties that the proxy predicted.
@@ -193,7 +197,7 @@ def add_properties(pool: Pool, names: Sequence[str], proxy: Proxy | None) -> lis
 
 
 def derived(pool: Pool, name: str) -> Floats:
-    """(k,) a property of `DERIVED`."""
+    """(k,) values of a property in `DERIVED`."""
     atoms = pool.counts.sum(axis=1)
     if name == "atoms":
         return atoms.astype(np.float64)
@@ -208,13 +212,13 @@ def derived(pool: Pool, name: str) -> Floats:
 
 
 def predict(pool: Pool, proxy: Proxy) -> Floats:
-    """(k,) a proxy's property of each crystal, NaN where it is not finite."""
+    """(k,) property of each crystal, predicted by a proxy; NaN if the prediction is not finite."""
     values: Floats = predict_in_batches(proxy, pool.table.crystals).value.double().cpu().numpy()
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def problems_of(table: CrystalTable) -> list[dict[str, Any]]:
-    """Why rows cannot be used: one entry a kind of problem, with all their numbers from 1, without the header."""
+    """Why rows cannot be used: one entry per kind of problem, with the numbers of its rows (from 1, without header)."""
     kinds: dict[tuple[str, str], dict[str, Any]] = {}
     for number, problem in enumerate(table.problems, start=1):
         if problem is not None:
@@ -235,6 +239,6 @@ def problems_of(table: CrystalTable) -> list[dict[str, Any]]:
 
 
 def impossible_cells(table: CrystalTable) -> int:
-    """Number of rows that cannot be used because lengths or angles make no cell."""
+    """Number of rows that cannot be used because lengths or angles form no cell."""
     cell = set(LATTICE_PARAMETERS)
     return sum(problem is not None and set(problem.column.split(", ")) <= cell for problem in table.problems)

@@ -1,4 +1,4 @@
-"""From tables to the report: reads, measures, draws, writes."""
+"""Write a report: read the tables, measure the samples, draw the figures, write the page."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def evaluate(
         samples: table of crystals, such as ``crystalgfn predict`` writes.
         out: folder for `PAGE` and `METRICS`; they are replaced if they exist.
         reference: table of known crystals.
-        others: further tables of samples, by the names that the report calls them.
-        top: how many of the best distinct crystals to look at, by ``log_reward``.
+        others: further tables of samples, by their names in the report.
+        top: number of the best distinct crystals to show, by ``log_reward``.
         structures: folder or table of structures of the samples, see `read_structures`.
-        proxy: predicts its property where a table has no such column.
-        properties: columns to compare; None takes all columns of numbers and what follows from the crystals.
-        oxidation_states: name of the set of oxidation states of the check of charges.
-        mixed_valence: whether that check allows two oxidation states of one sign in an element.
+        proxy: predicts its property for tables without such a column.
+        properties: columns to compare; None for all columns of numbers and `crystalgfn.evaluation.pools.DERIVED`.
+        oxidation_states: name of the set of oxidation states for the check of charges.
+        mixed_valence: whether that check allows two oxidation states of the same sign for one element.
 
     Returns:
-        the evaluation, as written.
+        the evaluation that was written.
 
     Raises:
         InputError: for a table or setting that cannot be used, or a folder that cannot be written.
@@ -61,7 +61,7 @@ def evaluate(
     tables = {SAMPLES: samples, **(others or {})}
     pools = [read_pool(name, path, top) for name, path in tables.items()]
     known = read_pool(REFERENCE_TABLE, reference, top) if reference is not None else None
-    # After reading: a mistyped name must not leave a folder behind.
+    # After reading, so that a mistyped name does not leave a folder behind.
     for file in (PAGE, METRICS):
         check_writable(out / file)
     result = measure(

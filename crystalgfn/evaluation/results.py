@@ -1,4 +1,4 @@
-"""All numbers of an evaluation, from tables that were read."""
+"""All numbers of an evaluation, computed from pools."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ if TYPE_CHECKING:
     from crystalgfn.gflownet.proxies.base import Proxy
 
 FORMAT = 1
-"""Version of the keys in the numbers."""
+"""Version of the format of ``metrics.json``."""
 
 SAMPLES, REFERENCE_TABLE = "samples", "reference"
-"""Names of the two main tables."""
+"""Names of the two main tables in the report."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that a page is made of.
+    """The content of a page.
 
     Attributes:
         metrics: the numbers, as plain values.
-        pools: samples, then further samples.
-        reference: known crystals, None without.
-        structures: structures of the samples, None without.
+        pools: the samples, then further tables of samples.
+        reference: known crystals; None if there are none.
+        structures: structures of the samples; None if there are none.
     """
 
     metrics: dict[str, Any]
@@ -76,7 +76,7 @@ def measure(
     oxidation_states: str,
     mixed_valence: bool,
 ) -> Evaluation:
-    """All numbers; arguments are those of `crystalgfn.evaluation.evaluate`, with the tables read."""
+    """Compute all numbers. The arguments are those of `crystalgfn.evaluation.evaluate`, with pools for the tables."""
     everything = [*pools, *([reference] if reference is not None else [])]
     names = choose_properties(pools, properties, proxy)
     predicted = {pool.name: add_properties(pool, names, proxy) for pool in everything}
@@ -85,7 +85,7 @@ def measure(
         low, high = np.percentile(derived(reference, "density"), DENSITY_PERCENTILES)
         density_range = (float(low), float(high))
     checks = {
-        # SMACT's test of tens of thousands of known crystals would take longer than all else.
+        # SMACT's test of tens of thousands of known crystals would take longer than everything else.
         pool.name: check_all(pool, oxidation_states, mixed_valence, density_range, with_smact=pool is not reference)
         for pool in everything
     }
@@ -148,7 +148,7 @@ def _property(name: str, pools: list[Pool], proxy: Proxy | None, predicted: dict
 
 
 def unit_of(name: str, proxy: Proxy | None) -> str:
-    """Unit of a property, if the chosen or a registered proxy or `DERIVED` knows it; else an empty string."""
+    """Unit of a property, from the chosen proxy, `DERIVED` or a registered proxy; an empty string if none has it."""
     from crystalgfn.registry import PROXIES
 
     if proxy is not None and proxy.name == name:
@@ -162,7 +162,7 @@ def unit_of(name: str, proxy: Proxy | None) -> str:
 def _best(
     pool: Pool, checks: Mapping[str, checking.Mask], levels: known.Ints | None, structures: Structures | None
 ) -> list[dict[str, Any]]:
-    """One entry for each of the best crystals, best first; empty without log R."""
+    """One entry for each of the best crystals, best first; empty if there is no log R."""
     if pool.top is None or pool.log_reward is None:
         return []
     rows = pool.top

@@ -12,10 +12,10 @@ from crystalgfn.evaluation.results import Evaluation
 
 
 def top_section(evaluation: Evaluation) -> str:
-    """The part of the page about the best samples."""
+    """The part of the page about the best samples, as HTML."""
     entries = evaluation.metrics["top"]
     if not entries:
-        return "<p>The table has no column log_reward with numbers, so no crystal is better than another.</p>\n"
+        return "<p>The table has no column log_reward with numbers, so the crystals cannot be ranked.</p>\n"
     best = evaluation.pools[0].top
     assert best is not None
     first = entries[0]
@@ -39,17 +39,17 @@ def top_section(evaluation: Evaluation) -> str:
         row += [float_cell(value) for value in (entry["structure"] or {}).values()]
         failed = ", ".join(words(name) for name in entry["failed"])
         hard = "bad" if set(entry["failed"]) & set(HARD_CHECKS) else ""
-        verdict = f'<span class="{hard}">not {failed}</span>' if failed else '<span class="good">✓</span>'
+        verdict = f'<span class="{hard}">failed: {failed}</span>' if failed else '<span class="good">✓</span>'
         row.append(Cell(verdict, failed))
         if evaluation.reference is not None:
             row.append(Cell(entry["known"], entry["known"]))
         row += [float_cell(entry[name], 3 if name in "abc" else 2) for name in LATTICE_PARAMETERS]
         row += [float_cell(entry["log_pf"]), int_cell(entry["row"])]
         rows.append(row)
-    text = f"The {len(entries):,} best distinct samples by log R. Press a heading to sort."
+    text = f"The {len(entries):,} best distinct samples by log R. Press a heading to sort by it."
     if structures is not None:
         count = sum(entry["cif"] is not None for entry in entries)
-        text += f" {count:,} have a structure, a CIF file inside this page, of {escape(structures.path.name)}."
+        text += f" {count:,} have a structure from {escape(structures.path.name)}; the CIF files are inside this page."
     return f"<p>{text}</p>\n" + sortable(columns, rows)
 
 

@@ -1,1 +1,1 @@
-"""The sampler: environments, policies, losses, rewards and training. It knows nothing of crystals."""
+"""GFlowNets for any kind of object: environments, policies, losses, rewards and training. No code for crystals."""

@@ -1,6 +1,7 @@
-"""What losses compare: log-probabilities and flows of trajectories, evaluated with gradients, each only when asked for.
+"""Log-probabilities and flows of trajectories, which losses compare; each is evaluated with gradients on first use.
 
-`rollout` samples trajectories without gradients; here networks are called again on what was recorded, once a head.
+`rollout` usually samples trajectories without gradients. Here the networks are called again on the recorded inputs,
+once for each head.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from crystalgfn.gflownet.policies.base import Policy, Shape
 from crystalgfn.gflownet.rollout import BackwardPolicy, Trajectories, backward_distribution, by_head, log_forward
 
 MakePolicy = Callable[[Mapping[str, Shape]], Policy]
-"""Makes a network from the shape of each head's decision."""
+"""Makes a network from the shape of the decision of each head."""
 
 
 def policy_shapes(env: Environment) -> dict[str, Shape]:
@@ -30,7 +31,7 @@ def policy_shapes(env: Environment) -> dict[str, Shape]:
 
 
 def backward_shapes(env: Environment) -> dict[str, Shape]:
-    """Shapes for a learned backward policy, whose inputs are another encoding than the policy's."""
+    """Shapes for a learned backward policy; its inputs have another encoding than the policy's, and no features."""
     return {name: replace(shape, inputs=None) for name, shape in policy_shapes(env).items()}
 
 
@@ -39,26 +40,26 @@ class StateFlow(nn.Module):
 
     Args:
         env: the environment.
-        make: makes the network, which is of the policy's kind with one output a head.
+        make: makes the network, which is of the same kind as the policy and has one output for each head.
     """
 
     def __init__(self, env: Environment, make: MakePolicy) -> None:
         super().__init__()
         shapes = policy_shapes(env)
         self.network = make({name: replace(shape, n_logits=1, options=None) for name, shape in shapes.items()})
-        # Flows differ by orders of magnitude from head to head; networks start around zero.
+        # Flows of different heads differ by orders of magnitude, but the outputs of a new network are around zero.
         self.offsets: Tensor
         self.register_buffer("offsets", torch.zeros(len(env.heads), dtype=torch.float64))
         self._position = {name: position for position, name in enumerate(env.heads)}
 
     def forward(self, head: str, inputs: Tensor) -> Tensor:
-        """(m,) float64, log F of states at which a head decides, from their encodings."""
+        """(m,) float64, log F of states at which a head decides, from their encodings (m, input_size)."""
         value: Tensor = self.network(head, inputs)[:, 0].to(torch.float64)
         return value + self.offsets[self._position[head]]
 
     @torch.no_grad()
     def start_at(self, balance: Balance) -> None:
-        """Set the offset of each head to what a batch says: mean of log R + log P_B - log P_F of what follows."""
+        """Set each head's offset from a batch: mean of log R + log P_B - log P_F over the rest of each trajectory."""
         beyond = (balance.steps.log_pb - balance.steps.log_pf).flip(1).cumsum(1).flip(1)
         estimate = balance.log_reward.unsqueeze(1) + beyond - balance.steps.log_partial
         positions = _positions(balance.trajectories)
@@ -82,7 +83,7 @@ class Steps:
         log_pf: (n, T) log P_F of the choices.
         log_pb: (n, T) log P_B of each choice and of the forced decisions that follow it.
         length: (n,) int64, number of choices.
-        log_partial: (n, T) log R of the states on the way, part of ``log_flow``; 0 where they have none.
+        log_partial: (n, T) log R of intermediate states, which ``log_flow`` includes; 0 if they have no reward.
     """
 
     log_flow: Tensor
@@ -94,12 +95,12 @@ class Steps:
 
 @dataclass(frozen=True)
 class Edges:
-    """Flows through the m states that trajectories visit, the first state not counted.
+    """Flows through the m states that trajectories visit, except the first state of each trajectory.
 
     Attributes:
         log_inflow: (m,) log of the flow from all parents.
-        log_outflow: (m,) log of the flow to all children, or log R.
-        rows: (m,) int64, the trajectory.
+        log_outflow: (m,) log of the flow to all children, or log R of a terminal state.
+        rows: (m,) int64, the trajectory of each state.
     """
 
     log_inflow: Tensor
@@ -109,7 +110,7 @@ class Edges:
 
 @dataclass(frozen=True)
 class _Positions:
-    """Which choice of its trajectory each entry belongs to, counted from 0, -1 before the first."""
+    """For each step and arrival, the number of its choice in the trajectory, from 0; -1 before the first choice."""
 
     of_steps: list[Tensor]
     of_arrivals: list[Tensor]
@@ -123,12 +124,12 @@ class Balance:
     Args:
         env: the environment.
         policy: the policy.
-        trajectories: the batch; log P_F with gradients, if it holds them, has to be of the policy as it is.
-        log_reward: (n,) log R of the objects at their ends.
+        trajectories: the batch; if it contains log P_F with gradients, these must be of the current policy.
+        log_reward: (n,) log R of the terminal state of each trajectory.
         log_z: () log Z.
-        flow: log F of states, for losses that use states.
-        backward: a learned backward policy, or the uniform one; None for the environment's own.
-        partial: log R of states on the way, for forward-looking losses.
+        flow: network for log F of states, for losses that use states.
+        backward: a learned backward policy, or the uniform one; None for the environment's own P_B.
+        partial: function for log R of intermediate states, for forward-looking losses.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Balance:
             places = torch.cat([positions.of_steps[i] for i in indices])
             distribution = heads[head].distribution(self.policy(head, inputs), support)
             log_pf.add(rows, places, distribution.log_prob(actions).to(torch.float64))
-            # The first state's flow is Z, which is a parameter of its own.
+            # The flow of the first state is Z, which is a separate parameter.
             inner = places > 0
             if self.flow is not None and inner.any():
                 log_flow.add(rows[inner], places[inner], self.flow(head, inputs[inner]))
@@ -188,7 +189,7 @@ class Balance:
         for arrival, places, values in zip(
             trajectories.arrivals, positions.of_arrivals, self._log_pb_of_arrivals, strict=True
         ):
-            # Before the first choice all is forced: those states have one parent, log P_B is 0.
+            # All decisions before the first choice are forced. Those states have one parent, so log P_B is 0.
             chosen = places >= 0
             log_pb.add(arrival.rows[chosen], places[chosen], values[chosen])
         every = torch.arange(n, device=length.device)
@@ -199,7 +200,7 @@ class Balance:
         return Steps(flows, log_pf.values, log_pb.values, length, log_partial)
 
     def _log_partial(self, positions: _Positions, n: int, width: int) -> Tensor:
-        """(n, T) log R of the states at which a choice is due, the first one and the terminal one left out."""
+        """(n, T) log R of the states at which a choice is due; 0 for the first one. Terminal states are left out."""
         values = torch.zeros(n, width, dtype=torch.float64, device=positions.length.device)
         if self.partial is None or not self.trajectories.arrivals:
             return values
@@ -207,14 +208,14 @@ class Balance:
         rewards = self.partial(torch.cat([arrival.states for arrival in arrivals]))
         sizes = [len(arrival.rows) for arrival in arrivals]
         for arrival, places, log_r in zip(arrivals, positions.of_arrivals, rewards.split(sizes), strict=True):
-            # In order: of the states after one choice the last one stays, at which the next choice is due.
+            # Arrivals are in order: the last state after a choice, where the next choice is due, overwrites the others.
             inner = (places >= 0) & (places + 1 < positions.length[arrival.rows])
             values[arrival.rows[inner], places[inner] + 1] = log_r[inner]
         return values
 
     @cached_property
     def _log_pb_of_arrivals(self) -> list[Tensor]:
-        """For each arrival (m,) log P_B, with gradients if it is learned."""
+        """For each arrival, (m,) log P_B, with gradients if P_B is learned."""
         arrivals = self.trajectories.arrivals
         if self.backward is None:
             return [arrival.log_pb for arrival in arrivals]
@@ -228,7 +229,7 @@ class Balance:
 
     @cached_property
     def edges(self) -> Edges:
-        """Flows into and out of every state but the first; the policy's logits are log flows up to a constant."""
+        """Flows into and out of every state except the first; the policy's logits are log flows up to a constant."""
         env = self.env
         shift = self.log_z - self._log_outflow(env.initial_states(1))[0]
         inflows, reached, trajectory = [], [], []
@@ -270,7 +271,7 @@ class Balance:
 
 
 class _Matrix:
-    """An (n, width) float64 matrix of zeros to which entries are added, keeping gradients."""
+    """An (n, width) float64 matrix of zeros to which entries are added; gradients are kept."""
 
     def __init__(self, n: int, width: int, device: torch.device) -> None:
         self._shape = (n, width)
@@ -285,12 +286,12 @@ class _Matrix:
 
 
 def _positions(trajectories: Trajectories) -> _Positions:
-    """Where each entry stands in its trajectory."""
+    """The position of each step and arrival in its trajectory."""
     count = torch.zeros(len(trajectories), dtype=torch.int64, device=trajectories.states.device)
     of_steps: dict[int, Tensor] = {}
     of_arrivals: dict[int, Tensor] = {}
     of_heads: dict[str, list[int]] = {}
-    # Batches put together have several entries of one turn, of different rows; a choice comes before its arrival.
+    # A batch joined from several has several entries for one turn, with different rows. A choice precedes its arrival.
     entries = [(step.turn, 0, i) for i, step in enumerate(trajectories.steps)]
     entries += [(arrival.turn, 1, i) for i, arrival in enumerate(trajectories.arrivals)]
     for _, kind, i in sorted(entries):

@@ -1,6 +1,6 @@
-"""Checkpoint files: written whole or not at all, read without running code, and what they hold.
+"""Checkpoint files: their contents, written completely or not at all, and read without running code.
 
-A checkpoint holds the complete settings of its run. A compact one holds only what sampling needs.
+A checkpoint contains the complete settings of its run. A compact checkpoint contains only what sampling needs.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ LAST = "last.ckpt"
 """The newest checkpoint of a run, in its folder ``checkpoints``."""
 
 PREVIOUS = "previous.ckpt"
-"""The one before, for the case that a disk loses the newest."""
+"""The checkpoint before the newest one, in case the newest one is lost or damaged."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How Lightning writes and reads checkpoints here.
+    """Writes and reads checkpoints for Lightning.
 
-    A file is written beside its final name, forced to the disk, and renamed: whenever a process is killed or a disk is
-    full, there is the whole old file or the whole new one. Lightning's own way writes to the folder of temporary files,
-    which may be another disk.
+    A file is first written in its final folder under another name, then forced to the disk, then renamed. If a process
+    is killed or a disk is full, either the complete old file or the complete new file exists. Lightning's own method
+    writes to the folder of temporary files, which may be on another disk.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a checkpoint, and keep the last one as the previous one.
+        """Write a checkpoint; an old ``last.ckpt`` is kept as ``previous.ckpt``.
 
         Raises:
-            InputError: if it cannot be written; the files that were there stay as they were.
+            InputError: if the file cannot be written; existing files are not changed.
         """
         path = Path(path)
         content = io.BytesIO()
@@ -56,28 +56,28 @@ class CheckpointFiles(TorchCheckpointIO):
                 if path.name == LAST and path.is_file():
                     _keep(path)
         except OSError as error:
-            kept = "the checkpoint before it is whole" if path.is_file() else "there is none before it"
+            kept = "the old checkpoint is complete" if path.is_file() else "there is no old checkpoint"
             raise InputError(
-                f"checkpoint {path}: cannot be written ({error.strerror or error}); {kept}. Make room or choose "
-                "another folder, then go on with --ckpt_path"
+                f"checkpoint {path}: cannot be written ({error.strerror or error}); {kept}. Free disk space or "
+                "choose another folder, then continue with --ckpt_path"
             ) from None
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a file; whatever is asked for, objects that would run code are refused."""
+        """Read a checkpoint; objects that would run code are always refused, also with ``weights_only=False``."""
         content: dict[str, Any] = _load(Path(path))
         return content
 
 
 def _keep(last: Path) -> None:
-    """Give the last checkpoint the name of the previous one as well; no moment is without a whole file."""
+    """Give the last checkpoint the name of the previous one as well, so that a complete file exists at every moment."""
     with atomic_path(last.with_name(PREVIOUS)) as temporary:
         link(last, temporary)
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name, in place of what has it; a copy on a file system without links."""
+    """Give a file a second name, and replace any file of that name; make a copy if the file system has no links."""
     try:
         target.unlink(missing_ok=True)
         os.link(source, target)
@@ -90,10 +90,10 @@ def read_checkpoint(path: str | Path, setting: str = "ckpt_path") -> dict[str, A
 
     Args:
         path: the file.
-        setting: what names it, for messages.
+        setting: name of the setting that gives the path, for messages.
 
     Raises:
-        InputError: if the file is missing, is no checkpoint, is damaged, or holds objects that would run code.
+        InputError: if the file is missing, is not a checkpoint, is damaged, or contains objects that would run code.
     """
     checkpoint = _load(Path(path), setting)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -102,51 +102,51 @@ def read_checkpoint(path: str | Path, setting: str = "ckpt_path") -> dict[str, A
 
 
 def _load(path: Path, setting: str = "ckpt_path") -> Any:
-    """What a file holds, on the CPU; see `read_checkpoint`."""
+    """The content of a file, on the CPU; see `read_checkpoint`."""
     if not path.is_file():
         raise InputError(f"{setting}: there is no file {path}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{setting}: {path} is damaged, is no checkpoint, or holds objects that are not loaded for safety"
+            f"{setting}: {path} is damaged, is not a checkpoint, or contains objects that are not loaded for safety"
         ) from None
-    except Exception as error:  # zip, pickle and torch raise many kinds for damaged files
+    except Exception as error:  # zip, pickle and torch raise many kinds of errors for damaged files
         reason = str(error).partition("\n")[0]
         raise InputError(f"{setting}: {path} cannot be read; it may be damaged ({reason})") from None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint at any depth of a folder; damaged ones are left out with a warning.
+    """The newest checkpoint that is not damaged, at any depth of a folder; each damaged one gives a warning.
 
     Returns:
-        its path; None if there is none.
+        the path of the checkpoint, or None if there is none.
     """
     for path in _newest_first(folder):
         try:
             read_checkpoint(path)
         except InputError as error:
-            rank_zero_warn(f"{error}; an older one is taken", stacklevel=2)
+            rank_zero_warn(f"{error}; an older checkpoint is used", stacklevel=2)
             continue
         return path
     return None
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    # Hidden files are what a killed process has left half written.
+    # Hidden files are incomplete files that a killed process has left.
     found = [path for path in folder.rglob("*.ckpt") if path.is_file() and not path.name.startswith(".")]
-    # Of a last and a previous one that are the same file the last comes first.
+    # If last.ckpt and previous.ckpt are the same file, last.ckpt comes first.
     yield from sorted(found, key=lambda path: (-path.stat().st_mtime_ns, path.name, str(path)))
 
 
 # Settings
 
 CONFIG_KEY = "crystalgfn"
-"""Where a checkpoint keeps the version and the settings it was made with."""
+"""Entry of a checkpoint that contains the version of the program and the settings of the run."""
 
 
 class SaveSettings(Callback):
-    """Keeps a run's complete settings in its checkpoints, so that a checkpoint needs no config beside it.
+    """Stores a run's complete settings in its checkpoints, so that a checkpoint can be used without a config.
 
     Args:
         config: the settings of the run: model, data and trainer.
@@ -160,10 +160,16 @@ class SaveSettings(Callback):
 
 
 def read_settings(path: str | Path) -> tuple[dict[str, Any], str]:
-    """The settings a checkpoint was made with, class paths brought up to date, and the version of the program.
+    """Read the settings of a checkpoint.
+
+    Args:
+        path: the file.
+
+    Returns:
+        the settings, with class paths brought up to date, and the version of the program that wrote the checkpoint.
 
     Raises:
-        InputError: if the file is missing, is no checkpoint of this program, or is damaged.
+        InputError: if the file is missing, is not a checkpoint of this program, or is damaged.
     """
     checkpoint = read_checkpoint(path)
     try:
@@ -173,25 +179,26 @@ def read_settings(path: str | Path) -> tuple[dict[str, Any], str]:
     except (KeyError, TypeError, AttributeError, yaml.YAMLError):
         raise InputError(f"ckpt_path: {path} is not a checkpoint that 'crystalgfn fit' has written") from None
     if not isinstance(config, dict) or "model" not in config:
-        raise InputError(f"ckpt_path: {path}, written by version {version}, names no model")
+        raise InputError(f"ckpt_path: {path}, written by version {version}, contains no settings of a model")
     return current(config), version
 
 
 # Networks of another run
 
 NETWORKS = ("policy.", "flow.", "backward_policy.")
-"""What the names of the networks' weights begin with, in the state of a `GFlowNet`."""
+"""Prefixes of the names of the networks' weights in the state of a `GFlowNet`."""
 
 
 def start_networks(module: nn.Module, path: Path | str) -> None:
-    """Give the networks of a model the weights that a checkpoint holds; all else stays as it is.
+    """Give the networks of a model the weights from a checkpoint; everything else in the model is unchanged.
 
     Args:
         module: a `GFlowNet`.
         path: checkpoint of a run with the same decisions and policy.
 
     Raises:
-        InputError: if the file is missing or damaged, or its networks are others than those of the model.
+        InputError: if the file is missing or damaged, if its networks do not fit the model, or if a weight is not
+            finite.
     """
     own = {name: value for name, value in module.state_dict().items() if name.startswith(NETWORKS)}
     given = {
@@ -204,7 +211,7 @@ def start_networks(module: nn.Module, path: Path | str) -> None:
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"model.start_from: the networks in {path} do not fit: {name} has the shape {shapes[0]} there "
-                f"and {shapes[1]} here; leave the environment's decisions and the policy as they were"
+                f"and {shapes[1]} in this run; both must have the same decisions of the environment and the same policy"
             )
         if not given[name].isfinite().all():
             raise InputError(f"model.start_from: the weights {name} in {path} are not finite")
@@ -214,31 +221,31 @@ def start_networks(module: nn.Module, path: Path | str) -> None:
 # Small checkpoints
 
 COMPACT = "compact"
-"""Entry of a checkpoint that says that it is one of these."""
+"""Entry that marks a checkpoint as compact."""
 
 _KEPT = ("epoch", "global_step", "pytorch-lightning_version", CONFIG_KEY)
 
 
 def write_compact(source: Path, out: Path, proxy: Any) -> None:
-    """Write what is needed to sample from a model, in a quarter of the space or less.
+    """Write a compact checkpoint: only what is needed to sample from a model, in a quarter of the space or less.
 
     Weights of the policy's networks are rounded to half precision, so samples differ a little from those of the source.
-    Everything else keeps its values: those of proxies' networks are in that precision anyway.
+    All other values are unchanged; half precision represents the weights of proxies' networks exactly.
 
     Args:
         source: checkpoint of a run.
-        out: the file, which appears complete or not at all.
-        proxy: settings of the proxy, or a list of several, that make proxies of the same shapes anywhere: those in the
-            source may name files of its own folder. Their weights come from the source.
+        out: the new file, which is written completely or not at all.
+        proxy: settings of the proxy, or a list of several, that make proxies of the same shapes on any machine. The
+            settings in the source may name files in its own folder. The weights of the proxies come from the source.
 
     Raises:
-        InputError: if the source cannot be read or the file not be written.
+        InputError: if the source cannot be read, or if the file cannot be written.
     """
     checkpoint = read_checkpoint(source)
     content: dict[str, Any] = {key: copy.deepcopy(checkpoint[key]) for key in _KEPT if key in checkpoint}
     config = yaml.safe_load(content[CONFIG_KEY]["config"])
     config["model"] |= {"proxy": proxy, "start_from": None}
-    # What a run has of its own: where it logs and saves.
+    # These settings belong to the run only: where it logs and saves.
     config.pop("trainer", None)
     content[CONFIG_KEY]["config"] = yaml.safe_dump(config, sort_keys=False)
     content[COMPACT] = True
@@ -251,12 +258,12 @@ def write_compact(source: Path, out: Path, proxy: Any) -> None:
 
 
 def _is_half(value: torch.Tensor) -> bool:
-    """Whether single-precision values lose nothing in half precision."""
+    """Whether values have single precision, but half precision represents them exactly."""
     return value.dtype == torch.float32 and bool((value.half().float() == value).all())
 
 
 def refuse_compact(path: str | Path) -> None:
-    """Raise an `InputError` if a checkpoint cannot be trained on with, because it is compact."""
+    """Raise an `InputError` if a checkpoint is compact, because training cannot continue from it."""
     if read_checkpoint(path).get(COMPACT):
         raise InputError(
             f"ckpt_path: {path} is for sampling only; to train from its networks use --model.start_from {path}"

@@ -1,4 +1,4 @@
-"""What the Trainer iterates over: a GFlowNet makes its own data, so batches are only tickets to sample."""
+"""Data loaders for the Trainer: a GFlowNet makes its own data, so a batch is only a request for samples."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from crystalgfn.checks import at_least, positive
 from crystalgfn.errors import InputError
 
 TICKET_SIZE = 1000
-"""Objects drawn from one random stream. It is fixed, so that samples depend on the seed alone."""
+"""Number of objects drawn from one random stream. It is fixed, so that samples depend on the seed only."""
 
 
 @dataclass
 class Ticket:
-    """Leave to sample ``n`` objects.
+    """A request for ``n`` samples.
 
     Attributes:
-        stream: names the random stream they are drawn from.
-        n: objects wanted.
-        size: objects drawn, at least n.
+        stream: name of the random stream from which the samples are drawn.
+        n: number of samples that are returned.
+        size: number of samples that are drawn, at least n.
     """
 
     stream: tuple[int | str, ...]
@@ -35,21 +35,21 @@ class Ticket:
 
 
 class Ticks(IterableDataset[int]):
-    """Counts up for ever: one tick a training step."""
+    """Counts up without end: one number for each training step."""
 
     def __iter__(self) -> Iterator[int]:
         return count()
 
 
 class Tickets(Dataset[Ticket]):
-    """Tickets for ``n_samples`` objects, which processes take in turn.
+    """Tickets for ``n_samples`` samples, distributed over the processes in turn.
 
-    Every process gets as many tickets as the others, so that all end together and none has to be repeated: the last
-    ones can be for no object.
+    Every process gets the same number of tickets, so that all processes end together and no ticket is repeated. The
+    last tickets can therefore be for zero samples.
 
     Args:
-        n_samples: objects in all.
-        stream: names the family of random streams; each ticket has its own.
+        n_samples: total number of samples.
+        stream: name of the family of random streams; each ticket has its own stream.
         processes: number of processes.
     """
 
@@ -67,21 +67,21 @@ class Tickets(Dataset[Ticket]):
 
 
 class Samples(LightningDataModule):
-    """How many objects are sampled, from which seed, and where predictions go.
+    """How many objects are sampled, with which seed and restriction, and where they are written.
 
     Args:
-        num_samples: objects that ``predict`` and ``test`` sample.
-        num_val_samples: objects that each validation samples.
-        seed: of the random streams of sampling; the same seed gives the same samples, and fewer samples are the
-            first of more.
+        num_samples: number of objects that ``predict`` and ``test`` sample.
+        num_val_samples: number of objects that each validation samples.
+        seed: seed of the random streams for sampling. The same seed gives the same samples; a smaller number of samples
+            gives the first ones of a larger number.
         out: table that ``predict`` writes.
-        restrict: what may be sampled, as settings by name or, on the command line, a file that holds them; for
-            crystals see docs/restriction.md. Not for training. None for everything that the model knows.
-        finetune_steps: training steps in the restricted space before sampling; the checkpoint stays as it is.
+        restrict: restriction of what is sampled: settings by name or, on the command line, a file that contains them;
+            for crystals see docs/restriction.md. Not allowed in training. None for no restriction.
+        finetune_steps: number of training steps in the restricted space before sampling; the checkpoint is not changed.
         finetune_lr: learning rate of these steps at the start.
 
     Raises:
-        InputError: if a number is not allowed.
+        InputError: if a number is not allowed, or if ``finetune_steps`` is set without ``restrict``.
     """
 
     def __init__(
@@ -101,15 +101,19 @@ class Samples(LightningDataModule):
         at_least("num_val_samples", num_val_samples, 1)
         if finetune_steps and restrict is None:
             raise InputError(
-                f"finetune_steps: {finetune_steps} is not allowed without a restriction; set data.restrict, or train "
-                "on with 'crystalgfn fit --ckpt_path'"
+                f"finetune_steps: {finetune_steps} is not allowed without a restriction; set data.restrict, or "
+                "continue training with 'crystalgfn fit --ckpt_path'"
             )
         self._unrestricted: Any = None
         self.restrict, self.finetune_steps, self.finetune_lr = restrict, finetune_steps, finetune_lr
         self.num_samples, self.num_val_samples, self.seed, self.out = num_samples, num_val_samples, seed, Path(out)
 
     def setup(self, stage: str) -> None:
-        """Restrict the model's environment, before anything is sampled or written."""
+        """Restrict the model's environment, before anything is sampled or written.
+
+        Raises:
+            InputError: if there is a restriction in training, or if it does not fit the environment.
+        """
         if self.restrict is None:
             return
         if stage == "fit":
@@ -123,7 +127,7 @@ class Samples(LightningDataModule):
         module.env = self._unrestricted.restricted(self.restrict)
 
     def teardown(self, stage: str) -> None:
-        """Give the model its environment back."""
+        """Give the model its original environment back."""
         if self._unrestricted is not None and self.trainer is not None:
             self.trainer.lightning_module.env = self._unrestricted
             self._unrestricted = None

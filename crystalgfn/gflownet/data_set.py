@@ -1,4 +1,4 @@
-"""Known objects: the rows of a table as terminal states, to train on or to measure."""
+"""Known objects: the rows of a table as terminal states, for training or evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BATCH = 2048
-"""Rows that are worked on at once, to bound memory."""
+"""Number of rows that are processed at once, to bound memory."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class KnownStates:
 
     Attributes:
         frame: the table.
-        wanted: (rows of the table,) bool, the rows that were asked for.
-        rows: (k,) int64, the rows, from 0, that can be built.
-        states: (k, state_size) their terminal states.
-        problems: for each other wanted row why it cannot.
+        wanted: (number of rows,) bool, the rows that were selected.
+        rows: (k,) int64, numbers of the rows, from 0, whose objects can be built.
+        states: (k, state_size) terminal states of these objects.
+        problems: for each other selected row, the reason why its object cannot be built.
     """
 
     frame: pd.DataFrame
@@ -49,17 +49,21 @@ def read_states(
     Args:
         env: turns the objects into states.
         table: CSV or parquet file.
-        tolerance: largest relative deviation of an object from one that can be built; it is moved there.
+        tolerance: largest relative deviation of an object from one that can be built; the object is changed to the one
+            that can be built.
         only: values that columns of the table must have; None for all rows.
-        field: the setting that named the table, for messages.
+        field: name of the setting that gives the table, for messages.
+
+    Returns:
+        the objects that can be built, and the reasons why others cannot.
 
     Raises:
-        InputError: if the table cannot be read, lacks a column, or the environment takes no objects.
+        InputError: if the table cannot be read or lacks a column, or if the environment cannot read tables.
     """
     try:
         content = env.read_table(table)
     except TypeError as error:
-        raise InputError(f"{field}: not for this environment: {error}") from None
+        raise InputError(f"{field}: not possible with this environment: {error}") from None
     wanted = torch.ones(len(content.frame), dtype=torch.bool)
     for column, value in (only or {}).items():
         if column not in content.frame.columns:
@@ -81,17 +85,17 @@ class DataSet(nn.Module):
     """Objects of a table, drawn uniformly; trajectories are sampled backward from them.
 
     The table is read when training starts. Rows that the environment cannot build are left out and counted by reason.
-    A checkpoint keeps a fingerprint of what was read: a run is only continued with the same objects.
+    A checkpoint contains a fingerprint of the objects, so that a run can only continue with the same objects.
 
     Args:
         table: CSV or parquet file; for crystals with the columns of `crystalgfn.crystal.tables`.
-        batch_size: trajectories added to each step of training.
+        batch_size: number of trajectories added to each training step.
         tolerance: largest relative deviation of an object from one that can be built, such as of lengths that must be
-            equal, or of an angle from 90 degrees; the object is moved there.
+            equal, or of an angle from 90 degrees; the object is changed to the one that can be built.
         only: values that columns of the table must have, such as ``{split: train}``; None for all rows.
 
     Raises:
-        InputError: if a setting is not usable.
+        InputError: if a setting is not allowed.
     """
 
     def __init__(
@@ -118,11 +122,11 @@ class DataSet(nn.Module):
 
         Args:
             env: turns the objects into states.
-            log_reward: (n,) log R of n terminal states, NaN where it is not to be had.
+            log_reward: function for (n,) log R of n terminal states, NaN if it is not available.
 
         Raises:
-            InputError: if the table cannot be read, none of its objects can be used, the environment takes no
-                objects, or the table is not that of the checkpoint.
+            InputError: if the table cannot be read, if none of its objects can be used, if the environment cannot read
+                tables, or if the objects are not those of the checkpoint.
         """
         known = read_states(env, self.table, self.tolerance, self.only, "data_set")
         reasons = Counter(known.problems.values())
@@ -133,15 +137,15 @@ class DataSet(nn.Module):
         if not good.any():
             raise InputError(f"data_set: the environment can build none of the objects of {self.table}{self._why()}")
         self.states, self.log_rewards = known.states[good], values[good]
-        # Sums of the bits, weighted by place: not proof against forgery, but against another table.
+        # A sum of the bits, weighted by position: it detects another table, but not a deliberate forgery.
         bits = self.states.contiguous().view(torch.int64).flatten()
         fingerprint = (bits * (2 * torch.arange(len(bits), device=bits.device) + 1)).sum()
         if self.fingerprint not in (0, fingerprint):
-            raise InputError(f"data_set: {self.table} gives other objects than those the checkpoint was trained on")
+            raise InputError(f"data_set: {self.table} gives other objects than those in the training of the checkpoint")
         self.fingerprint.copy_(fingerprint)
 
     def summary(self) -> str:
-        """How many rows are used, and why the others are not."""
+        """Text with the number of objects that are used, and the reasons why other rows are left out."""
         return f"data set {self.table}: {len(self)} objects{self._why()}"
 
     def _why(self) -> str:
@@ -149,6 +153,6 @@ class DataSet(nn.Module):
         return f"; rows left out: {', '.join(left)}" if left else ""
 
     def sample(self, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw ``batch_size`` objects with replacement: states (m, state_size) and their log R (m,)."""
+        """Draw m = ``batch_size`` objects with replacement: states (m, state_size) and their log R (m,)."""
         rows = torch.randint(len(self), (self.batch_size,), generator=generator, device=self.states.device)
         return self.states[rows], self.log_rewards[rows]

@@ -1,4 +1,4 @@
-"""Sums and means over the processes of a run; in a run of one process nothing is sent."""
+"""Sums and means over the processes of a run; a run with one process sends nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def n_processes() -> int:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of all processes' tensors, without gradients; every process has to call it, with the same shape."""
+    """The sum of the tensors of all processes, without gradients; every process must call it, with the same shape."""
     values = values.detach()
     if n_processes() > 1:
         values = values.clone()
@@ -21,7 +21,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """(k,) means of (n, k) values over the rows of all processes, whose numbers may differ, without gradients."""
+    """(k,) means of (n, k) values over the rows of all processes, without gradients; n may differ between processes."""
     values = values.detach().to(torch.float64)
     if n_processes() == 1:
         return values.mean(0)

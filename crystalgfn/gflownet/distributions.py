@@ -1,6 +1,6 @@
 """Distributions over the actions of one decision, for a batch of states at once.
 
-A policy's logits and the environment's support (which actions are legal) make a distribution. Illegal actions have
+A policy's logits and the environment's support (which actions are legal) define a distribution. Illegal actions have
 probability zero by construction. Every draw takes an explicit generator.
 """
 
@@ -17,11 +17,11 @@ _NEGATIVE_INFINITY = float("-inf")
 
 
 class Distribution(ABC):
-    """A distribution over actions, one row a state. Actions are (n, 1) float64: an index or a value."""
+    """Distributions over actions, one row for each state. Actions are (n, 1) float64: an index or a value."""
 
     @abstractmethod
     def sample(self, generator: Generator) -> Tensor:
-        """(n, 1) one action for each row."""
+        """(n, 1) float64, one action drawn for each row."""
 
     @abstractmethod
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def tempered(self, temperature: float) -> Distribution:
-        """The same choice made less (temperature > 1) or more decidedly, for exploration."""
+        """The same distribution, flatter (temperature > 1) or sharper (temperature < 1), for exploration."""
 
 
 class MaskedCategorical(Distribution):
@@ -63,7 +63,7 @@ class MaskedCategorical(Distribution):
 
 
 class UniformCategorical(MaskedCategorical):
-    """The same probability for each legal option.
+    """Uniform distribution over the legal options.
 
     Args:
         mask: (n, k) bool, True for legal options; at least one in each row.
@@ -84,38 +84,38 @@ class UniformCategorical(MaskedCategorical):
 
 
 def _draw_index(logits: Tensor, generator: Generator) -> Tensor:
-    """(n, 1) int64, an option of each row (n, k) of unnormalised log-probabilities."""
-    # Gumbel-argmax: `multinomial` has been seen to return options of probability zero.
+    """(n, 1) int64, one option drawn for each row of unnormalised log-probabilities (n, k)."""
+    # Gumbel-argmax, because `torch.multinomial` can return options of probability zero.
     exponential = torch.empty_like(logits).exponential_(generator=generator)
     return (logits - exponential.log_()).argmax(1, keepdim=True)
 
 
 @cache
 def _spread(components: int, device: torch.device) -> Tensor:
-    """Where the components of a mixture lie before anything is learned, in units of the logit of their mean."""
-    with torch.inference_mode(False):  # made while predicting, it may be used in training
+    """(components,) offsets of the logit of mu, which spread the components over the interval at the start."""
+    with torch.inference_mode(False):  # a tensor made during prediction may later be used in training
         return torch.linspace(-2.0, 2.0, components, dtype=torch.float64, device=device)
 
 
 class BetaMixture(Distribution):
-    """Mixture of Beta densities on an interval of each row's own.
+    """Mixture of Beta densities; each row has its own interval.
 
     With u the position of x in its interval [low, high] (0 to 1, measured linearly or in the logarithm of x), the
-    density of x is sum_k w_k Beta(u; alpha_k, beta_k) du/dt. It is taken relative to t = (x - reference_low) /
-    (reference_high - reference_low): densities of different rows, whose intervals differ, share one measure.
+    density of x is sum_k w_k Beta(u; alpha_k, beta_k) du/dt. It is measured relative to t = (x - reference_low) /
+    (reference_high - reference_low), so that rows with different intervals share one measure.
 
-    Each component has mean (1 + kappa mu) / (2 + kappa): alpha = 1 + kappa mu, beta = 1 + kappa (1 - mu), so that it
-    is bounded and has one mode.
+    Each component has alpha = 1 + kappa mu and beta = 1 + kappa (1 - mu), so its mean is (1 + kappa mu) / (2 + kappa).
+    Its density is bounded and has one mode.
 
     Args:
         logits: (n, 3 k) for k components: weight logits, logits of mu, and log kappa, k columns each.
         support: (n, 2) low and high end of each row's interval, low < high.
-        reference: ends of the range in which densities are measured.
-        log_scale: measure u in log x; needs low > 0.
+        reference: low and high end of the range in which densities are measured.
+        log_scale: whether u is measured in log x; this requires low > 0.
     """
 
     _MAX_LOG_KAPPA = 9.0
-    """Bounds the sharpness of a component: a standard deviation of 0.6 % of the interval at mu = 1/2."""
+    """Limit of log kappa: the sharpest component has a standard deviation of 0.6 % of the interval at mu = 1/2."""
 
     _MARGIN = 1e-6
     """u keeps this distance from 0 and 1, where densities vanish and logarithms overflow."""
@@ -123,7 +123,7 @@ class BetaMixture(Distribution):
     def __init__(self, logits: Tensor, support: Tensor, reference: tuple[float, float], log_scale: bool) -> None:
         weights, mean, log_kappa = logits.to(torch.float64).chunk(3, dim=1)
         self.log_weights = weights.log_softmax(1)
-        # Components start spread over the interval; tanh keeps gradients near the bound.
+        # Components are spread over the interval at the start. tanh keeps gradients near the limit of log kappa.
         mu = torch.sigmoid(mean + _spread(weights.shape[1], logits.device))
         kappa = torch.exp(self._MAX_LOG_KAPPA * torch.tanh(log_kappa / self._MAX_LOG_KAPPA))
         self.alpha, self.beta = 1 + kappa * mu, 1 + kappa * (1 - mu)
@@ -148,7 +148,7 @@ class BetaMixture(Distribution):
 
     def sample(self, generator: Generator) -> Tensor:
         index = _draw_index(self.log_weights, generator)
-        # The public samplers of torch.distributions take no generator; the kernel below them does.
+        # The public samplers of torch.distributions take no generator; the function that they call does.
         x = torch._standard_gamma(self.alpha.gather(1, index).squeeze(1), generator=generator)
         y = torch._standard_gamma(self.beta.gather(1, index).squeeze(1), generator=generator)
         return self._value((x / (x + y)).clamp(self._MARGIN, 1 - self._MARGIN))
@@ -173,7 +173,7 @@ class BetaMixture(Distribution):
         return self._with(ones, ones, torch.zeros_like(ones))
 
     def tempered(self, temperature: float) -> BetaMixture:
-        # A Beta to the power of 1 / temperature is a Beta again, with kappa / temperature.
+        # A Beta density to the power of 1 / temperature is again a Beta density, with kappa / temperature.
         alpha, beta = (1 + (x - 1) / temperature for x in (self.alpha, self.beta))
         return self._with(alpha, beta, (self.log_weights / temperature).log_softmax(1))
 
@@ -187,10 +187,10 @@ class BetaMixture(Distribution):
 
 
 class Determined(Distribution):
-    """The one action that can have been taken: probability one.
+    """The only possible action of each row, with probability one.
 
     Args:
-        actions: (n, 1) that action.
+        actions: (n, 1) the action of each row.
     """
 
     def __init__(self, actions: Tensor) -> None:

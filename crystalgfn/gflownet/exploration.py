@@ -1,4 +1,4 @@
-"""What changes over the steps of a training: exploration and learning rates."""
+"""Values that change during training: exploration and learning rates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ Schedule = Literal["linear", "cosine"]
 
 @dataclass(frozen=True)
 class Exploration:
-    """Random decisions and a temperature, which may fade. Losses hold for any way of sampling.
+    """Uniformly random decisions and a sampling temperature, which can both fade during training.
+
+    Losses are valid for any way of sampling trajectories.
 
     Args:
-        epsilon: probability at the start of a decision drawn uniformly from what is legal.
-        temperature: at the start, of all other decisions; above 1 they are more alike.
-        steps: steps of training over which epsilon falls to 0 and the temperature goes to 1; 0 keeps both.
-        schedule: how they do: ``linear`` or along half a ``cosine``.
+        epsilon: probability, at the start, that a decision is drawn uniformly from the legal actions.
+        temperature: temperature, at the start, of all other decisions; above 1, their probabilities are more equal.
+        steps: training steps over which epsilon falls to 0 and the temperature goes to 1; 0 keeps both constant.
+        schedule: shape of this change: ``linear``, or ``cosine`` for half a cosine.
 
     Raises:
-        InputError: if a value is not usable.
+        InputError: if a value is not allowed.
     """
 
     epsilon: float
@@ -39,7 +41,7 @@ class Exploration:
         one_of("exploration_schedule", self.schedule, get_args(Schedule))
 
     def at(self, step: int) -> tuple[float, float]:
-        """Epsilon and temperature at a step of training."""
+        """Epsilon and temperature at a training step, counted from 0."""
         share = 1.0
         if self.steps:
             done = min(1.0, step / self.steps)
@@ -48,7 +50,7 @@ class Exploration:
 
 
 def cosine_fall(step: int, steps: int, final: float) -> float:
-    """Share of the learning rate at a step: along half a cosine from 1 to ``final`` at ``steps``, then constant."""
-    # In single precision, as it has been since the first checkpoints: the last digits decide whether runs repeat.
+    """Factor on the learning rate at a step: half a cosine from 1 to ``final`` at ``steps``, then constant."""
+    # Single precision, as in all earlier versions: other last digits would change the results of a seed.
     done = torch.tensor(min(step / steps, 1.0) * torch.pi)
     return final + (1 - final) * (1 + torch.cos(done).item()) / 2

@@ -1,11 +1,12 @@
-"""How likely a sampler is to draw given objects: log p(x), exact in trees, else estimated from backward trajectories.
+"""log p(x) of given objects under a sampler: exact in trees, otherwise estimated from backward trajectories.
 
-An object can be reached by many trajectories, and p(x) is the sum of P_F over them. Drawn backward from x they give
+Many trajectories can lead to an object, and p(x) is the sum of P_F over them. With trajectories drawn backward from x,
 
     p(x) = E [ P_F(τ) / P_B(τ | x) ],  τ ~ P_B(. | x)
 
-an importance-sampling estimate whose relative error does not depend on how small p(x) is, only on how much P_F / P_B
-differs between the trajectories of x; for a perfect sampler with the P_B it was trained with it does not differ at all.
+The relative error of this importance-sampling estimate does not depend on how small p(x) is. It depends only on how
+much P_F / P_B differs between the trajectories of x. For a perfect sampler, and with the P_B of its training, P_F / P_B
+is the same for all trajectories of x.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from crystalgfn.gflownet.policies.base import Policy
 from crystalgfn.gflownet.rollout import BackwardPolicy, log_forward, sample_backward
 
 BATCH = 4096
-"""Trajectories worked on at once, to bound memory."""
+"""Number of trajectories that are processed at once, to bound memory."""
 
 
 class LogLikelihood(NamedTuple):
     """log p(x) of n objects.
 
     Attributes:
-        log_p: (n,) float64; -inf for an object that cannot be drawn.
-        standard_error: (n,) float64 of log_p; 0 where it is exact, NaN where it cannot be told from one trajectory.
+        log_p: (n,) float64; -inf for an object that cannot be sampled.
+        standard_error: (n,) float64, of log_p; 0 if log_p is exact, NaN if it is estimated from one trajectory only.
     """
 
     log_p: Tensor
@@ -46,19 +47,26 @@ def log_likelihood(
     backward: BackwardPolicy | None = None,
     batch: int = BATCH,
 ) -> LogLikelihood:
-    """Find log p(x) of terminal states under the policy.
+    """Compute log p(x) of terminal states under the policy.
 
-    The logarithm of a mean is low on average, by about half the squared standard error.
+    An estimate is the logarithm of a mean. On average it is too low, by about half the squared standard error.
 
     Args:
         env: the environment.
         policy: the policy.
         states: (n, state_size) terminal states.
-        generator: the only source of randomness; not touched in a tree.
-        trajectories: drawn backward from each object. In a tree there is one, and the result is exact.
-        backward: the learned backward policy; None for the environment's own. Any P_B gives the same p(x); the one
-            that the policy was trained with gives the smallest error.
+        generator: the only source of randomness; not used in a tree.
+        trajectories: number of trajectories drawn backward from each object. In a tree, one trajectory is used, and
+            the result is exact.
+        backward: a learned backward policy, or the uniform one; None for the environment's own P_B. Every P_B gives
+            the same p(x); the P_B with which the policy was trained gives the smallest error.
         batch: largest number of trajectories at once.
+
+    Returns:
+        log p(x) and its standard error.
+
+    Raises:
+        InputError: if ``trajectories`` is below 1.
     """
     at_least("trajectories", trajectories, 1)
     if not len(states):
@@ -83,6 +91,6 @@ def _summary(log_weights: Tensor, is_exact: bool) -> LogLikelihood:
     if is_exact:
         return LogLikelihood(log_weights[:, 0], torch.zeros_like(log_weights[:, 0]))
     log_mean = log_weights.logsumexp(1) - torch.tensor(k, dtype=torch.float64).log()
-    # Weights relative to their mean: the deviation of log p is that of p over p, to first order.
+    # Weights are relative to their mean: to first order, the deviation of log p is the deviation of p divided by p.
     relative = (log_weights - log_mean.unsqueeze(1)).exp()
     return LogLikelihood(log_mean, relative.std(1) / k**0.5 if k > 1 else torch.full_like(log_mean, float("nan")))

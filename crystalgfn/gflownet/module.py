@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric, PearsonCorrCoef
 from crystalgfn.checks import at_least, between, one_of, positive
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
-from crystalgfn.gflownet.checkpoint_files import read_checkpoint, read_settings, start_networks
+from crystalgfn.gflownet.checkpoint_files import NETWORKS, read_checkpoint, read_settings, start_networks
 from crystalgfn.gflownet.data import Samples, Ticket
 from crystalgfn.gflownet.data_set import DataSet
 from crystalgfn.gflownet.distributed import mean_over_processes, n_processes, sum_over_processes
@@ -46,41 +46,48 @@ FINETUNE_EPSILON = 0.1
 """Probability of a uniformly random decision at the first step of fine-tuning; it falls linearly to 0."""
 
 FINETUNE_LR_FINAL = 0.01
-"""Share of their start to which the learning rates of fine-tuning fall."""
+"""Factor to which the learning rates of fine-tuning fall, relative to their starting values."""
 
 
 class GFlowNet(LightningModule):
     """Learns to sample objects with probability proportional to a reward.
 
-    Every step method returns a dictionary with, for the n objects it sampled: ``states`` (n, state_size),
-    ``properties`` (n, columns) with the proxies' predictions and uncertainties, named by ``proxies.columns``,
-    ``log_reward`` (n,) and ``log_pf`` (n,); callbacks read it. Training adds ``loss``.
+    Every step method returns a dictionary about the n objects that it sampled: ``states`` (n, state_size);
+    ``properties`` (n, columns), the proxies' predictions and uncertainties, with the columns ``proxies.columns``;
+    ``log_reward`` (n,); and ``log_pf`` (n,). Callbacks read this dictionary. The training step adds ``loss``, all other
+    steps add ``log_pb`` (n,).
 
     Args:
-        env: what is built, and how.
-        proxy: predicts a property of an object; a list of proxies predicts several.
-        reward: turns what is predicted into log R.
+        env: the environment: which objects are built, and how.
+        proxy: predicts a property of an object; give a list of proxies to predict several properties.
+        reward: turns the predictions into log R.
         policy: makes the policy network from the shape of each decision.
-        loss: what is minimised; None for trajectory balance.
-        backward_policy: ``uniform`` over the parents of a state; ``fixed``, the environment's own, which is uniform if
-            it has no other; or ``learned``, a network of the policy's kind, only where states can have several parents.
-        batch_size: trajectories sampled with the policy in each training step.
-        replay: terminal states seen before, to train on again; None for none.
+        loss: the loss to minimise; None for trajectory balance.
+        backward_policy: ``uniform`` over the parents of a state; ``fixed``, the environment's own P_B, which is uniform
+            if the environment defines no other; or ``learned``, a network of the same kind as the policy, allowed only
+            if states can have several parents.
+        batch_size: number of trajectories sampled with the policy in each training step.
+        replay: buffer of sampled terminal states that are trained on again; None for none.
         data_set: known objects to train on; None for none.
         lr: learning rate of the networks at the start.
         lr_log_z: learning rate of log Z at the start.
-        lr_final: both learning rates fall along half a cosine to this share of their start at ``max_steps``.
+        lr_final: factor to which both learning rates fall until ``max_steps``, along half a cosine, relative to their
+            starting values.
         epsilon: probability of a uniformly random decision at the start of training.
-        temperature: of the other decisions at the start of training; above 1 they are more alike.
-        exploration_steps: steps over which epsilon falls to 0 and the temperature goes to 1; 0 keeps both.
-        exploration_schedule: how they do: ``linear`` or along half a ``cosine``.
-        on_bad_value: what to do with an object for which a proxy gives NaN or an infinite value: ``stop`` with an
-            error that names it, or ``skip`` it: it is left out of training and metrics and counted
-            (``train/skipped``, all of a run), and a table of samples keeps it without a reward.
-        start_from: checkpoint of another run whose networks training starts with, instead of random weights: one with
-            the same decisions and policy, such as another reward or proxy. Optimizer, schedules and log Z start anew.
-            None for random weights.
-        seed: of the policy's first weights and of every random stream.
+        temperature: temperature of all other decisions at the start of training; above 1, their probabilities are more
+            equal.
+        exploration_steps: steps over which epsilon falls to 0 and the temperature goes to 1; 0 keeps both constant.
+        exploration_schedule: shape of this change: ``linear``, or ``cosine`` for half a cosine.
+        on_bad_value: what to do if a proxy gives NaN or an infinite value for an object. ``stop`` ends the run with an
+            error that names the object. ``skip`` leaves the object out of training and metrics and counts it
+            (``train/skipped``, the total of a run); a table of samples lists it without a reward.
+        start_from: checkpoint of another run; training starts with its networks instead of random weights. That run
+            must have the same decisions and policy; it can have another reward or proxy. Optimizer, schedules and
+            log Z start anew. None for random weights.
+        seed: seed of the policy's first weights and of every random stream.
+
+    Raises:
+        InputError: if a setting is not allowed, or if settings do not fit together.
     """
 
     def __init__(
@@ -157,19 +164,23 @@ class GFlowNet(LightningModule):
 
     @torch.no_grad()
     def evaluate(self, states: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What the proxies and the reward say of n terminal states.
+        """Evaluate the proxies and the reward for n terminal states.
+
+        Args:
+            states: (n, state_size) terminal states.
 
         Returns:
-            properties (n, columns), log R (n,), and its parts by property, each (n,). Where a prediction is not
-            finite and such objects are to be skipped, log R is NaN.
+            properties (n, columns), log R (n,), and the parts of log R by property, each (n,). With ``on_bad_value``
+            ``skip``, log R is NaN for objects with a prediction that is not finite.
 
         Raises:
-            InputError: if a proxy returns another shape or type, or a value that is not finite and the run is to stop.
+            InputError: if a proxy returns a wrong shape or type, or, with ``on_bad_value`` ``stop``, a value that is
+                not finite.
         """
         return self._judge(self.env.decode(states), states)
 
     def log_rewards(self, states: Tensor) -> Tensor:
-        """(n,) log R of any number of terminal states, as `evaluate` with less memory."""
+        """(n,) log R of any number of terminal states (n, state_size), evaluated in batches to bound memory."""
         return torch.cat([states.new_zeros(0), *(self.evaluate(part)[1] for part in states.split(BATCH) if len(part))])
 
     @torch.no_grad()
@@ -189,7 +200,7 @@ class GFlowNet(LightningModule):
         return self.proxies.matrix(predictions), log_reward, parts
 
     def sample(self, n: int, generator: Generator) -> dict[str, Tensor]:
-        """Sample n objects with the policy as it is; see the class for what is returned."""
+        """Sample n objects with the current policy; the class docstring describes the dictionary that is returned."""
         trajectories, log_pf = sample_forward(self.env, self.policy, n, generator, backward=self.backward_policy)
         properties, log_reward, _ = self.evaluate(trajectories.states)
         return {
@@ -211,7 +222,7 @@ class GFlowNet(LightningModule):
         try:
             return self._training_step(stream)
         except Exception:
-            # A checkpoint saved now repeats this step as it was.
+            # A checkpoint that is saved after the error will repeat this step with the same random numbers.
             stream.set_state(before)
             self.skipped.copy_(skipped)
             raise
@@ -255,7 +266,7 @@ class GFlowNet(LightningModule):
             if self.global_step == 0 and self.flow is not None:
                 self.flow.start_at(balance)
                 balance = self._balance(balance.trajectories, balance.log_reward)
-        # A process of several may have nothing to train on, but takes part in means over all of them.
+        # With several processes, one may have nothing to train on; it must still take part in means over all processes.
         is_empty = not len(balance.log_reward) and self.loss.learns_log_z
         losses = balance.log_reward if is_empty else self.loss(balance)
         loss = losses.mean()
@@ -276,23 +287,25 @@ class GFlowNet(LightningModule):
         }
 
     def _estimate_log_z(self, balance: Balance) -> None:
-        """Set log Z to the estimate of a batch: at its learning rate it would take long to get there."""
+        """Set log Z to its estimate from a batch; with its learning rate alone, log Z would need many steps."""
         estimates = balance.log_reward + balance.log_pb.detach() - balance.log_pf.detach()
         estimate = mean_over_processes(estimates.unsqueeze(1))[0]
         self.log_z.data.copy_(torch.where(estimate.isfinite(), estimate, self.log_z.data))
 
     def _count(self, own: int) -> Tensor | int:
-        """Number of trajectories of all processes in this step, of which this process has ``own``."""
+        """Number of trajectories of all processes in this step; ``own`` is the number of this process."""
         count: Tensor | int = own * n_processes()
-        # Only where objects are skipped do numbers differ.
+        # The processes have different numbers only if objects can be skipped.
         if self.on_bad_value == "skip" and n_processes() > 1:
             count = sum_over_processes(torch.tensor(own, device=self.device))
         if not count:
-            raise InputError("on_bad_value: skip leaves nothing to train on; no value of a step is finite")
+            raise InputError(
+                "on_bad_value: skip leaves nothing to train on; no object of this step has finite predictions"
+            )
         return count
 
     def _nothing(self) -> Tensor:
-        """Zero, as a function of all parameters: DDP waits for gradients of heads that no trajectory visited too."""
+        """Zero, as a function of all parameters: DDP also waits for gradients of heads that no trajectory visited."""
         learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return 0.0 * torch.stack([parameter.view(-1)[0].to(torch.float64) for parameter in learned]).sum()
 
@@ -324,13 +337,14 @@ class GFlowNet(LightningModule):
         )
 
     def _log_partial(self, states: Tensor) -> Tensor:
-        """(m,) log R of states on the way; 0 where a prediction is not finite, which is as good a start as any."""
+        """(m,) log R of intermediate states; 0 where a prediction is not finite: the network alone then gives log F."""
         _, log_reward, _ = self._judge(self.env.decode_partial(states), states)
         return torch.where(log_reward.isfinite(), log_reward, 0.0)
 
     def setup(self, stage: str) -> None:
         check_accelerator(self.trainer.strategy.root_device.type)
-        # DDP would send all buffers in every step: tables, the same everywhere, and each process's own replay.
+        # By default, DDP copies all buffers from one process to the others in every step. Tables are equal everywhere,
+        # and each process must keep its own replay buffer.
         names = [name for name, _ in self.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
@@ -378,12 +392,13 @@ class GFlowNet(LightningModule):
         good = torch.isfinite(samples["log_reward"])
         if not good.all():
             samples = {name: value[good] for name, value in samples.items()}
-        # In a tree log_pf - log_pb is log p(x); elsewhere it is an unbiased estimate of p(x) from one trajectory.
+        # In a tree, log_pf - log_pb is log p(x); otherwise it is an estimate of log p(x) from one trajectory.
         log_p = samples["log_pf"] - samples["log_pb"]
         log_reward = samples["log_reward"]
         if len(log_p):
             self._correlation.update(log_p.float(), log_reward.float())
-        # Of trajectory balance, whatever is minimised: it is zero for a perfect sampler and compares losses.
+        # Always the loss of trajectory balance: it is zero for a perfect sampler, and with it, runs that minimise
+        # different losses can be compared.
         loss = trajectory_balance(self.log_z, samples["log_pf"], samples["log_pb"], log_reward)
         values = dict(zip(self._mean_names(), samples["properties"].unbind(1), strict=True))
         for name, value in (values | {"log_reward_mean": log_reward, "loss": loss}).items():
@@ -396,12 +411,12 @@ class GFlowNet(LightningModule):
         return samples
 
     def predict_step(self, batch: Ticket, batch_idx: int) -> dict[str, Tensor]:
-        """Sample the objects of one ticket: as many as it asks for, from its own random stream."""
+        """Sample the objects of one ticket, from the ticket's own random stream."""
         if not batch.n:
             states, nothing = self.env.initial_states(0), torch.zeros(0, dtype=torch.float64, device=self.device)
             values = dict.fromkeys(("log_reward", "log_pf", "log_pb"), nothing)
             return {"states": states, "properties": nothing.view(0, len(self.proxies.columns)), **values}
-        # A full ticket is drawn whatever is asked for, so that fewer samples are a prefix of more.
+        # Always draw a full ticket, so that a request for fewer samples gives the first ones of a larger request.
         samples = self.sample(batch.size, generator(*batch.stream, device=self.device))
         return {name: value[: batch.n] for name, value in samples.items()}
 
@@ -416,7 +431,7 @@ class GFlowNet(LightningModule):
         self._adapt()
 
     def _adapt(self) -> None:
-        """Do the fine-tuning that the Trainer's data module asks for."""
+        """Fine-tune the model if the Trainer's data module requests it."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, Samples) and data.finetune_steps:
             self.finetune(self.env, data.finetune_steps, data.finetune_lr, data.seed)
@@ -424,24 +439,24 @@ class GFlowNet(LightningModule):
     @torch.inference_mode(False)
     @torch.enable_grad()
     def finetune(self, env: Environment, steps: int, lr: float, seed: int) -> list[float]:
-        """Train for some steps in another environment of the same policy, with the model's own loss and reward.
+        """Train for some steps in another environment that fits the same policy, with the model's own loss and reward.
 
-        Only the policy, the networks beside it and log Z change, in memory. Known objects and replay are not used: they
-        may lie outside of the environment. log Z starts again from the estimate of the first batch. A uniformly random
-        decision has a probability of 0.1 at the first step, which falls linearly to 0.
+        Only the networks and log Z change, and only in memory. The data set and the replay buffer are not used, because
+        their objects may lie outside of the environment. log Z starts again from the estimate of the first batch. The
+        probability of a uniformly random decision is 0.1 at the first step and falls linearly to 0.
 
         Args:
-            env: the environment to adapt to; it becomes the model's.
-            steps: number of steps, each on as many trajectories as in training.
-            lr: learning rate of the networks at the start; log Z has the model's own. Both fall along half a cosine
-                to 0.01 of their start.
-            seed: of the random stream ``(seed, "finetune")``.
+            env: the environment for fine-tuning; it becomes the model's environment.
+            steps: number of steps; each step has as many trajectories as a training step.
+            lr: learning rate of the networks at the start; log Z starts with the model's ``lr_log_z``. Both fall along
+                half a cosine to 0.01 of their starting values.
+            seed: seed of the random stream ``(seed, "finetune")``.
 
         Returns:
             the loss of each step.
 
         Raises:
-            InputError: if a loss is not finite.
+            InputError: if a loss is not finite, or if no object of a step has finite predictions.
         """
         self.env = env
         stream = generator(seed, "finetune", device=self.device)
@@ -461,12 +476,14 @@ class GFlowNet(LightningModule):
                 stream,
                 FINETUNE_EPSILON * (1 - step / steps),
                 backward=self.backward_policy,
-                keep_states=self.loss.uses_edges,
+                keep_states=self._keep_states,
             )
             _, log_reward, _ = self.evaluate(trajectories.states)
             good = torch.isfinite(log_reward)
             if not good.any():
-                raise InputError("finetune_steps: no value of a step is finite, so there is nothing to learn from")
+                raise InputError(
+                    "finetune_steps: no object of a step has finite predictions, so there is nothing to learn from"
+                )
             if not good.all():
                 trajectories, log_reward = trajectories.select(good), log_reward[good]
             balance = self._balance(trajectories, log_reward)
@@ -490,18 +507,21 @@ class GFlowNet(LightningModule):
         return self._generator
 
     def on_train_start(self) -> None:
-        # Restored here, not on loading: what happens in between may draw.
+        # Restored here and not on loading, because code that runs in between may draw random numbers.
         if self._generator_state is not None:
             self._training_generator().set_state(self._generator_state)
             self._generator_state = None
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **settings: Any) -> GFlowNet:  # type: ignore[override]
-        """The model of a checkpoint with its weights, on the CPU and in evaluation mode.
+        """Load a model with its weights from a checkpoint, on the CPU and in evaluation mode.
 
         Args:
-            checkpoint_path: file that a run has written; a compact one is allowed.
-            settings: settings of the model to use in place of those in the checkpoint, such as ``reward={...}``.
+            checkpoint_path: file that a run has written; a compact checkpoint is allowed.
+            settings: settings of the model that replace those in the checkpoint, such as ``reward={...}``.
+
+        Returns:
+            the model.
 
         Raises:
             InputError: if the file is missing or damaged, or its settings or weights do not fit this version.
@@ -524,7 +544,7 @@ class GFlowNet(LightningModule):
         states: list[Any] = [self._training_generator().get_state()]
         if self.trainer.world_size > 1:
             states = _gathered(states[0], self.trainer.world_size)
-            # Each process has a buffer of its own, and counts for itself.
+            # Each process has its own replay buffer and its own count of skipped objects.
             own = {name: checkpoint["state_dict"][name] for name in self._own_names(checkpoint)}
             checkpoint["own_states"] = _gathered(own, self.trainer.world_size)
         checkpoint["generator_states"] = states
@@ -533,10 +553,12 @@ class GFlowNet(LightningModule):
         self._is_resumed = True
         state = checkpoint["state_dict"]
         for name, value in self.guard.state_dict(prefix="guard.").items():
-            state.setdefault(name, value)  # version 0.1.0 counted nothing
-        bad = [name for name in state if name.startswith("policy.") and not state[name].isfinite().all()]
+            state.setdefault(name, value)  # version 0.1.0 did not store these counts
+        bad = [name for name in state if name.startswith(NETWORKS) and not state[name].isfinite().all()]
         if bad:
-            raise InputError(f"ckpt_path: the weights {bad[0]} are not finite, training had failed; take an older one")
+            raise InputError(
+                f"ckpt_path: the weights {bad[0]} are not finite, because training failed; use an older checkpoint"
+            )
         states = checkpoint.get("generator_states", [])
         if self.global_rank < len(states):
             self._generator_state = states[self.global_rank]
@@ -546,21 +568,25 @@ class GFlowNet(LightningModule):
 
     @staticmethod
     def _own_names(checkpoint: dict[str, Any]) -> list[str]:
-        """Entries of the state that differ between processes."""
+        """Names of the entries of the state that differ between processes."""
         return [name for name in checkpoint["state_dict"] if name == "skipped" or name.startswith("replay.")]
 
 
 def check_accelerator(name: str) -> None:
-    """Raise InputError for one that lacks the numbers that are needed."""
+    """Check that an accelerator has float64.
+
+    Raises:
+        InputError: if it does not.
+    """
     if name == "mps":
         raise InputError(
-            "trainer.accelerator: mps is not allowed; states and log-probabilities are float64, which it lacks; use "
+            "trainer.accelerator: mps is not allowed; it has no float64, which states and log-probabilities need; use "
             "cpu, or gpu with CUDA"
         )
 
 
 def _gathered(value: Any, world_size: int) -> list[Any]:
-    """The value of each process, by rank."""
+    """The values of all processes, in the order of their ranks; every process must call this."""
     values: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(values, value)
     return values

@@ -1,4 +1,4 @@
-"""A buffer of terminal states to train on again, along trajectories sampled backward from them."""
+"""A buffer of terminal states that are trained on again, with trajectories sampled backward from them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from crystalgfn.gflownet.keys import hash_rows, state_keys
 
 
 class ReplayBuffer(nn.Module):
-    """Keeps terminal states that were sampled, each once, and draws from them.
+    """Keeps distinct terminal states that were sampled, and draws from them.
 
-    The contents are persistent buffers of the module, so they are part of every checkpoint.
+    The contents are persistent buffers of the module, so every checkpoint contains them.
 
     Args:
         capacity: largest number of states.
-        batch_size: trajectories added to each step of training.
-        keep: which states stay when the buffer is full: those of the highest rewards (``best``) or the ``newest``.
-        draw: how states are drawn, with replacement: ``uniform``; ``reward``, one half from the tenth with the
-            highest rewards and the other from the rest; ``loss``, with probability 1 / rank, by the loss they had
-            when they were last trained on.
-        max_alike: largest number of states of one kind, for a crystal of one composition; None for no limit. Those
-            that ``keep`` prefers stay.
+        batch_size: number of trajectories added to each training step.
+        keep: which states stay when the buffer is full: those with the highest rewards (``best``) or the ``newest``.
+        draw: how states are drawn, always with replacement. ``uniform``: all with the same probability. ``reward``:
+            one half from the tenth with the highest rewards, the other half from the rest. ``loss``: with a
+            probability proportional to 1 / rank, where rank 1 is the state whose last training step had the largest
+            loss.
+        max_alike: largest number of states of one kind (for crystals: of one composition); None for no limit. If
+            there are more, those that ``keep`` prefers stay.
 
     Raises:
-        InputError: if a setting is not usable.
+        InputError: if a setting is not allowed.
 
     Source: for ``reward`` Shen et al., "Towards understanding and improving GFlowNet training", ICML 2023; for
     ``loss`` Schaul et al., "Prioritized experience replay", ICLR 2016, rank-based with exponent 1.
@@ -55,10 +56,10 @@ class ReplayBuffer(nn.Module):
         self.losses: Tensor
 
     def prepare(self, env: Environment) -> None:
-        """Make room for the states of an environment."""
+        """Allocate the buffer for the states of an environment."""
         self._kinds = env.kinds
         self.register_buffer("states", torch.zeros(self.capacity, env.state_size, dtype=torch.float64))
-        # Free places have reward zero and come last.
+        # Free places have log R = -inf and come last.
         self.register_buffer("log_rewards", torch.full((self.capacity,), float("-inf"), dtype=torch.float64))
         self.register_buffer("losses", torch.zeros(self.capacity, dtype=torch.float64))
 
@@ -67,11 +68,17 @@ class ReplayBuffer(nn.Module):
 
     @torch.no_grad()
     def add(self, states: Tensor, log_rewards: Tensor, losses: Tensor) -> None:
-        """Offer n terminal states with their finite log R and the loss of their trajectories."""
+        """Add terminal states; if the buffer is then too full, ``keep`` decides which states stay.
+
+        Args:
+            states: (n, state_size) terminal states.
+            log_rewards: (n,) finite log R.
+            losses: (n,) loss of the trajectory that led to each state.
+        """
         losses = _finite(losses)
-        # Free places, which come last, stay out: they are rows of zeros, which a state may be too.
+        # Only occupied places are merged: a free place is a row of zeros, and a real state may be a row of zeros too.
         size = len(self)
-        # Of equal states the first stays.
+        # If states are equal, the first one stays.
         first, second = slice(None, size), slice(None)
         parts = [(self.states[first], states), (self.log_rewards[first], log_rewards), (self.losses[first], losses)]
         ordered = [(new[second], old) if self.keep == "newest" else (old, new[second]) for old, new in parts]
@@ -87,10 +94,13 @@ class ReplayBuffer(nn.Module):
             buffer[: len(chosen)] = values[chosen]
 
     def sample(self, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw ``batch_size`` states; none from an empty buffer.
+        """Draw ``batch_size`` states; none if the buffer is empty.
+
+        Args:
+            generator: the only source of randomness.
 
         Returns:
-            their places (m,) in the buffer, the states (m, state_size) and their log R (m,).
+            the places (m,) int64 of the states in the buffer, the states (m, state_size) and their log R (m,).
         """
         size = len(self)
         count = self.batch_size if size else 0
@@ -115,17 +125,22 @@ class ReplayBuffer(nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Tensor, losses: Tensor) -> None:
-        """Note the loss (m,) that states at these places had now."""
+        """Store the newest losses of states.
+
+        Args:
+            rows: (m,) int64, places of the states in the buffer, from `sample`.
+            losses: (m,) loss of the trajectory of each state.
+        """
         self.losses[rows] = _finite(losses)
 
 
 def _finite(losses: Tensor) -> Tensor:
-    """Losses as float64, 0 where they are not finite: a state that cannot be learned from is not drawn first."""
+    """Losses as float64, 0 where they are not finite, so that a state with such a loss is not drawn first."""
     return losses.to(torch.float64).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _rank_among_equal(keys: Tensor) -> Tensor:
-    """(n,) for each key how many equal ones come before it."""
+    """(n,) int64, for each key the number of equal keys before it."""
     order = torch.argsort(keys, stable=True)
     places = torch.arange(len(keys), device=keys.device)
     new = torch.ones(len(keys), dtype=torch.bool, device=keys.device)

@@ -1,8 +1,8 @@
-"""Rewards: from predicted properties to log R, clipped from below at a floor, in log space.
+"""Rewards: log R from predicted properties, computed in log space and never below a floor.
 
-Below, y is the property; with ``caution`` k and an uncertainty u of the proxy, y is first moved by k u to where it is
-worse (the lower confidence bound of the reward): a generative model finds the holes of its proxy, and that is where
-the proxy is uncertain.
+In the formulas, y is the property. With ``caution`` k and the proxy's uncertainty u, y is first made worse by k u (the
+lower confidence bound of the reward). The reason: a generative model finds objects for which its proxy is wrong, and
+for these objects the proxy is usually uncertain.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from crystalgfn.registry import REWARDS
 
 
 class Reward(nn.Module, ABC):
-    """Turns what the proxies say of an object into log R, at least log(floor).
+    """Turns the predictions of the proxies into log R, which is at least log(floor).
 
     Args:
-        floor: smallest reward, above 0; it bounds how hard bad objects are avoided.
+        floor: smallest reward, above 0; it limits how strongly bad objects are avoided.
 
     Raises:
         InputError: if the floor is not positive.
@@ -40,28 +40,32 @@ class Reward(nn.Module, ABC):
 
     @abstractmethod
     def check(self, proxies: Sequence[Proxy]) -> None:
-        """Raise InputError if the proxies do not predict what the reward needs."""
+        """Check that the proxies predict what the reward needs.
+
+        Raises:
+            InputError: if they do not.
+        """
 
     @abstractmethod
     def parts(self, predictions: Mapping[str, Prediction]) -> dict[str, Tensor]:
-        """Summands of log R by the name of the property they come from, each (n,) float64, before the last clipping."""
+        """Terms of log R by the name of their property, each (n,) float64; `total` adds them and applies the floor."""
 
     def forward(self, predictions: Mapping[str, Prediction]) -> Tensor:
-        """(n,) float64 log R of n objects, from predictions by the names of their properties."""
+        """(n,) float64 log R of n objects, from the predictions by name of the property."""
         return self.total(self.parts(predictions))
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """(n,) float64 log R from its `parts`."""
+        """(n,) float64 log R: the sum of its `parts`, at least log(floor)."""
         total: Tensor = sum(parts.values())  # type: ignore[assignment]
         return total.clamp_min(math.log(self.floor))
 
 
 class PropertyReward(Reward):
-    """A reward of one property; subclasses say how in `unclipped`.
+    """A reward of one property; subclasses define it in `unclipped`.
 
     Args:
         floor: smallest reward.
-        caution: multiples of the proxy's uncertainty by which the property is taken to be worse than predicted.
+        caution: multiples of the proxy's uncertainty by which the property is made worse than predicted.
 
     Raises:
         InputError: if the floor is not positive or the caution is negative.
@@ -74,31 +78,35 @@ class PropertyReward(Reward):
 
     @abstractmethod
     def unclipped(self, values: Tensor, doubt: Tensor) -> Tensor:
-        """(n,) log R before clipping, -inf where R is 0.
+        """(n,) log R without the floor, -inf where R is 0.
 
         Args:
             values: (n,) float64, the property.
-            doubt: (n,) float64, how much worse than that it is to be taken; 0 or more.
+            doubt: (n,) float64, 0 or more, the amount by which the property is made worse.
         """
 
     def check(self, proxies: Sequence[Proxy]) -> None:
         if len(proxies) != 1:
             names = ", ".join(proxy.name for proxy in proxies)
             raise InputError(
-                f"reward {type(self).__name__}: is of one property, but the proxies predict {len(proxies)} ({names}); "
-                "use the reward Product, which names them"
+                f"reward {type(self).__name__}: is for one property, but the proxies predict {len(proxies)} ({names}); "
+                "use the reward Product, which has a reward for each property"
             )
         self.check_one(proxies[0])
 
     def check_one(self, proxy: Proxy) -> None:
-        """Raise InputError if there is no uncertainty to be cautious with."""
+        """Check that the proxy has an uncertainty if the reward has a ``caution``.
+
+        Raises:
+            InputError: if it has none.
+        """
         if self.caution and not proxy.has_uncertainty:
             raise InputError(
                 f"caution: {self.caution} is not allowed; the proxy {type(proxy).__name__} has no uncertainty, use 0"
             )
 
     def of(self, prediction: Prediction) -> Tensor:
-        """(n,) float64 log R of one property, clipped."""
+        """(n,) float64 log R of one property, at least log(floor)."""
         values = prediction.value.to(torch.float64)
         doubt = torch.zeros_like(values)
         if self.caution and prediction.uncertainty is not None:
@@ -115,11 +123,14 @@ class Boltzmann(PropertyReward):
     """R = exp(-beta y): low values are good.
 
     Args:
-        beta: inverse temperature, in 1 / unit of y; negative to look for high values.
+        beta: inverse temperature, in 1 / unit of y; negative if high values are wanted.
         floor: smallest reward.
         caution: multiples of the uncertainty added to y (subtracted for a negative beta).
-        enough: value of y, after caution, beyond which better ones gain nothing; None for no such value. A
-            prediction that is too good to be true then has no pull.
+        enough: value of y, after caution, beyond which better values do not increase the reward; None for no such
+            value. Predictions that are too good to be true then have no advantage.
+
+    Raises:
+        InputError: if a value is not allowed.
     """
 
     def __init__(self, beta: float, floor: float = 1e-8, caution: float = 0.0, enough: float | None = None) -> None:
@@ -145,6 +156,9 @@ class Power(PropertyReward):
         exponent: how strongly high values are preferred.
         floor: smallest reward.
         caution: multiples of the uncertainty subtracted from y (added for a negative exponent).
+
+    Raises:
+        InputError: if a value is not allowed.
     """
 
     def __init__(self, exponent: float = 1.0, floor: float = 1e-8, caution: float = 0.0) -> None:
@@ -177,11 +191,14 @@ class Target(PropertyReward):
     """R = exp(-beta d²) or exp(-beta d) with the distance d = |y - target|: values near the target are good.
 
     Args:
-        target: the value looked for, in the unit of y.
-        beta: how fast the reward falls, in 1 / unit² for the squared and 1 / unit for the absolute distance.
-        distance: ``squared`` or ``absolute``.
+        target: the wanted value, in the unit of y.
+        beta: how fast the reward falls, in 1 / unit² for the squared distance or 1 / unit for the absolute distance.
+        distance: ``squared`` for d² or ``absolute`` for d.
         floor: smallest reward.
         caution: multiples of the uncertainty added to d.
+
+    Raises:
+        InputError: if a value is not allowed.
     """
 
     def __init__(
@@ -208,11 +225,14 @@ class Within(PropertyReward):
     """R = s((y - low) / width) s((high - y) / width), s(t) = 1 / (1 + exp(-t)): values within soft bounds are good.
 
     Args:
-        low: lower bound, in the unit of y; None for none.
-        high: upper bound; None for none.
-        width: how soft the bounds are: the reward is 1/2 at a bound and 0.95 three widths inside.
+        low: lower bound, in the unit of y; None for no lower bound.
+        high: upper bound, in the unit of y; None for no upper bound.
+        width: softness of the bounds, in the unit of y: the reward is 1/2 at a bound and 0.95 three widths inside.
         floor: smallest reward.
-        caution: multiples of the uncertainty by which y is taken to lie nearer to, or further beyond, each bound.
+        caution: multiples of the uncertainty by which y is moved towards each bound, or further beyond it.
+
+    Raises:
+        InputError: if a value is not allowed, or if there is no bound.
     """
 
     def __init__(
@@ -242,18 +262,18 @@ class Within(PropertyReward):
 class Standardized(PropertyReward):
     """A reward of z = (y - mean) / deviation instead of y, so that its parameters have no unit.
 
-    Mean and standard deviation are given, or those of a table's column. They are part of every checkpoint, which
-    needs the table no more.
+    Give either the mean and the standard deviation, or a table and a column from which they are computed. Every
+    checkpoint contains both numbers, so a model from a checkpoint does not need the table.
 
     Args:
-        reward: the reward of z; its own ``caution`` holds.
-        mean: subtracted from y; None to take it from the table.
-        deviation: y is divided by it; None to take it from the table.
-        table: CSV or parquet file with a number a row.
-        column: its column; values that are missing or no numbers are left out.
+        reward: the reward of z; its ``floor`` and ``caution`` are used.
+        mean: mean of y; None to compute it from the table.
+        deviation: standard deviation of y; None to compute it from the table.
+        table: CSV or parquet file with one number in each row.
+        column: column of the table with the numbers; missing values and values that are not numbers are left out.
 
     Raises:
-        InputError: if mean and deviation are neither given nor to be had from the table.
+        InputError: if mean and deviation are not given and cannot be computed from the table.
     """
 
     def __init__(
@@ -276,7 +296,7 @@ class Standardized(PropertyReward):
             scale = (mean, deviation)
         else:
             assert table is not None and column is not None
-            # Without the file the numbers have to come from a checkpoint.
+            # If the file is missing, the numbers must come from a checkpoint.
             scale = _column_scale(table, column) or (math.nan, math.nan)
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
@@ -293,12 +313,13 @@ class Product(Reward):
     """R = product of R_i ** weight_i over the rewards of several properties.
 
     Args:
-        rewards: the reward of each property, by the property's name; properties without one are only recorded.
-        weights: exponent of each reward, by the property's name; 1 where none is given.
+        rewards: the reward of each property, by the property's name; properties without a reward are only recorded.
+        weights: exponent of each reward, by the property's name; 1 if none is given.
         floor: smallest product.
 
     Raises:
-        InputError: if there is no reward, or a weight is not positive or of a property without a reward.
+        InputError: if there is no reward, if a weight is not positive, or if a weight is for a property without a
+            reward.
     """
 
     def __init__(
@@ -310,7 +331,7 @@ class Product(Reward):
         given = weights or {}
         for name, weight in given.items():
             if name not in rewards:
-                raise InputError(f"weights: {name!r} has no reward; the rewards are of {', '.join(rewards)}")
+                raise InputError(f"weights: {name!r} has no reward; properties with a reward: {', '.join(rewards)}")
             positive(f"weights.{name}", weight)
         self.rewards = nn.ModuleDict(rewards)
         self.weights = {name: float(given.get(name, 1.0)) for name in rewards}
@@ -332,7 +353,7 @@ class Product(Reward):
 
 
 def _column_scale(table: Path, column: str) -> tuple[float, float] | None:
-    """Mean and standard deviation of a table's column; None if there is no such file."""
+    """Mean and standard deviation of a column of a table; None if the file does not exist."""
     import numpy as np
     import pandas as pd
 
@@ -346,5 +367,7 @@ def _column_scale(table: Path, column: str) -> tuple[float, float] | None:
     values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype="float64")
     values = values[np.isfinite(values)]
     if len(values) < 2 or values.std() == 0:
-        raise InputError(f"column: {column!r} of {table} is not allowed; it needs two different numbers at least")
+        raise InputError(
+            f"column: {column!r} of {table} is not allowed; it must contain at least two different numbers"
+        )
     return float(values.mean()), float(values.std())

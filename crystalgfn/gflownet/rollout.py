@@ -1,8 +1,8 @@
 """Trajectories: sampled forward with the policy, or backward from terminal states, a whole batch in lockstep.
 
-A batch walks through the environment's schedule of decisions; at each step the rows whose turn it is decide together,
-so that one step evaluates one head. What a step needed is kept, and `log_forward` evaluates a whole batch again, with
-gradients, in one policy call a head and without asking the environment twice.
+A batch follows the environment's schedule of decisions. At each step, all rows for which this decision is due decide
+together, so each step evaluates one head. The inputs of each step are kept. With them, `log_forward` evaluates a whole
+batch again with gradients: it calls the policy once for each head, and does not need the environment's methods again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crystalgfn.gflownet.policies.base import Policy
 
 
 class UniformBackward(nn.Module):
-    """Stands for P_B uniform over parents, where an environment has another one of its own."""
+    """Selects a P_B that is uniform over parents, in an environment that defines another P_B."""
 
 
 BackwardPolicy = Policy | UniformBackward
@@ -29,12 +29,12 @@ BackwardPolicy = Policy | UniformBackward
 
 @dataclass(frozen=True)
 class Step:
-    """One decision, for the rows of a batch whose turn it was and that had a choice.
+    """One decision, for the rows of a batch for which it was due and that had a choice.
 
     Attributes:
         head: name of the decision.
         rows: (m,) int64, the rows of the batch.
-        inputs: (m, input_size) float32, what the policy sees.
+        inputs: (m, input_size) float32, the input of the policy.
         support: (m, support_size) the legal actions.
         actions: (m, 1) the actions taken.
         turn: position in the environment's schedule.
@@ -72,7 +72,7 @@ class Arrival:
 Part = TypeVar("Part", Step, Arrival)
 
 LARGE_BATCH = 512
-"""From this many trajectories on the policy is evaluated once in training, see `sample_to_learn`."""
+"""Smallest batch for which `sample_to_learn` keeps gradients, so that training evaluates the policy only once."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,12 @@ class Trajectories:
 
     Attributes:
         states: (n, state_size) the terminal states.
-        steps: the decisions, in order; where only one action was legal there is none.
+        steps: the decisions, in order; decisions with only one legal action are left out.
         log_pb: (n,) float64, sum of log P_B over each trajectory.
-        arrivals: the states on the way, in order: always where states can have several parents, else if asked for.
-        log_pf: (n,) float64 log P_F with gradients, where `sample_to_learn` kept them; it holds for the policy as it
-            was then.
+        arrivals: the states that were reached, in order; kept if states can have several parents or ``keep_states``
+            was set, otherwise empty.
+        log_pf: (n,) float64 log P_F with gradients, if `sample_to_learn` kept it; valid only for the parameters that
+            the policy had then.
     """
 
     states: Tensor
@@ -99,7 +100,7 @@ class Trajectories:
 
     @staticmethod
     def cat(parts: Iterable[Trajectories]) -> Trajectories:
-        """One batch from several, in order."""
+        """Join several batches in order; ``log_pf`` is left out."""
         parts = list(parts)
         steps: list[Step] = []
         arrivals: list[Arrival] = []
@@ -111,7 +112,7 @@ class Trajectories:
         return Trajectories(torch.cat([p.states for p in parts]), steps, torch.cat([p.log_pb for p in parts]), arrivals)
 
     def select(self, keep: Tensor) -> Trajectories:
-        """The trajectories where ``keep`` (n,) is true, in order."""
+        """The trajectories for which ``keep`` (n,) bool is true, in order."""
         position = keep.cumsum(0) - 1
 
         def of(parts: Sequence[Part], fields: Sequence[str]) -> list[Part]:
@@ -139,20 +140,20 @@ def sample_forward(
     backward: BackwardPolicy | None = None,
     keep_states: bool = False,
 ) -> tuple[Trajectories, Tensor]:
-    """Sample n trajectories and say how probable each was.
+    """Sample n trajectories, and compute the log-probability of each.
 
     Args:
         env: the environment.
-        policy: gives the logits.
+        policy: the network that gives the logits.
         n: number of trajectories.
         generator: the only source of randomness.
         epsilon: see `sample_to_learn`, which draws the same trajectories.
-        temperature: likewise.
-        backward: a learned backward policy, or the uniform one; None for the environment's own.
-        keep_states: keep the states on the way in a tree too.
+        temperature: see `sample_to_learn`.
+        backward: a learned backward policy, or the uniform one; None for the environment's own P_B.
+        keep_states: whether to keep the states that were reached also if the environment is a tree.
 
     Returns:
-        the trajectories, and (n,) float64 log P_F of each under the policy (not under what explores).
+        the trajectories, and (n,) float64 log P_F of each under the policy itself (without exploration).
     """
     trajectories = _sample(env, policy, n, generator, epsilon, temperature, backward, keep_states, "values")
     assert trajectories.log_pf is not None
@@ -173,20 +174,23 @@ def sample_to_learn(
 ) -> Trajectories:
     """Sample n trajectories to train on.
 
-    In a large batch the gradients of log P_F can be kept, so that the policy is evaluated once. In a small one many
-    short backward passes would cost more than `log_forward`, which evaluates each head once for the whole batch.
+    In a large batch, the gradients of log P_F can be kept, so that the policy is evaluated only once. In a small batch,
+    many short backward passes would cost more than `log_forward`, which evaluates each head once for the whole batch.
 
     Args:
         env: the environment.
-        policy: gives the logits.
+        policy: the network that gives the logits.
         n: number of trajectories.
         generator: the only source of randomness.
-        epsilon: probability with which a decision is drawn uniformly from the legal actions instead of the policy.
-        temperature: decisions of the policy are drawn with probabilities (densities of each component of a mixture)
-            to the power of 1 / temperature.
-        backward: a learned backward policy, or the uniform one; None for the environment's own.
-        keep_states: keep the states on the way in a tree too.
-        keep_gradients: whether log P_F with gradients is wanted at all; it is kept from `LARGE_BATCH` on.
+        epsilon: probability that a decision is drawn uniformly from the legal actions instead of from the policy.
+        temperature: all other decisions are drawn with the policy's probabilities to the power of 1 / temperature; in
+            a mixture, the weights and the density of each component are taken to this power.
+        backward: a learned backward policy, or the uniform one; None for the environment's own P_B.
+        keep_states: whether to keep the states that were reached also if the environment is a tree.
+        keep_gradients: whether log P_F with gradients is needed; it is kept only if n is at least `LARGE_BATCH`.
+
+    Returns:
+        the trajectories, with ``log_pf`` if it was kept.
     """
     log_pf: Literal["gradients"] | None = "gradients" if keep_gradients and n >= LARGE_BATCH else None
     return _sample(env, policy, n, generator, epsilon, temperature, backward, keep_states, log_pf)
@@ -214,7 +218,7 @@ def _sample(
         rows = env.due(head, states)
         if not len(rows):
             continue
-        # Where all rows take part nothing has to be picked out and put back.
+        # If all rows take part, it is not necessary to select rows and to write them back.
         is_whole = len(rows) == n
         current = states if is_whole else states[rows]
         support = env.support(head, current)
@@ -239,7 +243,7 @@ def _sample(
             log_pb.index_add_(0, rows, share)
             arrivals.append(Arrival(head, rows, following, actions, share, turn))
             if is_whole:
-                # What was kept must not be written to.
+                # The arrival keeps `following`, so later steps must not write to it.
                 states = following.clone()
                 continue
         else:
@@ -262,9 +266,12 @@ def backward_distribution(env: Environment, backward: BackwardPolicy | None, hea
 
     Args:
         env: the environment.
-        backward: the learned backward policy; None for the environment's own P_B.
+        backward: a learned backward policy, or the uniform one; None for the environment's own P_B.
         head: the decision that led to the states.
         states: (m, state_size) the states.
+
+    Returns:
+        the distribution, with one row for each state.
     """
     if backward is None:
         return env.backward_distribution(head, states)
@@ -277,12 +284,16 @@ def backward_distribution(env: Environment, backward: BackwardPolicy | None, hea
 
 
 def _forced(support: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What has to be done where only one thing is legal.
+    """Actions of the rows that have only one legal option.
+
+    For these rows the policy is not called: that would cost as much as for other rows, but the log-probability is 0.
+
+    Args:
+        support: (m, support_size) the legal actions.
 
     Returns:
-        actions (m, 1) float64, right for the rows with one legal option, and (k,) the other rows, None if there are no
-        others than these; then the actions mean nothing. Asking the policy about forced rows would cost as much as
-        about the others, for a log-probability of zero.
+        actions (m, 1) float64, valid for the rows with one legal option, and (k,) int64, the rows with a choice. If all
+        rows have a choice, the second value is None, and the actions have no meaning.
     """
     if support.dtype != torch.bool:
         return support[:, :1], None
@@ -313,9 +324,12 @@ def sample_backward(
     Args:
         env: the environment.
         states: (n, state_size) terminal states.
-        generator: the only source of randomness; not touched where every state has one parent.
-        backward: a learned backward policy, or the uniform one; None for the environment's own.
-        keep_states: keep the states on the way in a tree too.
+        generator: the only source of randomness; not used if every state has one parent.
+        backward: a learned backward policy, or the uniform one; None for the environment's own P_B.
+        keep_states: whether to keep the states that were reached also if the environment is a tree.
+
+    Returns:
+        the trajectories, in the order of the terminal states.
     """
     current = states.clone()
     log_pb = torch.zeros(len(states), dtype=torch.float64, device=states.device)
@@ -344,7 +358,7 @@ def sample_backward(
 
 
 def log_forward(env: Environment, policy: Policy, trajectories: Trajectories) -> Tensor:
-    """(n,) float64, log P_F of each trajectory under the policy, with gradients."""
+    """(n,) float64, log P_F of each of n trajectories under the policy, with gradients."""
     log_pf = torch.zeros(len(trajectories), dtype=torch.float64, device=trajectories.states.device)
     for head, steps in by_head(trajectories.steps).items():
         rows, inputs, support, actions = (
@@ -356,7 +370,7 @@ def log_forward(env: Environment, policy: Policy, trajectories: Trajectories) ->
 
 
 def by_head(parts: Iterable[Part]) -> dict[str, list[Part]]:
-    """The steps or arrivals of each head, so that a network is called once a head."""
+    """Group steps or arrivals by head, so that a network is called once for each head."""
     sorted_parts: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
         sorted_parts[part.head].append(part)

@@ -1,4 +1,4 @@
-"""What keeps single bad steps from spoiling a run: they are left out or damped, counted and logged."""
+"""Protection against single bad training steps: they are skipped or damped, counted and logged."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor, nn
 from crystalgfn.errors import InputError
 
 SPIKE = 10.0
-"""A gradient whose norm is this many times the running mean of norms is a spike; it is scaled down to that."""
+"""A gradient is a spike, and is scaled down, if its norm exceeds this many times the running mean of norms."""
 
 WARM_UP = 100
-"""Steps before which nothing counts as a spike: norms fall fast at the start."""
+"""Number of first steps in which no gradient counts as a spike, because norms fall fast at the start."""
 
 DECAY = 0.99
-"""Of the running mean: about the last hundred steps count."""
+"""Decay factor of the running mean, which then averages over about the last hundred steps."""
 
 BAD_IN_A_ROW = 20
-"""A run stops after so many steps in a row whose gradients are not finite."""
+"""A run stops after this number of steps in a row whose gradients are not finite."""
 
 FLOOR_IN_A_ROW = 100
-"""A warning after so many steps in a row in which all rewards were at the floor."""
+"""A warning is given after this number of steps in a row in which all rewards were at the floor."""
 
 
 class StepGuard(nn.Module):
-    """Looks at the gradients and the rewards of each training step.
+    """Checks the gradients and the rewards of each training step.
 
-    A step whose gradients are not finite (a loss that overflows, a log-probability of minus infinity) changes nothing
-    but the counts. A spike is scaled down, because it would stay in Adam's running mean of squared gradients for a
-    thousand steps and slow learning down. Counts are buffers, so that checkpoints hold them.
+    A step whose gradients are not finite (a loss that overflows, a log-probability of minus infinity) changes only the
+    counts. A spike is scaled down, because otherwise it would stay in Adam's running mean of squared gradients for a
+    thousand steps and slow learning down. Counts are buffers, so checkpoints contain them.
     """
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ class StepGuard(nn.Module):
 
     @torch.no_grad()
     def check_gradients(self, parameters: Iterable[nn.Parameter], step: int) -> Tensor:
-        """Leave the gradients of a step as they are, scale a spike down, or drop what is not finite.
+        """Check the gradients of a step: scale down a spike, and drop gradients that are not finite.
 
         Args:
-            parameters: what is learned; its gradients change.
+            parameters: the learned parameters; their gradients may be changed.
             step: number of the step, for messages.
 
         Returns:
-            () float64, the norm of all gradients as it was.
+            () float64, the norm of all gradients before any change.
 
         Raises:
             InputError: if the gradients of `BAD_IN_A_ROW` steps in a row were not finite.
@@ -74,7 +74,7 @@ class StepGuard(nn.Module):
             for gradient in gradients:
                 gradient.mul_(largest / size)
             size = largest
-        # A mean over all steps at first, later with exponential weights.
+        # At first a mean over all steps, later a mean with exponential weights.
         self.seen += 1
         weight = max(1 / int(self.seen), 1 - DECAY)
         self.mean_norm += weight * (size - self.mean_norm)
@@ -82,17 +82,17 @@ class StepGuard(nn.Module):
 
     def _drop(self, parameters: list[nn.Parameter], step: int) -> None:
         for parameter in parameters:
-            parameter.grad = None  # the optimiser passes over these: neither weights nor its running means change
+            parameter.grad = None  # the optimiser skips these: weights and running means do not change
         self.bad_steps += 1
         self.bad_in_a_row += 1
         if int(self.bad_in_a_row) >= BAD_IN_A_ROW:
             raise InputError(
                 f"the gradients of {BAD_IN_A_ROW} steps in a row, up to step {step}, are not finite; lower model.lr "
-                "and model.lr_log_z, or look at the rewards; the weights are those before these steps"
+                "and model.lr_log_z, or check the rewards; the weights are still those from before these steps"
             )
 
     def check_rewards(self, log_reward: Tensor, floor: float) -> Tensor:
-        """Share of n objects whose log R is at the floor, () float64; warn where all are for a long time.
+        """() float64, the share of n objects whose log R is at the floor; warn if all rewards stay at the floor.
 
         Args:
             log_reward: (n,) finite log R.
@@ -103,12 +103,12 @@ class StepGuard(nn.Module):
             self.floor_in_a_row = torch.where(at_floor.all(), self.floor_in_a_row + 1, 0)
             if int(self.floor_in_a_row) == FLOOR_IN_A_ROW:
                 rank_zero_warn(
-                    f"all rewards of the last {FLOOR_IN_A_ROW} steps are at the floor: nothing tells good objects from "
-                    "bad ones; look at the reward's settings and at its floor",
+                    f"all rewards of the last {FLOOR_IN_A_ROW} steps are at the floor, so good and bad objects have "
+                    "the same reward; check the reward's settings and its floor",
                     stacklevel=2,
                 )
         return at_floor.double().mean()
 
     def counts(self) -> dict[str, Tensor]:
-        """What was counted since the run began, by the names of their tags."""
+        """Counts since the run began, by the names of their tags."""
         return {"bad_steps": self.bad_steps.double(), "gradient_spikes": self.spikes.double()}

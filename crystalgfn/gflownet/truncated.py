@@ -1,9 +1,9 @@
-"""The part of a mixture of Betas that lies in a smaller interval, renormalised.
+"""Mixtures of Betas that are cut to a smaller interval and renormalised.
 
-A restriction at sampling time leaves a trained policy's mixtures where they are, on the interval that the model was
-trained with, and cuts them to what is legal. That needs the mass of a Beta in any interval, however far out in its
-tail, with gradients: `torch` has no incomplete beta function, and SciPy's underflows in the tails. So the mass is
-integrated numerically, in log space.
+If a model samples under a restriction, the mixtures of its policy stay on the interval of the training, and are cut to
+the legal interval. This needs the mass of a Beta in any interval, even far out in its tail, with gradients. `torch` has
+no incomplete beta function, and SciPy's underflows in the tails. Therefore the mass is integrated numerically, in log
+space.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Generator, Tensor
 from crystalgfn.gflownet.distributions import BetaMixture, MaskedCategorical
 
 _DROP = 45.0
-"""Where the log-density is this far below its largest value, e^-45 of it, the mass is not counted."""
+"""Mass is not counted where the log-density is more than this below its maximum (a factor of e^-45)."""
 
 _TINY = 1e-300
 
 
 def _tanh_sinh() -> tuple[Tensor, Tensor]:
-    """Nodes in (0, 1) and the logarithms of their weights; ends at which the integrand is singular do no harm.
+    """Nodes in (0, 1) of tanh-sinh quadrature and the logarithms of their weights; singular ends are allowed.
 
     Source: Takahasi and Mori, "Double exponential formulas for numerical integration", Publ. RIMS 9, 721 (1974).
     """
@@ -45,7 +45,7 @@ def _log_shape(u: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _counted(alpha: Tensor, beta: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of [low, high] where the density is not negligible, and its highest point: left, peak, right."""
+    """Left end, point of highest density, and right end of the part of [low, high] where density is not negligible."""
     peak = ((alpha - 1) / (alpha + beta - 2).clamp_min(_TINY)).clamp(0, 1)
     peak = torch.minimum(torch.maximum(peak, low), high)
     floor = _log_shape(peak, alpha, beta) - _DROP
@@ -62,11 +62,11 @@ def _counted(alpha: Tensor, beta: Tensor, low: Tensor, high: Tensor) -> tuple[Te
 
 
 def log_beta_mass(alpha: Tensor, beta: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Log of the probability that a Beta gives to an interval, with gradients in its parameters.
+    """Log of the probability of an interval under a Beta, with gradients with respect to its parameters.
 
     Args:
-        alpha: parameters, at least 1.
-        beta: parameters, at least 1.
+        alpha: first parameters, at least 1.
+        beta: second parameters, at least 1.
         low: lower ends, at least 0; shapes broadcast.
         high: upper ends, above low and at most 1.
 
@@ -78,9 +78,9 @@ def log_beta_mass(alpha: Tensor, beta: Tensor, low: Tensor, high: Tensor) -> Ten
 
 
 def _log_mass_between(alpha: Tensor, beta: Tensor, left: Tensor, peak: Tensor, right: Tensor) -> Tensor:
-    """Log of the probability of [left, right], whose highest density is at ``peak``."""
+    """Log of the probability of [left, right]; the density is highest at ``peak``."""
     nodes, log_weights = _NODES.to(alpha.device), _LOG_WEIGHTS.to(alpha.device)
-    # Both parts end at the peak: the integrand is monotone on each.
+    # The interval is split at the peak, so that the integrand is monotone on each part.
     start, width = torch.stack([left, peak]), torch.stack([peak - left, right - peak])
     u = start.unsqueeze(-1) + width.unsqueeze(-1) * nodes
     values = _log_shape(u, alpha.unsqueeze(-1), beta.unsqueeze(-1)) + log_weights
@@ -91,25 +91,25 @@ def _log_mass_between(alpha: Tensor, beta: Tensor, left: Tensor, peak: Tensor, r
 
 @torch.no_grad()
 def beta_quantile(alpha: Tensor, beta: Tensor, low: Tensor, high: Tensor, log_share: Tensor) -> Tensor:
-    """Where a share of the probability in an interval is reached.
+    """Points at which a given share of the probability of an interval is reached.
 
     Args:
-        alpha: (n,) parameters, at least 1.
-        beta: (n,) parameters, at least 1.
+        alpha: (n,) first parameters, at least 1.
+        beta: (n,) second parameters, at least 1.
         low: (n,) lower ends.
         high: (n,) upper ends.
         log_share: (n,) logarithm of the share, below 0.
 
     Returns:
-        (n,) float64 u with P(low to u) = share P(low to high).
+        (n,) float64 u with P(low to u) = share * P(low to high).
     """
     left, peak, upper = _counted(alpha, beta, low, high)
     lower = left
     target = _log_mass_between(alpha, beta, left, peak, upper) + log_share
     log_normaliser = torch.lgamma(alpha + beta) - torch.lgamma(alpha) - torch.lgamma(beta)
     u = peak.clone()
-    # The log of the distribution function is concave, so Newton's steps come from one side and do not overshoot;
-    # where one leaves the bracket, it is halved instead.
+    # The log of the distribution function is concave, so Newton's steps approach from one side and do not overshoot.
+    # If a step leaves the bracket, the bracket is halved instead.
     for _ in range(50):
         log_cdf = _log_mass_between(alpha, beta, left, torch.minimum(peak, u), u)
         above = log_cdf > target
@@ -130,10 +130,10 @@ class TruncatedBetaMixture(BetaMixture):
 
     Args:
         logits: (n, 3 k) as for `BetaMixture`.
-        support: (n, 4) low and high end of what is legal, then low and high end of the mixture's own interval, which
-            holds the first.
-        reference: ends of the range in which densities are measured.
-        log_scale: whether the mixture lives on the logarithm of the value.
+        support: (n, 4) low and high end of the legal interval, then low and high end of the mixture's interval, which
+            contains the legal one.
+        reference: low and high end of the range in which densities are measured.
+        log_scale: whether the mixture is a distribution of the logarithm of the value.
     """
 
     def __init__(self, logits: Tensor, support: Tensor, reference: tuple[float, float], log_scale: bool) -> None:

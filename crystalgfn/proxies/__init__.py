@@ -1,4 +1,4 @@
-"""Properties of crystals: density, energies, band gaps, and a chemist's priors."""
+"""Proxies for crystals: density, formation energy, energy above the hull, band gap and chemical priors."""
 
 from crystalgfn.proxies.band_gap import BandGap
 from crystalgfn.proxies.density import Density

@@ -13,21 +13,22 @@ SHIPPED_WEIGHTS = SHIPPED / "band_gap.pt"
 
 @PROXIES.register
 class BandGap(PropertyModel):
-    """Band gap [eV], PBE, from composition, space group and cell, by an ensemble of small networks.
+    """PBE band gap [eV], predicted from composition, space group and cell by an ensemble of small networks.
 
-    Most crystals have none. Each network says how probable a gap is and how large it is if there is one; the prediction
-    is 0 where a metal is the more probable, else the gap. It is never a mean of the two cases: a crystal that may be a
-    metal or have 2.7 eV does not have 1.35 eV, its uncertainty is large instead. The model card,
-    ``weights/band_gap.md``, gives errors and limits.
+    Most crystals have no gap. Each network predicts how probable a gap is, and how large it is if there is one. The
+    prediction is 0 if a metal is more probable, and the gap otherwise. It is never a mean of the two cases: if a
+    crystal is either a metal or has a gap of 2.7 eV, the value 1.35 eV is wrong in both cases. Such a crystal has a
+    large uncertainty instead. The model card, ``crystalgfn/proxies/network/weights/band_gap.md``, gives errors and
+    limits.
 
     Args:
-        weights: file that ``crystalgfn train-proxy`` wrote for the property ``band_gap``; the shipped weights if None.
-        direction: whether low or high gaps are looked for, where tables are sorted.
+        weights: file that ``crystalgfn train-proxy`` wrote for the property ``band_gap``; None for the shipped weights.
+        direction: ``minimize`` if you look for low gaps, ``maximize`` for high gaps; it sorts top-k tables.
 
     Raises:
-        InputError: if the file cannot be used; the message says why.
+        InputError: if the file or the direction cannot be used; the message says why.
 
-    Source: PBE gaps of the Materials Project and WBM; PBE underestimates measured gaps, by about 40 %.
+    Source: PBE gaps of the Materials Project and WBM; PBE underestimates measured gaps by about 40 %.
     """
 
     name = "band_gap"

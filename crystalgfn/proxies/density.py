@@ -1,4 +1,4 @@
-"""Mass density, exact."""
+"""Mass density of crystals, calculated exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRAMS_PER_CM3 = 1.66053906660
 
 @PROXIES.register
 class Density(Proxy):
-    """Mass density of the cell [g/cm³], exact.
+    """Mass density of the cell [g/cm³], calculated exactly.
 
     Source: mass over volume; masses from pymatgen's ``Element.atomic_mass``.
     """
@@ -35,7 +35,13 @@ class Density(Proxy):
         self.register_buffer("masses", torch.tensor(masses, dtype=torch.float64), persistent=False)
 
     def forward(self, objects: Crystals) -> Tensor:
-        """(n,) float64 density of each crystal [g/cm³].
+        """Density of each crystal.
+
+        Args:
+            objects: a batch of n crystals; counts refer to the conventional cell.
+
+        Returns:
+            (n,) float64 mass density in g/cm³.
 
         Raises:
             ValueError: if a cell has no volume.

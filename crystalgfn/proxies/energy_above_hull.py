@@ -1,4 +1,4 @@
-"""Energy above the convex hull: how far a crystal is from the cheapest mixture of known phases."""
+"""Energy above the convex hull: the energy of a crystal relative to the lowest mixture of known phases."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ SHIPPED_HULL = Path(__file__).parent / "hull" / "data" / "hull.pt"
 
 @PROXIES.register
 class EnergyAboveHull(Proxy):
-    """Energy above the convex hull [eV/atom]: predicted formation energy minus the hull at that composition.
+    """Energy above the convex hull [eV/atom]: predicted formation energy minus the hull energy.
 
-    A low formation energy alone favours a few chemistries, such as oxyfluorides of aluminium and magnesium. The hull is
-    the energy that a mixture of known phases of the same composition has, so what is left tells how unstable a
-    crystal is against decomposition: about 0 for a stable one.
+    A low formation energy alone favours a few chemistries, such as oxyfluorides of aluminium and magnesium. The hull
+    energy is the lowest energy of any mixture of known phases with the same composition. The difference shows how
+    unstable a crystal is against decomposition: it is about 0 for a stable crystal.
 
-    A negative value is a prediction below every known mixture: a discovery, or a hole of the network. It is returned
-    as it is; a reward that grows without bound for low values looks for the holes, so give it an end (``enough``).
+    A negative value means that the prediction is below every known mixture: the crystal is a discovery, or the network
+    is wrong. Negative values are returned unchanged. A reward that grows without bound for low values favours wrong
+    predictions; limit it with ``enough``.
 
     Args:
-        weights: weights of `FormationEnergy`: a file, ``taught``, or None for the usual shipped ones.
-        hull: file that ``crystalgfn build-hull`` wrote; the shipped one if None.
+        weights: weights of `FormationEnergy`: a file, ``taught``, or None for the default shipped weights.
+        hull: file that ``crystalgfn build-hull`` wrote; None for the shipped hull.
 
     Raises:
         InputError: if a file cannot be used.
@@ -59,19 +60,35 @@ class EnergyAboveHull(Proxy):
             (n,) energy above the hull in eV/atom, in the precision of the formation energy.
 
         Raises:
-            InputError: if a crystal has an element, or more elements, than the hull is made for.
+            InputError: if a crystal has an element that is not in the hull, or more elements than the hull allows.
         """
         return self.predict(crystals).value
 
     def refused(self, crystals: Crystals) -> list[str]:
-        """Which crystals have elements, or more elements, than the hull is made for."""
+        """Why a crystal has no energy above the hull.
+
+        Args:
+            crystals: a batch of n crystals.
+
+        Returns:
+            n reasons: an element that is not in the hull, or too many elements; an empty string if there is a value.
+        """
         return self.hull.refused(crystals.counts)
 
     @torch.no_grad()
     def predict(self, crystals: Crystals) -> Prediction:
-        """Energy above the hull and, as its uncertainty, that of the formation energy [eV/atom].
+        """Energy above the hull, with the uncertainty of the formation energy.
 
-        The reference phases of the hull are taken as exact.
+        The energies of the reference phases are assumed to be exact.
+
+        Args:
+            crystals: a batch of n crystals.
+
+        Returns:
+            (n,) value and (n,) uncertainty in eV/atom.
+
+        Raises:
+            InputError: if a crystal has an element that is not in the hull, or more elements than the hull allows.
         """
         energy = self.formation_energy.predict(crystals)
         value = (energy.value - self.hull(crystals.counts)).to(energy.value.dtype)

@@ -10,27 +10,30 @@ from crystalgfn.registry import PROXIES
 SHIPPED_WEIGHTS = SHIPPED / "formation_energy.pt"
 
 TAUGHT = "taught"
-"""Name of the shipped weights that were taught by CHGNet's labels in a discovery run (docs/discovery.md)."""
+"""Name of the shipped weights that were fine-tuned on CHGNet labels in a discovery run (docs/discovery.md)."""
 
 TAUGHT_WEIGHTS = SHIPPED / "formation_energy_taught.pt"
 
 OUTSIDE_SLOPE = 0.1
-"""Rise of the energy [eV/atom] for each standard deviation outside of the training range. An assumption, chosen so that
-it changes real crystals little (3 % of a table of 57,000 leave the range at all) and rules out absurd cells."""
+"""Rise of the energy [eV/atom] for each standard deviation by which a feature lies outside its training range.
+
+The value is an assumption. It changes real crystals little (only 3 % of a table of 57,000 are outside the range), but
+excludes cells of absurd shape."""
 
 
 @PROXIES.register
 class FormationEnergy(PropertyModel):
-    """Formation energy [eV/atom] from composition, space group and cell, by an ensemble of small networks.
+    """Formation energy [eV/atom], predicted from composition, space group and cell by an ensemble of small networks.
 
-    Outside of the range of the training rows nothing is known, and a needle of a cell would score like a real crystal:
-    there the energy is taken to rise, by `OUTSIDE_SLOPE` for each standard deviation by which a feature leaves its
-    range. The model card, ``weights/formation_energy.md``, gives errors and limits.
+    The training rows give no information outside their range, where a cell of absurd shape could get the energy of a
+    real crystal. Therefore the energy rises there, by `OUTSIDE_SLOPE` for each standard deviation by which a feature
+    lies outside its range. The model card, ``crystalgfn/proxies/network/weights/formation_energy.md``, gives errors
+    and limits.
 
     Args:
-        weights: file that ``crystalgfn train-proxy`` or ``tune-proxy`` wrote for the property ``formation_energy``; the
-            shipped weights if None; ``taught`` for the shipped ones that went on learning from crystals which a model
-            had proposed and CHGNet judged.
+        weights: file that ``crystalgfn train-proxy`` or ``tune-proxy`` wrote for the property ``formation_energy``;
+            None for the default shipped weights; ``taught`` for shipped weights that were fine-tuned on crystals that
+            a generative model proposed and CHGNet labelled.
 
     Raises:
         InputError: if the file cannot be used; the message says why.
@@ -48,7 +51,7 @@ class FormationEnergy(PropertyModel):
 
 
 def weights_file(weights: Path | str | None) -> Path:
-    """The file of weights that are shipped under a name, None for the usual ones, or of one's own."""
+    """File of the weights: None for the default shipped weights, ``taught`` for the fine-tuned ones, or a path."""
     if weights is None:
         return SHIPPED_WEIGHTS
     return TAUGHT_WEIGHTS if str(weights) == TAUGHT else Path(weights)

@@ -27,22 +27,22 @@ REASON = "reason"
 def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tuple[pd.DataFrame, str, str]:
     """Add a proxy's property to a table and write the result.
 
-    All rows and columns are kept, in order. Added are the property and, if the proxy has one, its uncertainty under
-    the property's name with ``_uncertainty``, both empty where a row could not be scored, and the column ``reason``,
-    which says why.
+    All rows and columns are kept, in order. The new columns are the property, its uncertainty (if the proxy has one),
+    and ``reason``. The column of the uncertainty is named like the property, followed by ``_uncertainty``. If a row
+    cannot be scored, its property and uncertainty are empty, and ``reason`` says why.
 
     Args:
         table: CSV or parquet file.
         proxy: name of a registered proxy.
-        out: table to write; replaced if it exists.
-        weights: file of weights for a proxy that takes one.
+        out: CSV or parquet file to write; an existing file is replaced.
+        weights: file of weights, for a proxy that uses one.
 
     Returns:
         the table as written, the name of the property and its unit.
 
     Raises:
-        InputError: if the table cannot be read, the proxy is unknown or cannot take weights, a column of the table has
-            the name of a new one, or the output cannot be written.
+        InputError: if the table cannot be read, the proxy is unknown or does not use weights, the table already has
+            one of the new columns, or the output cannot be written.
     """
     table_kind(out)
     check_writable(out)
@@ -52,7 +52,7 @@ def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tu
     taken = [column for column in (*added, REASON) if column in data.frame.columns]
     if taken:
         raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
-    # In the proxy's own precision: a float32 written as float64 shows digits that mean nothing.
+    # In the proxy's own precision: a float32 written as float64 shows meaningless digits.
     values = torch.full((len(added), len(data.frame)), float("nan"), dtype=precision(model, proxy))
     reasons = ["" if problem is None else str(problem) for problem in data.problems]
     refused = model.refused(data.crystals) if len(data.rows) else []
@@ -76,21 +76,33 @@ def score(table: Path, proxy: str, out: Path, weights: Path | None = None) -> tu
 
 
 def precision(model: Proxy, name: str) -> torch.dtype:
-    """Type of the numbers that a proxy gives for a crystal, here rock salt.
+    """Type of the numbers that a proxy returns for crystals, determined with rock salt.
+
+    Args:
+        model: the proxy.
+        name: its name, for the message.
 
     Raises:
-        InputError: if it gives none: there are proxies of other objects.
+        InputError: if the proxy returns no value for a crystal, for example because it is made for other objects.
     """
     salt = Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.69, 5.69, 5.69, 90, 90, 90]])
     try:
         with torch.no_grad():
             return model(salt).dtype
-    except Exception as error:  # whatever a proxy of other objects stumbles over
+    except Exception as error:  # a proxy of other objects can fail with any error
         raise InputError(f"--proxy: {name} gives no value for crystals: {type(error).__name__}: {error}") from None
 
 
 def make_proxy(name: str, weights: Path | None) -> Proxy:
-    """The proxy called ``name``."""
+    """Make the proxy that is registered as ``name``.
+
+    Args:
+        name: name of a registered proxy.
+        weights: file of weights, for a proxy that uses one.
+
+    Raises:
+        InputError: if the proxy is unknown, uses no weights but gets some, needs weights, or needs other settings.
+    """
     load_everything()
     if name not in PROXIES:
         raise InputError(f"--proxy: unknown proxy {name!r}; registered: {', '.join(sorted(PROXIES))}")
@@ -103,7 +115,7 @@ def make_proxy(name: str, weights: Path | None) -> Proxy:
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     missing = [parameter for parameter in required if parameter not in given]
     if missing == ["weights"]:
-        raise InputError(f"--weights: {name} needs a file of weights, as crystalgfn train-proxy writes it")
+        raise InputError(f"--weights: {name} needs a file of weights; crystalgfn train-proxy writes one")
     if missing:
-        raise InputError(f"--proxy: {name} cannot be made without settings ({', '.join(missing)})")
+        raise InputError(f"--proxy: {name} cannot be used here, because it needs settings ({', '.join(missing)})")
     return proxy(**given)

@@ -1,4 +1,4 @@
-"""Train, sample and load models: what the commands, the discovery loop and notebooks call."""
+"""Train, load and sample models. The commands, the discovery loop and notebooks use these functions."""
 
 from crystalgfn.runs.model import Model, SampledObjects, fit, load
 from crystalgfn.runs.runner import find_checkpoint, run

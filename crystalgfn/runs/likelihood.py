@@ -1,4 +1,4 @@
-"""How likely a trained model is to sample the objects of a table."""
+"""Likelihood of the objects of a table under a trained model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REASON = "reason"
-"""Column that says why a row has no likelihood; empty for the others."""
+"""Column that says why a row has no likelihood; it is empty for the other rows."""
 
 
 def likelihood_table(
@@ -31,21 +31,22 @@ def likelihood_table(
     trajectories: int = 100,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Score the objects of a table by log p and log R.
+    """Calculate log p and log R of the objects of a table.
 
     Args:
         module: the trained model.
         table: CSV or parquet file.
-        only: values that columns of the table must have; other rows are left out of the result.
-        tolerance: largest relative deviation of an object from one that can be built; it is moved there.
-        trajectories: backward trajectories for each object, where there can be several.
-        seed: of these.
+        only: values that columns of the table must have, by name of the column; the result has no other rows.
+        tolerance: largest relative deviation of an object from the nearest one that the environment can build. A
+            deviating object is replaced by that one.
+        trajectories: number of backward trajectories for each object, if it can be built in several ways.
+        seed: seed of these trajectories.
 
     Returns:
         the rows with the columns ``log_p``, ``log_p_standard_error``, ``log_reward`` and ``reason``, and the metrics.
 
     Raises:
-        InputError: if the table cannot be used or has a column of that name.
+        InputError: if the table cannot be used or already has a column with one of these names.
     """
     known = read_states(module.env, table, tolerance, only, "table")
     added = ("log_p", "log_p_standard_error", "log_reward", REASON)

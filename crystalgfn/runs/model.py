@@ -1,4 +1,4 @@
-"""A trained model in Python: sample from it, restrict it, put atoms into its crystals."""
+"""Use a trained model from Python: sample objects, restrict the space, place atoms in crystals."""
 
 from __future__ import annotations
 
@@ -49,18 +49,22 @@ class Model:
         finetune_steps: int = 0,
         finetune_lr: float = 1e-3,
     ) -> SampledObjects:
-        """Sample n objects; the same samples as ``crystalgfn predict`` with these settings.
+        """Sample n objects. ``crystalgfn predict`` gives the same samples with the same settings.
 
         Args:
-            n: number of samples. Fewer samples are the first of more.
-            seed: of the random streams.
-            restrict: what may be sampled: settings by name, such as ``{"elements": ["Fe", "O"]}``, or a YAML file that
-                holds them. None for everything that the model knows.
-            finetune_steps: training steps in the restricted space before sampling; the model itself stays as it is.
-            finetune_lr: learning rate of these steps at the start.
+            n: number of samples. With a larger n, the first samples stay the same.
+            seed: seed of the random numbers.
+            restrict: restriction of the space: settings by name, such as ``{"elements": ["Fe", "O"]}``, or a YAML file
+                with such settings. None for the whole space of the model.
+            finetune_steps: training steps in the restricted space before sampling. A copy is trained; this model does
+                not change.
+            finetune_lr: initial learning rate of these steps.
+
+        Returns:
+            the samples, with their properties, log R and log p.
 
         Raises:
-            InputError: if a setting is not allowed, or nothing is left to sample.
+            InputError: if a setting is not allowed, or the restricted space is empty.
         """
         at_least("n", n, 1)
         if finetune_steps and restrict is None:
@@ -87,10 +91,10 @@ class SampledObjects:
     """Objects that a model has sampled.
 
     Attributes:
-        env: the environment that they were sampled in.
-        proxies: what predicted their properties.
+        env: the environment in which they were sampled.
+        proxies: the proxies that predicted their properties.
         outputs: ``states`` (n, state_size), ``properties`` (n, columns), ``log_reward``, ``log_pf`` and ``log_pb``
-            (n,), as `GFlowNet` gives them.
+            (n,), as `GFlowNet` returns them.
     """
 
     env: Environment
@@ -102,12 +106,12 @@ class SampledObjects:
 
     @property
     def objects(self) -> Any:
-        """The objects as the environment decodes them: `Crystals` for crystals."""
+        """The objects as decoded by the environment, such as `Crystals`."""
         return self.env.decode(self.outputs["states"])
 
     @property
     def crystals(self) -> Crystals:
-        """The objects, where they are crystals.
+        """The objects as crystals.
 
         Raises:
             InputError: if the model's environment builds something else.
@@ -119,7 +123,7 @@ class SampledObjects:
 
     @property
     def log_p(self) -> Tensor:
-        """(n,) float64 log p(x). Exact in a tree, such as `Crystal`; elsewhere an estimate from one trajectory."""
+        """(n,) float64 log p(x): exact in a tree, such as `Crystal`; otherwise an estimate from one trajectory."""
         return self.outputs["log_pf"] - self.outputs["log_pb"]
 
     @property
@@ -128,14 +132,14 @@ class SampledObjects:
         return self.outputs["log_reward"]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an object, with the columns of ``samples.csv``."""
+        """A table with one row for each object and the columns of ``samples.csv``."""
         return samples_frame(self.env, self.proxies, self.outputs)
 
     def to_structures(self) -> list[Structure]:
-        """Structures of objects whose atoms are known.
+        """Not available, because samples have no atoms.
 
         Raises:
-            InputError: for objects without atoms; `build` places them.
+            InputError: always; use `build` to place atoms.
         """
         raise InputError(
             "these samples have a space group, a composition and a cell, but no atoms; "
@@ -143,20 +147,31 @@ class SampledObjects:
         )
 
     def build(self, **settings: Any) -> BuiltCrystals:
-        """Put atoms into the crystals with CHGNet; settings are those of `crystalgfn.atoms.tables.build_crystals`."""
+        """Place atoms in the crystals with CHGNet.
+
+        Args:
+            settings: arguments of `crystalgfn.atoms.tables.build_crystals`, such as ``relax`` and ``jobs``.
+
+        Returns:
+            the structures and a table of results.
+
+        Raises:
+            InputError: if the objects are not crystals, a package is missing, or a setting is not allowed.
+        """
         from crystalgfn.atoms.tables import build_crystals
 
         return build_crystals(self.crystals, **settings)
 
 
 def load(name: str | Path) -> Model:
-    """A trained model.
+    """Load a trained model.
 
     Args:
-        name: a checkpoint file, the folder of a run, or a model that comes with the package: ``discovered``.
+        name: a checkpoint file, the folder of a run, or the name of a model that comes with the package, such as
+            ``discovered``.
 
     Raises:
-        InputError: if there is no such file, or it is damaged.
+        InputError: if there is no such file, or the file is damaged.
     """
     path = find_checkpoint(name)
     return Model(GFlowNet.load_from_checkpoint(path), path)
@@ -165,18 +180,19 @@ def load(name: str | Path) -> Model:
 def fit(
     config: str | Path | Mapping[str, Any], *changes: Mapping[str, Any], ckpt_path: str | Path | None = None
 ) -> Model:
-    """Train a model, as ``crystalgfn fit`` does.
+    """Train a model, in the same way as ``crystalgfn fit``.
 
     Args:
-        config: a file, the name of a shipped config such as ``eform.yaml``, or settings.
-        changes: settings that change it, such as ``{"trainer": {"max_steps": 100}}``.
-        ckpt_path: a checkpoint to go on from, or ``last``.
+        config: a file, the name of a shipped config such as ``eform.yaml``, or a mapping of settings.
+        changes: settings that change the config, such as ``{"trainer": {"max_steps": 100}}``. If a setting is given
+            several times, the last one is used.
+        ckpt_path: a checkpoint from which training continues, or ``last`` for the newest one of this run.
 
     Returns:
         the trained model.
 
     Raises:
-        InputError: for settings or files that cannot be used.
+        InputError: if a setting or a file cannot be used.
     """
     settings = config if isinstance(config, Mapping) else read_config(find_config(str(config)))
     runner = run("fit", merged([settings, *changes]), ckpt_path)
@@ -187,7 +203,15 @@ def fit(
 
 
 def read_restriction(restrict: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    """The settings of a restriction: those given, or those in a YAML file, which may be a shipped one."""
+    """Read the settings of a restriction.
+
+    Args:
+        restrict: the settings themselves, a YAML file, or the name of a shipped file such as
+            ``restrictions/cubic.yaml``.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
     if isinstance(restrict, Mapping):
         return restrict
     return read_yaml(find_file(str(restrict)) or restrict, "restrict")

@@ -1,4 +1,4 @@
-"""Silences what Lightning says that is no news to a user of this program; everything else still comes through."""
+"""Hide messages of Lightning that do not concern users of this program. All other messages are shown."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 IGNORED_WARNINGS = (
-    # The data loader hands out tickets; workers would only cost.
+    # The data loader only returns requests for samples (tickets), so workers would not make it faster.
     r"The '\w+' does not have many workers",
-    # The proxy is meant to be in evaluation mode.
+    # The proxy has to be in evaluation mode.
     r"Found \d+ module\(s\) in eval mode at the start of training",
-    # Training runs until max_steps; batches have no end, so an epoch has none.
+    # Training runs until max_steps. The data have no end, so the length of an epoch has no meaning.
     r"The '\w+' has `IterableDataset` with `__len__` defined",
-    # Only training has callbacks that keep state; sampling does not need it.
+    # Some callbacks keep state in training only. Sampling does not need this state.
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
-    # Lightning 2.6 calls torch's old name.
+    # Lightning 2.6 uses an old name of torch.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    # Lightning 2.6 calls a method of jsonargparse that 4.49 renamed.
+    # Lightning 2.6 calls a method that was renamed in jsonargparse 4.49.
     r"[\s\S]*JsonargparseDeprecationWarning",
-    # Resuming inside an epoch is exact here: a step's data come from the generator in the checkpoint.
+    # Resuming within an epoch is exact here, because the data come from a generator whose state is in the checkpoint.
     r"You're resuming from a checkpoint that ended before the epoch ended",
-    # Every process has as many tickets as the others, so none is repeated.
+    # Every process gets the same number of tickets, so no ticket is repeated.
     r"Using `DistributedSampler` with the dataloaders",
 )
-"""Regular expressions, each with its reason."""
+"""Regular expressions for warnings to ignore, each with the reason."""
 
 
 _LOGGERS = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")
 
 
 def quieten() -> None:
-    """Ignore the warnings above, and Lightning's advertising."""
+    """Ignore the warnings in `IGNORED_WARNINGS`, and Lightning's tips and reports of unused devices."""
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
     for name in _LOGGERS:
@@ -42,7 +42,7 @@ def quieten() -> None:
 
 @contextmanager
 def warnings_only() -> Iterator[None]:
-    """Run a command as a part of another one, which shows progress itself: without its lines, warnings excepted."""
+    """Hide the output of Lightning except warnings; for a command inside another one that shows progress itself."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Runs the Trainer's commands from settings: what the command line, the discovery loop and notebooks share."""
+"""Run the commands of the Trainer from settings, for the command line, the discovery loop and notebooks."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from crystalgfn.runs.quiet import quieten
 from crystalgfn.settings import instantiate, merged
 
 SETTINGS = ("model", "data", "trainer", "threads", "seed_everything", "ckpt_path", "weights_only", "return_predictions")
-"""What a config may hold."""
+"""The keys that are allowed at the top level of a config."""
 
 MODELS = Path(__file__).parents[1] / "models"
 """Folder of the trained models that come with the package."""
 
 LAST = "last"
-"""As ``ckpt_path`` of `fit`: the newest checkpoint of this run, or none yet."""
+"""Value of ``ckpt_path`` for `fit`: continue from the newest checkpoint of this run, or start if there is none."""
 
 
 class Parser(LightningArgumentParser):
-    """Adds to an error what helps: the known classes, and the version that settings in a checkpoint come from."""
+    """Adds helpful details to an error: the known classes, and the version that wrote the settings in a checkpoint."""
 
     origin: ClassVar[str] = ""
-    """Where settings come from that no one typed."""
+    """Text about the checkpoint from which settings were read; empty if there is none."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.search(r"Expected a dot import path string: (\w+)", message)
@@ -59,14 +59,14 @@ class Parser(LightningArgumentParser):
 
 @dataclass
 class Request:
-    """What is to run.
+    """A command to run, and its settings.
 
     Attributes:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        settings: as a config holds them.
-        ckpt_path: what was named as the checkpoint; None for none.
-        flags: options of the command line, which change the settings.
-        checkpoint: the file that ``ckpt_path`` stands for, once it is found.
+        settings: settings as in a config.
+        ckpt_path: the checkpoint as given by the user: a file, a folder, a name or ``last``; None for no checkpoint.
+        flags: options of the command line. They change the settings.
+        checkpoint: the file that belongs to ``ckpt_path``; None until it is found.
     """
 
     command: str
@@ -76,20 +76,20 @@ class Request:
     checkpoint: Path | None = None
 
     def args(self) -> list[str]:
-        """The options that Lightning's parser reads: all settings, then the flags, which change them."""
+        """The arguments for Lightning's parser: the settings, then the flags, which change them."""
         configs = ["--config", yaml.safe_dump(self.settings, sort_keys=False)] if self.settings else []
         return [self.command, *configs, *self.flags]
 
 
 class Runner(LightningCLI):
-    """Makes trainer, model and data of a `Request` and runs its command; ``args`` is the request."""
+    """Creates trainer, model and data for a `Request` and runs its command. The argument ``args`` is the request."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--threads",
             type=int,
             default=1,
-            help="Threads of torch on the CPU. Two are faster on idle cores, and can be far slower on busy ones.",
+            help="Threads of torch on the CPU. Two are faster on idle cores, but can be much slower on busy ones.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -105,20 +105,20 @@ class Runner(LightningCLI):
             Parser.origin = f"\n(settings come from {path}, written by version {version}; this is {__version__})"
             kept = ("model", "data", "trainer", "threads") if is_fit else ("model", "data")
             inherited = {key: stored[key] for key in kept if key in stored}
-            # Settings of the checkpoint come first, so that a config or a flag can still change them.
+            # The settings in the checkpoint come first, so that a config or a flag can change them.
             request.settings = merged([inherited, request.settings, {"ckpt_path": str(path)}])
         self.config = parser.parse_args(request.args())
 
     def _find(self, parser: LightningArgumentParser, request: Request) -> Path | None:
-        """The file that ``ckpt_path`` names; None where ``last`` finds none yet."""
+        """The file that belongs to ``ckpt_path``; None if it is ``last`` and there is no checkpoint yet."""
         assert request.ckpt_path is not None
         if request.ckpt_path != LAST:
             return find_checkpoint(request.ckpt_path)
         if request.command != "fit" or not request.settings:
-            raise InputError("ckpt_path: 'last' is for 'fit --config CONFIG'; else name the folder of a run, or a file")
+            raise InputError("ckpt_path: 'last' is for 'fit --config CONFIG'; here give the folder of a run or a file")
         folder = _run_folder(parser.parse_args(request.args())[request.command])
         found = newest_checkpoint(folder)
-        rank_zero_info(f"ckpt_path: goes on from {found}" if found else f"ckpt_path: none in {folder} yet, a new run")
+        rank_zero_info(f"ckpt_path: continues {found}" if found else f"ckpt_path: no checkpoint in {folder}, new run")
         return found
 
     def before_instantiate_classes(self) -> None:
@@ -150,20 +150,20 @@ def run(
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        settings: model, data, trainer and threads, as a config holds them. With a checkpoint, they change the settings
-            that it holds.
-        ckpt_path: a checkpoint file, the folder of a run, the name of a model that comes with the package, or, for
-            ``fit``, ``last``: the newest whole checkpoint of this run, or none.
-        callbacks: of the trainer, beside those of the settings.
-        flags: options of the command line, which change the settings.
-        exit_on_error: whether settings that cannot be parsed end the process with the parser's own message, as a
-            command does; otherwise they raise.
+        settings: model, data, trainer and threads, as in a config. If there is a checkpoint, they change the settings
+            in the checkpoint.
+        ckpt_path: a checkpoint file, the folder of a run, or the name of a model that comes with the package. For
+            ``fit`` also ``last``: the newest complete checkpoint of this run, or none if there is none yet.
+        callbacks: callbacks of the trainer, in addition to those in the settings.
+        flags: options of the command line. They change the settings.
+        exit_on_error: whether the process ends with the parser's message if settings cannot be parsed, as in a
+            command. Otherwise an InputError is raised.
 
     Returns:
-        what ran, with its ``trainer``, ``model`` and ``datamodule``.
+        the finished run, with its ``trainer``, ``model`` and ``datamodule``.
 
     Raises:
-        InputError: for settings or files that cannot be used.
+        InputError: if a setting or a file cannot be used.
     """
     quieten()
     load_everything()
@@ -172,10 +172,10 @@ def run(
     defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     if command == "predict":
         callbacks = [SampleWriter(), *callbacks]
-        # Samples go to the table as they come; keeping them all as well would cost memory without bound.
+        # Samples are written to the table batch by batch. Keeping them as well would need unlimited memory.
         flags = ["--return_predictions", "false", *flags]
     if command != "fit":
-        # Only training leaves a run behind.
+        # Only training has a log folder.
         defaults["logger"] = False
     if callbacks:
         defaults["callbacks"] = list(callbacks)
@@ -190,7 +190,7 @@ def run(
             seed_everything_default=False,
             trainer_defaults=defaults,
             auto_configure_optimizers=False,
-            # A short line instead of all two hundred options, which --help explains.
+            # A short usage line. The full list of about two hundred options is in --help.
             parser_kwargs={
                 "prog": "crystalgfn",
                 command: {
@@ -205,7 +205,7 @@ def run(
     except ArgumentError as error:
         raise InputError(f"{command}: {' '.join(str(error).split())}") from None
     except ValueError as error:
-        # Where several types are allowed the parser puts what a class said of its settings into a text of its own.
+        # If several types are allowed, the parser wraps the message of a class in a longer text. Show the message only.
         cause = InputError.latest
         if isinstance(error, InputError) or cause is None or str(cause) not in str(error):
             raise
@@ -216,24 +216,34 @@ def run(
         problem = " ".join(str(error).partition("\n")[2].split())
         raise InputError(
             f"ckpt_path: the weights in {request.checkpoint} do not fit the model: {problem}; leave the environment "
-            f"and the policy as they were, or train anew{Parser.origin}"
+            f"and the policy unchanged, or train a new model{Parser.origin}"
         ) from None
 
 
 def shipped_model(name: str) -> Path | None:
-    """The checkpoint of a model that comes with the package, such as ``discovered``; None if there is no such one.
+    """The checkpoint of a model that comes with the package, such as ``discovered``.
 
-    A file or folder of that name comes first.
+    Args:
+        name: name of the model.
+
+    Returns:
+        the checkpoint; None if there is no such model, or if there is a file or folder with this name.
     """
     path = MODELS / f"{name}.ckpt"
     return path if Path(name).name == name and not Path(name).exists() and path.is_file() else None
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The file of a checkpoint: a file, the newest whole one of a folder, or a model that comes with the package.
+    """Find the file of a checkpoint.
+
+    Args:
+        name: a file, a folder (its newest complete checkpoint is used), or a model that comes with the package.
+
+    Returns:
+        the file. It is not checked whether the file exists.
 
     Raises:
-        InputError: if a folder has no whole checkpoint. Whether a file is there is found when it is read.
+        InputError: if a folder has no complete checkpoint.
     """
     shipped = shipped_model(str(name))
     if shipped is not None:
@@ -243,12 +253,12 @@ def find_checkpoint(name: str | Path) -> Path:
         return path
     found = newest_checkpoint(path)
     if found is None:
-        raise InputError(f"ckpt_path: there is no whole checkpoint in the folder {path}")
+        raise InputError(f"ckpt_path: there is no complete checkpoint in the folder {path}")
     return found
 
 
 def _run_folder(settings: Namespace) -> Path:
-    """The folder in which the versions of a run lie."""
+    """The folder that holds the versions of a run."""
     trainer = settings.trainer
     logger = trainer.logger[0] if isinstance(trainer.logger, list) and trainer.logger else trainer.logger
     arguments = getattr(logger, "init_args", None)
@@ -258,17 +268,17 @@ def _run_folder(settings: Namespace) -> Path:
 
 
 def check_fit(settings: Mapping[str, Any], name: str) -> None:
-    """Refuse settings that `fit` could not train with; the model is made and forgotten.
+    """Check that `fit` can train with some settings, by creating the model once.
 
     Args:
-        settings: model, and perhaps trainer, data and threads.
-        name: what they are called in messages.
+        settings: model, and optionally trainer, data and threads.
+        name: name of the settings in messages.
 
     Raises:
-        InputError: with what is wrong.
+        InputError: if a setting cannot be used.
     """
     quieten()
-    # Logs of a run that is not one would be in the way.
+    # This check must not create a log folder.
     own = copy.deepcopy(dict(settings))
     own["trainer"] = {"accelerator": "cpu", **(own.get("trainer") or {}), "logger": False}
     own["threads"] = own.get("threads", 1)

@@ -1,6 +1,7 @@
-"""Contract tests to run on one's own environments and proxies.
+"""Contract tests for your own environments and proxies.
 
-Subclass a contract in a test file and say what to test; pytest runs every property on it::
+Subclass a contract in a test file and provide the object to test as a fixture; pytest then runs all tests of the
+contract::
 
     class TestMyProxy(ProxyContract):
         @pytest.fixture
@@ -11,7 +12,7 @@ Subclass a contract in a test file and say what to test; pytest runs every prope
         def objects(self):
             return Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.64, 5.64, 5.64, 90, 90, 90]])
 
-This package needs pytest; nothing else in crystalgfn does.
+This package needs pytest; the rest of crystalgfn does not.
 """
 
 from crystalgfn.gflownet.policies.random_policy import RandomPolicy

@@ -1,4 +1,4 @@
-"""What every environment must satisfy, as tests."""
+"""Tests that every environment must pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crystalgfn.testing.generators import assert_untouched, global_generators
 from crystalgfn.testing.walk import Transition, random_walk
 
 _SCALES = (0.0, 2.0, 20.0)
-"""Standard deviations of random logits: uniform choices, mixed ones, and choices that are all but certain."""
+"""Standard deviations of random logits: they give uniform choices, uneven choices, and almost certain choices."""
 
 
 class EnvironmentContract:
@@ -29,9 +29,9 @@ class EnvironmentContract:
             def env(self):
                 return MyGrid(height=5)
 
-    An environment that takes long to build is better built once, by a module-scoped fixture of the same name outside
-    of the class. Override the fixture ``n`` for more or fewer walks. The environment's heads must be categorical, or
-    continuous with a ``reference`` range.
+    If an environment takes long to build, build it once, in a module-scoped fixture ``env`` outside the class. Override
+    the fixture ``n`` to change the number of walks. The environment's heads must be categorical, or continuous with a
+    ``reference`` range.
     """
 
     @pytest.fixture
@@ -56,7 +56,7 @@ class EnvironmentContract:
 
     @pytest.mark.parametrize("scale", _SCALES)
     def test_no_dead_ends(self, env: Environment, n: int, scale: float) -> None:
-        """Every state on a random walk has a legal action until it is terminal, within the schedule."""
+        """Every state on a random walk is terminal or has a legal action, and the walk ends within the schedule."""
         # `random_walk` asserts a legal action in every state.
         states, _ = random_walk(env, 4 * n, generator("no dead ends", str(scale)), scale)
         unfinished = ~env.is_terminal(states)
@@ -66,7 +66,7 @@ class EnvironmentContract:
         )
 
     def test_states_are_finite_float64(self, env: Environment, n: int) -> None:
-        """Steps lead to states of the declared size that are float64 and not NaN."""
+        """Steps forward and backward give float64 states of the declared size, without NaN."""
         for t in _walks(env, n):
             for name, states in (("step", t.after), ("step_back", env.step_back(t.head, t.after, t.actions))):
                 assert states.shape == t.before.shape, f"{name} of {t.head!r} changes the shape of states"
@@ -74,7 +74,7 @@ class EnvironmentContract:
                 assert not states.isnan().any(), f"{name} of {t.head!r} gives states that hold NaN"
 
     def test_encodings(self, env: Environment, n: int) -> None:
-        """Encodings are finite float32 of the size that the head declares."""
+        """Encodings are finite and float32, with the size that the head declares."""
         for t in _walks(env, n):
             encoding = env.encode(t.head, t.before)
             expected = (len(t.before), env.heads[t.head].input_size)
@@ -83,7 +83,7 @@ class EnvironmentContract:
             assert encoding.isfinite().all(), f"encode({t.head!r}) has values that are not finite"
 
     def test_features(self, env: Environment) -> None:
-        """Features of inputs and options are finite float32, a row for each."""
+        """Features of inputs and options are finite and float32, with one row for each input or option."""
         for name, head in env.heads.items():
             for method, n, features in (
                 ("input_features", head.input_size, env.input_features(name)),
@@ -124,7 +124,7 @@ class EnvironmentContract:
             )
 
     def test_action_is_parent_action(self, env: Environment, n: int) -> None:
-        """The action that led to a state is among its parent actions; where there is one parent, the only one."""
+        """The action that led to a state is among its parent actions, or equals the only one."""
         for t in _walks(env, n):
             parents = env.parent_actions(t.head, t.after)
             if env.has_one_parent(t.head):
@@ -143,7 +143,7 @@ class EnvironmentContract:
                 )
 
     def test_legal_actions_are_parent_actions(self, env: Environment, n: int) -> None:
-        """P_F > 0 implies P_B > 0: every legal option leads to a child that knows it as a parent action."""
+        """P_F > 0 implies P_B > 0: every legal option is a parent action of the child that it leads to."""
         for t in _walks(env, n):
             head = env.heads[t.head]
             if not isinstance(head, CategoricalHead):
@@ -162,7 +162,7 @@ class EnvironmentContract:
             assert not wrong, f"step_back does not undo options {wrong} of {t.head!r}"
 
     def test_parent_actions_are_legal(self, env: Environment, n: int) -> None:
-        """P_B > 0 implies P_F > 0: every parent action leads back to a state where it is legal and comes here again."""
+        """P_B > 0 implies P_F > 0: every parent action is legal in its parent and leads to the same child."""
         for t in _walks(env, n):
             parents = env.parent_actions(t.head, t.after)
             if env.has_one_parent(t.head):
@@ -180,7 +180,7 @@ class EnvironmentContract:
         before = env.step_back(head, after, actions)
         due = env.next_head(before)
         assert (due == env.head_position(head)).all(), (
-            f"a parent action of {head!r} leads back to a state where {_head_names(env, due)} decides"
+            f"a parent action of {head!r} leads back to a state in which {_head_names(env, due)} decides"
         )
         support = env.support(head, before)
         if isinstance(env.heads[head], CategoricalHead):
@@ -192,11 +192,11 @@ class EnvironmentContract:
             f"{before[~legal][:1].tolist()} that it leads back to"
         )
         assert torch.equal(env.step(head, before, actions), after), (
-            f"a parent action of {head!r} leads back to a state from which it comes to another one"
+            f"a parent action of {head!r} leads back to a state in which the same action gives another child"
         )
 
     def test_backward_trajectories(self, env: Environment, n: int) -> None:
-        """Trajectories sampled backward from terminal states lead there again, step by step, by legal actions."""
+        """Trajectories sampled backward from terminal states consist of legal actions that lead to the same states."""
         policy = RandomPolicy(env)
         forward, _ = sample_forward(env, policy, n, generator("forward"))
         backward = sample_backward(env, forward.states, generator("backward"))
@@ -212,16 +212,16 @@ class EnvironmentContract:
                 env.support(step.head, current),
                 rtol=0,
                 atol=0,
-                msg=f"a backward trajectory has another support of {step.head!r} than the walk forward",
+                msg=f"a backward trajectory has a support of {step.head!r} that differs from the forward one",
             )
             states[step.rows] = env.step(step.head, current, step.actions)
         states = _take_forced(env, states)
-        assert torch.equal(states, forward.states), "backward trajectories, walked forward, end in other states"
+        assert torch.equal(states, forward.states), "the actions of backward trajectories lead to other terminal states"
         assert log_forward(env, policy, backward).isfinite().all(), "a backward trajectory has P_F = 0"
         assert backward.log_pb.isfinite().all(), "a backward trajectory has P_B = 0"
 
     def test_log_forward(self, env: Environment, n: int) -> None:
-        """Log P_F of sampled trajectories is the same when evaluated again; in a tree log P_B is 0."""
+        """Log P_F of sampled trajectories is the same when it is evaluated again, and log P_B in a tree is 0."""
         policy = RandomPolicy(env)
         trajectories, log_pf = sample_forward(env, policy, n, generator("forward"))
         torch.testing.assert_close(
@@ -237,7 +237,7 @@ class EnvironmentContract:
     # Distributions
 
     def test_discrete_distributions(self, env: Environment, n: int) -> None:
-        """Probabilities of the options sum to 1, and illegal options have probability 0, forward and backward."""
+        """Probabilities of options sum to 1, and those of illegal options are 0, for P_F and P_B."""
         for t in _walks(env, n):
             if not isinstance(env.heads[t.head], CategoricalHead):
                 continue
@@ -248,14 +248,14 @@ class EnvironmentContract:
                 _check_probabilities(f"P_B of {t.head!r}", backward.log_prob, env.parent_actions(t.head, t.after))
 
     def test_continuous_densities(self, env: Environment, n: int) -> None:
-        """Densities integrate to 1 over their support, in units of the head's reference range; 0 outside.
+        """Densities integrate to 1 over their support, in units of the head's reference range, and are 0 outside.
 
-        Those of a learned P_B do over the interval of parent actions.
+        The support of a learned P_B is the interval of parent actions.
         """
         for t in _walks(env, n):
             if isinstance(env.heads[t.head], CategoricalHead):
                 continue
-            # A few rows do: each is evaluated at thousands of points.
+            # A few rows are enough, because each is evaluated at thousands of points.
             _check_densities(f"{t.head!r}", env.heads[t.head], t.logits[:6], t.support[:6])
             if not env.has_one_parent(t.head):
                 parents = env.parent_actions(t.head, t.after[:6])
@@ -264,7 +264,7 @@ class EnvironmentContract:
     # Batches
 
     def test_rows_do_not_interact(self, env: Environment, n: int) -> None:
-        """A batch gives the same answers as its rows one by one, in any order."""
+        """A batch gives the same results as its rows one by one, in any order."""
         for t in _by_head(random_walk(env, n, generator("rows"))[1], rows=16):
             order = torch.randperm(len(t.before), generator=torch.Generator().manual_seed(0))
             for name, states, method in _methods(env, t):
@@ -275,7 +275,7 @@ class EnvironmentContract:
                 _assert_same(batch, single, f"{name} of {t.head!r} depends on the other rows of the batch")
 
     def test_same_seed_same_trajectories(self, env: Environment, n: int) -> None:
-        """The same seed gives the same trajectories, another seed others; global generators are left alone."""
+        """The same seed gives the same trajectories, another seed gives others, and no global generator is used."""
         policy = RandomPolicy(env)
         before = global_generators()
         first, log_pf = sample_forward(env, policy, n, generator(1), epsilon=0.1)
@@ -306,17 +306,17 @@ class EnvironmentContract:
             getattr(env, name)(given)
             assert torch.equal(given, terminal), f"{name} modifies the states in place"
 
-    # As a module, and what comes out
+    # Module, enumeration and tables
 
     def test_tables_follow_the_module(self, env: Environment, n: int) -> None:
-        """Tables are non-persistent buffers: nothing in the state_dict, nothing left behind by ``to``."""
+        """Tables are non-persistent buffers: the state_dict is empty, and ``to`` moves all tables."""
         assert not env.state_dict(), (
             f"state_dict holds {sorted(env.state_dict())}; register tables with persistent=False"
         )
         assert not list(env.parameters()), "an environment has no parameters"
         for name, module in env.named_modules():
             plain = [key for key, value in vars(module).items() if isinstance(value, Tensor)]
-            assert not plain, f"{name or 'the environment'}: `to` leaves {plain} behind, tensors that are no buffers"
+            assert not plain, f"{name or 'the environment'}: `to` leaves {plain} behind: tensors that are not buffers"
         devices = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
         home = env.device
         for device in devices:
@@ -327,7 +327,7 @@ class EnvironmentContract:
         env.to(home)
 
     def test_enumerate(self, env: Environment, n: int) -> None:
-        """Enumerate lists each terminal state once and every sampled one, or raises TypeError."""
+        """``enumerate`` lists each terminal state once and contains all sampled ones, or it raises TypeError."""
         if not env.is_enumerable:
             with pytest.raises(TypeError):
                 env.enumerate()
@@ -342,7 +342,7 @@ class EnvironmentContract:
         assert not missing, f"enumerate leaves out {next(iter(missing))}"
 
     def test_tables_for_people(self, env: Environment, n: int) -> None:
-        """to_frame and describe give one row, and one name, for each terminal state."""
+        """``to_frame`` gives one row and ``describe`` gives one name for each terminal state."""
         states, _ = random_walk(env, n, generator("frame"))
         assert len(env.to_frame(states)) == n, "to_frame must give one row for each state"
         names = env.describe(states)
@@ -351,12 +351,12 @@ class EnvironmentContract:
 
 
 def _walks(env: Environment, n: int) -> list[Transition]:
-    """Transitions of random walks, uniform and not."""
+    """Transitions of random walks with uniform choices and with uneven choices."""
     return [t for scale in _SCALES[:2] for t in random_walk(env, n, generator("walk", str(scale)), scale)[1]]
 
 
 def _by_head(transitions: list[Transition], rows: int) -> list[Transition]:
-    """For each head some transitions from all over the walks, in random order."""
+    """One transition for each head, with at most ``rows`` rows drawn at random from all transitions of this head."""
     merged = []
     for head in {t.head: None for t in transitions}:
         own = [t for t in transitions if t.head == head]
@@ -367,7 +367,7 @@ def _by_head(transitions: list[Transition], rows: int) -> list[Transition]:
 
 
 def _methods(env: Environment, t: Transition) -> list[tuple[str, Tensor, Callable[[Tensor, Tensor], Tensor]]]:
-    """Methods of the environment on states and actions, by name, each with the states of a transition that it fits."""
+    """Methods to test: the name, the states of the transition that it takes, and a function of states and actions."""
     return [
         ("encode", t.before, lambda s, a: env.encode(t.head, s)),
         ("support", t.before, lambda s, a: env.support(t.head, s)),
@@ -391,7 +391,7 @@ def _check_probabilities(what: str, log_prob: Callable[[Tensor], Tensor], legal:
     probabilities = torch.stack(columns, 1).exp()
     total = probabilities.sum(1)
     assert (total - 1).abs().max() < 1e-5, f"{what} sums to {total[(total - 1).abs().argmax()].item()}, not to 1"
-    assert (probabilities[~legal] == 0).all(), f"{what} gives an illegal option a probability"
+    assert (probabilities[~legal] == 0).all(), f"{what} gives an illegal option a probability above 0"
 
 
 def _check_densities(what: str, head: Head, logits: Tensor, support: Tensor) -> None:
@@ -409,11 +409,16 @@ def _check_densities(what: str, head: Head, logits: Tensor, support: Tensor) -> 
     distribution = head.distribution(logits, support)
     for outside in (low - 0.01 * (high - low), high + 0.01 * (high - low)):
         log_prob = distribution.log_prob(outside.unsqueeze(1))
-        assert (log_prob == float("-inf")).all(), f"{what} has a density outside of its support"
+        assert (log_prob == float("-inf")).all(), f"the density of {what} is not 0 outside of its support"
 
 
 def _grid(low: Tensor, high: Tensor, points: int = 3000) -> Tensor:
-    """(m, n) rising points of each interval, spaced evenly both in the value and, where it is positive, in its log."""
+    """Points at which to evaluate densities on n intervals.
+
+    Returns:
+        (2 * points, n) points of each interval in rising order. One half is spaced evenly in the value, the other half
+        in its logarithm; if the interval is not positive, both halves are spaced evenly in the value.
+    """
     u = torch.linspace(0, 1, points, dtype=torch.float64, device=low.device).unsqueeze(1)
     even = low + (high - low) * u
     ratio = torch.where(low > 0, high / low.clamp_min(1e-300), 1.0)
@@ -427,7 +432,7 @@ def _assert_same(one: Tensor, two: Tensor, message: str) -> None:
 
 
 def _take_forced(env: Environment, states: Tensor) -> Tensor:
-    """The states after all actions without an alternative; trajectories leave those out."""
+    """The states after all forced actions, which have no alternative; trajectories do not contain these actions."""
     while True:
         due, taken = env.next_head(states), False
         for position, name in enumerate(env.heads):

@@ -1,4 +1,4 @@
-"""The global random generators, which nothing in the package may draw from."""
+"""Check that the global random generators are not used; no code of the package may draw from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def global_generators() -> dict[str, str]:
-    """State of the global generator of torch, numpy and Python, as text."""
+    """State of the global random generators of torch, numpy and Python, as text, by name."""
     return {
         "torch": str(torch.get_rng_state().tolist()),
         "numpy": str(np.random.get_state(legacy=False)),  # noqa: NPY002 - this is the generator to watch
@@ -18,7 +18,15 @@ def global_generators() -> dict[str, str]:
 
 
 def assert_untouched(before: dict[str, str], what: str) -> None:
-    """Assert that no global generator was drawn from since `global_generators` gave ``before``."""
+    """Assert that no global random generator was used.
+
+    Args:
+        before: states from `global_generators`, taken before the tested code ran.
+        what: name of the tested code, for the message.
+
+    Raises:
+        AssertionError: if a state has changed.
+    """
     after = global_generators()
     touched = [name for name in before if before[name] != after[name]]
     assert not touched, f"{what} draws from the global generator of {', '.join(touched)}"

@@ -1,4 +1,4 @@
-"""What every proxy must satisfy, as tests."""
+"""Tests that every proxy must pass."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ from crystalgfn.testing.generators import assert_untouched, global_generators
 class ProxyContract:
     """Tests of one proxy; subclass it in a test file and provide the fixtures ``proxy`` and ``objects``.
 
-    ``objects`` is a batch as an environment's ``decode`` returns it; indexing it with a slice or a tensor of rows
-    must give a batch again. Three different objects are the least that shows anything.
+    ``objects`` is a batch as returned by an environment's ``decode``. Indexing it with a slice or with a tensor of rows
+    must give a batch again. Use at least three different objects.
     """
 
     @pytest.fixture
     def tolerance(self) -> float:
-        """Largest difference, relative and absolute, between evaluations of one object in different batches."""
+        """Largest relative and absolute difference between values of the same object in different batches."""
         return 1e-5
 
     def test_declares_its_property(self, proxy: Proxy) -> None:
-        """Name, unit, direction and valid range are there and make sense."""
+        """Name, unit, direction and valid range are defined and valid."""
         kind = type(proxy).__name__
         name = getattr(proxy, "name", None)
         assert isinstance(name, str) and name.isidentifier(), (
             f"{kind}.name is {name!r}; it names a CSV column and must be an identifier"
         )
         assert isinstance(proxy.unit, str), f"{kind}.unit is {proxy.unit!r}; it must be a string"
-        assert proxy.direction in ("minimize", "maximize"), f"{kind}.direction is {proxy.direction!r}"
+        assert proxy.direction in ("minimize", "maximize"), (
+            f"{kind}.direction is {proxy.direction!r}; it must be 'minimize' or 'maximize'"
+        )
         low, high = proxy.valid_range
         assert low < high, f"{kind}.valid_range is {proxy.valid_range}; it must be (low, high) with low < high"
 
     def test_one_finite_value_for_each_object(self, proxy: Proxy, objects: Any) -> None:
-        """The result has shape (n,), is floating point, finite and without gradient."""
+        """The values are a floating-point tensor of shape (n,), and all of them are finite."""
         values = _evaluate(proxy, objects)
         assert values.shape == (len(objects),), (
             f"{len(objects)} objects give shape {tuple(values.shape)}; it must be ({len(objects)},)"
@@ -50,7 +52,7 @@ class ProxyContract:
         assert not bad, f"values are not finite for the objects in rows {bad}"
 
     def test_prediction_agrees_with_forward(self, proxy: Proxy, objects: Any, tolerance: float) -> None:
-        """``predict`` gives the values of ``forward``, and an uncertainty exactly if the proxy says it has one."""
+        """``predict`` gives the values of ``forward``, and uncertainties exactly if ``has_uncertainty`` is true."""
         with torch.no_grad():
             prediction = proxy.eval().predict(objects)
         torch.testing.assert_close(prediction.value, _evaluate(proxy, objects), rtol=tolerance, atol=tolerance)
@@ -87,12 +89,12 @@ class ProxyContract:
 
     @pytest.mark.parametrize("n", [0, 1])
     def test_small_batches(self, proxy: Proxy, objects: Any, n: int) -> None:
-        """A batch of no objects and one of a single object work like any other."""
+        """A batch without objects and a batch of one object are evaluated like any other batch."""
         values = _evaluate(proxy, objects[:n])
         assert values.shape == (n,), f"{n} objects give shape {tuple(values.shape)}; it must be ({n},)"
 
     def test_modes(self, proxy: Proxy, objects: Any) -> None:
-        """A proxy that knows modes says of each object in which it lies."""
+        """A proxy that knows modes gives the mode of each object, or -1 if the object is in none."""
         if not proxy.knows_modes:
             return
         n = proxy.n_modes(objects[:0])
@@ -103,14 +105,14 @@ class ProxyContract:
         assert ((modes >= -1) & (modes < n)).all(), f"modes must be -1, or from 0 to {n - 1}"
 
     def test_deterministic(self, proxy: Proxy, objects: Any) -> None:
-        """The same objects give the same values, and no global generator is drawn from."""
+        """The same objects give the same values, and no global generator is used."""
         before = global_generators()
         first, second = _evaluate(proxy, objects), _evaluate(proxy, objects)
         assert_untouched(before, "the proxy")
         assert torch.equal(first, second), "evaluating the same objects twice gives different values"
 
     def test_objects_are_not_modified(self, proxy: Proxy, objects: Any) -> None:
-        """The proxy leaves the objects as they are."""
+        """The proxy does not modify the objects."""
         before = copy.deepcopy(objects)
         _evaluate(proxy, objects)
         for one, two in zip(_tensors(before), _tensors(objects), strict=True):
@@ -119,14 +121,14 @@ class ProxyContract:
 
 @torch.no_grad()
 def _evaluate(proxy: Proxy, objects: Any) -> Tensor:
-    # As in training: evaluation mode, no gradients.
+    # As in training, the proxy is in evaluation mode and computes no gradients.
     values = proxy.eval()(objects)
     assert isinstance(values, Tensor), f"a proxy returns a tensor, not {type(values).__name__}"
     return values
 
 
 def _tensors(objects: Any) -> list[Tensor]:
-    """All tensors of a batch of objects: a tensor, or a dataclass, mapping or sequence of such."""
+    """All tensors in a batch of objects, which may be nested dataclasses, mappings or sequences."""
     if isinstance(objects, Tensor):
         return [objects]
     if is_dataclass(objects):

@@ -1,4 +1,4 @@
-"""Random walks through an environment, with every transition kept."""
+"""Random walks through an environment that record every transition."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from crystalgfn.gflownet.envs.base import CategoricalHead, Environment
 
 @dataclass(frozen=True)
 class Transition:
-    """One step of a walk, for the rows of the batch whose turn it was.
+    """One decision of a walk, for the m rows of the batch in which it was due.
 
     Attributes:
         head: name of the decision.
-        before: (m, state_size) the states in which it was due.
-        support: (m, support_size) the legal actions.
-        logits: (m, n_logits) what the policy could have said.
-        actions: (m, 1) the actions taken.
-        after: (m, state_size) the states they led to.
+        before: (m, state_size) float64, the states in which it was due.
+        support: (m, support_size), the legal actions.
+        logits: (m, n_logits) float32, random logits in place of the output of a policy.
+        actions: (m, 1) float64, the actions taken.
+        after: (m, state_size) float64, the states after the actions.
     """
 
     head: str
@@ -32,7 +32,7 @@ class Transition:
 
 
 def random_walk(env: Environment, n: int, generator: Generator, scale: float = 2.0) -> tuple[Tensor, list[Transition]]:
-    """Walk n times from the initial state to the end of the schedule, with logits drawn anew for every state.
+    """Walk n times from the initial state to the end of the schedule, with new random logits for every state.
 
     Args:
         env: the environment.
@@ -41,10 +41,11 @@ def random_walk(env: Environment, n: int, generator: Generator, scale: float = 2
         scale: standard deviation of the logits.
 
     Returns:
-        (n, state_size) the states at the end, and the transitions in order.
+        (n, state_size) float64, the states at the end, and the transitions in the order of the schedule.
 
     Raises:
-        AssertionError: if a state in which a decision is due has no legal action, or if a step gives no states.
+        AssertionError: if a state in which a decision is due has no legal action, or if a step changes the shape of
+            the states or returns states that are not float64.
     """
     states = env.initial_states(n)
     transitions = []
@@ -68,7 +69,17 @@ def random_walk(env: Environment, n: int, generator: Generator, scale: float = 2
 
 
 def assert_legal_action(env: Environment, head: str, states: Tensor, support: Tensor) -> None:
-    """Assert that every state has a legal action of the head that is due there."""
+    """Assert that every state has a legal action.
+
+    Args:
+        env: the environment.
+        head: name of the decision that is due in all states.
+        states: (m, state_size) the states.
+        support: (m, support_size) the legal actions in these states.
+
+    Raises:
+        AssertionError: if a state has none; the message shows the first such state.
+    """
     if isinstance(env.heads[head], CategoricalHead):
         dead, what = ~support.any(1), "no option is legal"
     else:

@@ -1,15 +1,15 @@
-"""A property of one's own: how much charge the lithium of a crystal can carry."""
+"""A property of your own: how much charge the lithium of a crystal can carry."""
 
 import torch
 
+from crystalgfn import Proxy
 from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols
-from crystalgfn.gflownet.proxies import Proxy
 
 
 class LithiumCapacity(Proxy):
     """Gravimetric capacity [mAh/g] if all lithium leaves the crystal: F n(Li) / (3.6 M)."""
 
-    name = "lithium_capacity"
+    name = "lithium_capacity"  # the column of tables and the tag in TensorBoard
     unit = "mAh/g"
     direction = "maximize"
 
@@ -20,7 +20,7 @@ class LithiumCapacity(Proxy):
         masses = [float(Element(symbol).atomic_mass) for symbol in element_symbols()]
         self.register_buffer("masses", torch.tensor(masses, dtype=torch.float64), persistent=False)
 
-    def forward(self, crystals):
+    def forward(self, crystals):  # counts (n, 94), space_group (n,), lattice (n, 6) -> (n,)
         counts = crystals.counts.double()
         lithium = counts[:, atomic_numbers()["Li"] - 1]
         return 96485.33 / 3.6 * lithium / (counts @ self.masses)

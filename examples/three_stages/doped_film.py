@@ -1,22 +1,22 @@
-"""An environment of three stages: a substrate, a set of dopants that it allows, a thickness that both allow."""
+"""An environment of three stages: a substrate, dopants that it allows, and a thickness that both of them allow."""
 
 import pandas as pd
 import torch
 
-from crystalgfn.gflownet.envs import BetaMixtureHead, Set, Stack, Stage
-from crystalgfn.gflownet.proxies import Proxy
+from crystalgfn import Proxy, Stack, Stage
+from crystalgfn.gflownet.envs import BetaMixtureHead, Set
 
 SUBSTRATES = ["glass", "sapphire", "silicon"]
 DOPANTS = ["Al", "Ga", "In", "F", "Sn"]
-ALLOWED = [[1, 1, 1, 0, 1], [1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]  # dopants on each substrate: a row each
+ALLOWED = [[1, 1, 1, 0, 1], [1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]  # 1 if the substrate (row) allows the dopant (column)
 CRITICAL = [500.0, 400.0, 250.0]  # thickness [nm] at which an undoped film on each substrate cracks
-STRAIN = [0.1, 0.05, 0.3, 0.0, 0.2]  # share by which each dopant lowers it
+STRAIN = [0.1, 0.05, 0.3, 0.0, 0.2]  # share by which each dopant lowers the critical thickness
 
 
 class Thickness(Stage):
-    """Draws a thickness [nm] from the least one up to a largest one, which is the stage's condition."""
+    """A thickness [nm] between the least and the largest one. The largest one is the condition of the stage."""
 
-    condition_size, encoding_size, state_size = 1, 1, 2  # state: thickness, 0 while open; the largest one
+    condition_size, encoding_size, state_size = 1, 1, 2  # state: thickness (0 if not drawn yet), largest one
     schedule = ("thickness",)
 
     def __init__(self, least: float, largest: float, components: int = 3):
@@ -59,7 +59,7 @@ class Thickness(Stage):
 
 
 class DopedFilm(Stack):
-    """A film on a substrate: its dopants depend on the substrate, its largest thickness [nm] on both."""
+    """A film on a substrate. The dopants depend on the substrate, and the largest thickness [nm] on both."""
 
     def __init__(self, dopants: int = 2, least: float = 20.0):
         stages = {
@@ -92,7 +92,7 @@ class DopedFilm(Stack):
 
 
 class FigureOfMerit(Proxy):
-    """Made up: conductance grows with thickness and donors, transmission falls with thickness."""
+    """A made-up property: the conductance grows with thickness and donors, the transmission falls with thickness."""
 
     name = "figure_of_merit"
     direction = "maximize"

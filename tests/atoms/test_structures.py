@@ -85,7 +85,7 @@ def test_settings_contain_the_cell_of_the_international_tables(number):
 
 
 def test_cells_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="the cell is not cubic, which space group 225 demands"):
+    with pytest.raises(ValueError, match="the cell is not cubic, which space group 225 requires"):
         settings(225, np.array([5.7, 5.7, 5.8, 90, 90, 90]))
     settings(225, np.array([5.7, 5.7, 5.7004, 90, 90, 90]))  # rounding
 

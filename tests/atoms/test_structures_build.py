@@ -366,6 +366,10 @@ def test_references_from_tables(tmp_path, capsys):
     assert ElementReferences.load(out).energies == pytest.approx(true, abs=1e-3)
     with pytest.raises(InputError, match=r"missing column\(s\) cif"):
         main([str(table), str(table), "--out", str(tmp_path / "x.json")])
+    twice = tmp_path / "twice.csv"
+    pd.concat([pd.read_csv(structures)] * 2).to_csv(twice, index=False)
+    with pytest.raises(InputError, match="material_id: value 'a' occurs twice"):
+        main([str(table), str(twice), "--out", str(tmp_path / "x.json")])
     with pytest.raises(InputError, match="--per-element: 0"):
         main([str(table), str(structures), "--out", str(tmp_path / "x.json"), "--per-element", "0"])
     assert not (tmp_path / "x.json").exists()

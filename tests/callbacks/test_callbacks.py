@@ -297,7 +297,7 @@ def test_a_reference_that_cannot_be_used(reference, split, elements, message):
 def test_a_reference_without_splits(reference, tmp_path):
     path = tmp_path / "plain.parquet"
     pd.read_csv(reference).drop(columns="split").to_parquet(path)
-    with pytest.raises(InputError, match="has no column 'split', set it to null for all rows"):
+    with pytest.raises(InputError, match="has no column 'split'; set reference_split to null"):
         read_references(path, "val", ELEMENTS, [Density()])
     assert len(read_references(path, None, ELEMENTS, [Density()])["density"].values) == 4
 
@@ -383,7 +383,7 @@ def test_an_interrupted_prediction_leaves_nothing(tmp_path, small_tickets):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("samples.txt", "ends in .csv, .parquet, .pq, not in '.txt'"),
+        ("samples.txt", "must end in .csv, .parquet, .pq, not in '.txt'"),
         ("folder.csv", "is a folder"),
         ("file/samples.csv", "cannot be written"),
     ],
@@ -399,7 +399,7 @@ def test_an_out_that_cannot_be_written_stops_before_sampling(tmp_path, name, mes
 
 def test_out_can_be_set_on_the_writer_and_must_be_set_somewhere(tmp_path):
     module, loader = grid_module(), Samples(num_samples=5).predict_dataloader()
-    with pytest.raises(InputError, match="out: no file is named"):
+    with pytest.raises(InputError, match="out: no file is given"):
         trainer(SampleWriter()).predict(module, loader, return_predictions=False)
     trainer(SampleWriter(tmp_path / "x.csv")).predict(module, loader, return_predictions=False)
     assert len(pd.read_csv(io.StringIO((tmp_path / "x.csv").read_text()))) == 5

@@ -226,7 +226,7 @@ def test_modes() -> None:
     grid = HyperGridModes(8)
     cells = torch.tensor([[1, 1], [6, 1], [1, 6], [0, 0]])
     assert grid.n_modes(cells) == 4 and grid.modes(cells).tolist() == [0, 1, 2, -1]
-    with pytest.raises(TypeError, match="Density knows no modes"):
+    with pytest.raises(TypeError, match="Density has no known modes"):
         Density().n_modes(None)
 
 

@@ -167,14 +167,14 @@ CASES = {
     "no settings": ("fit", "model"),
     "missing config": (
         "fit --config absent.yaml",
-        "config: there is no file absent.yaml, and no config of that name in the package: bandgap.yaml",
+        "config: there is no file absent.yaml, and no shipped config has this name; shipped: bandgap.yaml",
     ),
     "config is a folder": ("fit --config {d}/empty", "config: there is no file {d}/empty"),
-    "config is no YAML": ("fit --config {d}/broken.yaml", "{d}/broken.yaml is no YAML file"),
-    "config is binary": ("fit --config {d}/binary.yaml", "{d}/binary.yaml is no YAML file"),
-    "config is a list": ("fit --config {d}/list.yaml", "must hold settings by name, not a list"),
+    "config is no YAML": ("fit --config {d}/broken.yaml", "{d}/broken.yaml is not a valid YAML file"),
+    "config is binary": ("fit --config {d}/binary.yaml", "{d}/binary.yaml is not a valid YAML file"),
+    "config is a list": ("fit --config {d}/list.yaml", "must contain named settings, not a list"),
     "config is empty": ("fit --config {d}/empty.yaml", "{d}/empty.yaml is empty"),
-    "config runs code": ("fit --config {d}/python.yaml", "{d}/python.yaml is no YAML file"),
+    "config runs code": ("fit --config {d}/python.yaml", "{d}/python.yaml is not a valid YAML file"),
     "config with an unknown part": (
         "fit --config {d}/wrong_name.yaml",
         "config: {d}/wrong_name.yaml: there is no setting 'modle'; allowed: base, model, data, trainer",
@@ -235,12 +235,18 @@ CASES = {
     ),
     # checkpoints, of other versions and damaged
     "missing checkpoint": ("predict --ckpt_path absent.ckpt", "ckpt_path: there is no file absent.ckpt"),
-    "no checkpoint in the folder": ("predict --ckpt_path {d}/empty", "no whole checkpoint in the folder {d}/empty"),
+    "no checkpoint in the folder": ("predict --ckpt_path {d}/empty", "no complete checkpoint in the folder {d}/empty"),
     "last without a run": ("predict --ckpt_path last", "'last' is for 'fit --config CONFIG'"),
-    "checkpoint is text": ("predict --ckpt_path {d}/text.ckpt", "{d}/text.ckpt is damaged, is no checkpoint, or holds"),
+    "checkpoint is text": (
+        "predict --ckpt_path {d}/text.ckpt",
+        "{d}/text.ckpt is damaged, is not a checkpoint, or contains",
+    ),
     "checkpoint is cut off": ("test --ckpt_path {d}/half.ckpt", "{d}/half.ckpt cannot be read; it may be damaged"),
-    "checkpoint is a pickle": ("predict --ckpt_path {d}/pickle.ckpt", "holds objects that are not loaded for safety"),
-    "checkpoint runs code": ("fit --ckpt_path {d}/hostile.ckpt", "holds objects that are not loaded for safety"),
+    "checkpoint is a pickle": (
+        "predict --ckpt_path {d}/pickle.ckpt",
+        "objects that are not loaded for safety",
+    ),
+    "checkpoint runs code": ("fit --ckpt_path {d}/hostile.ckpt", "objects that are not loaded for safety"),
     "settings run code": (
         "predict --ckpt_path {d}/python_yaml.ckpt",
         "is not a checkpoint that 'crystalgfn fit' has written",
@@ -271,7 +277,7 @@ CASES = {
     ),
     "checkpoint with nan": (
         "predict --ckpt_path {d}/nan.ckpt",
-        "are not finite, training had failed; take an older one",
+        "are not finite, because training failed; use an older checkpoint",
     ),
     # predict, validate, test
     "no samples": (PREDICT + "--data.num_samples 0", "num_samples: 0 is not allowed; it must be at least 1"),
@@ -279,7 +285,7 @@ CASES = {
     "output below a file": (PREDICT + "--data.out {d}/file/a.csv", "{d}/file/a.csv: cannot be written"),
     "output of unknown kind": (
         PREDICT + "--data.out a.docx",
-        "a.docx: a table ends in .csv, .parquet, .pq, not in '.docx'",
+        "a.docx: the name of a table must end in .csv, .parquet, .pq, not in '.docx'",
     ),
     "unknown restriction": (
         PREDICT + "--data.restrict.element Fe",
@@ -287,7 +293,7 @@ CASES = {
     ),
     "restriction of nothing": (PREDICT + "--data.restrict.elements [Fe]", "restrict", "Fe"),
     "restriction in no file": (PREDICT + "--data.restrict absent.yaml", "restrict: there is no file absent.yaml"),
-    "restriction runs code": (PREDICT + "--data.restrict {d}/python.yaml", "{d}/python.yaml is no YAML file"),
+    "restriction runs code": (PREDICT + "--data.restrict {d}/python.yaml", "{d}/python.yaml is not a valid YAML file"),
     "fine-tuning of nothing": (
         PREDICT + "--data.finetune_steps 5",
         "finetune_steps: 5 is not allowed without a restriction",
@@ -318,7 +324,7 @@ CASES = {
     ),
     "table of another kind": (
         "score {d}/table.xlsx --proxy Density --out s.csv",
-        "a table ends in .csv, .parquet, .pq, not in '.xlsx'",
+        "the name of a table must end in .csv, .parquet, .pq, not in '.xlsx'",
     ),
     "unknown proxy": (
         "score {d}/good.csv --proxy Desnity --out s.csv",
@@ -363,7 +369,10 @@ CASES = {
         "column space_group: value '231'",
         "allowed: a whole number from 1 to 230",
     ),
-    "config of train-proxy": ("train-proxy --config {d}/broken.yaml", "config: {d}/broken.yaml is no YAML file"),
+    "config of train-proxy": (
+        "train-proxy --config {d}/broken.yaml",
+        "config: {d}/broken.yaml is not a valid YAML file",
+    ),
     # build-hull
     "hull of no table": ("build-hull absent.csv --out hull.pt", "absent.csv: no such file"),
     "hull without label": ("build-hull {d}/good.csv --out hull.pt --label energy", "missing column(s) energy"),
@@ -403,7 +412,7 @@ CASES = {
     "labels below a file": ("label {d}/good.csv --db {d}/file/labels.db", "{d}/file/labels.db: cannot be written"),
     "labels of no table": ("label absent.csv --db labels.db", "absent.csv: no such file"),
     "labels of no config": ("label --db labels.db --random 3", "--random: needs --config"),
-    "labels of an unknown server": ("label {d}/good.csv --db mysql://host/labels", "no database; allowed: a file"),
+    "labels of an unknown server": ("label {d}/good.csv --db mysql://host/labels", "is not allowed; allowed: a file"),
     "random without number": ("label --db labels.db --random some", "invalid int value: 'some'"),
     # discover
     "discover nothing": ("discover", "fit"),
@@ -437,7 +446,7 @@ CASES = {
     ),
     "no hours": (DISCOVER + "--budget.hours 0", "budget.hours: 0.0 is not allowed"),
     "no tuning steps": (DISCOVER + "--tuning.steps 0", "tuning.steps: 0 is not allowed"),
-    "real without a table": (DISCOVER + "--start.real 3", "start.real: needs a table of real crystals; set known"),
+    "real without a table": (DISCOVER + "--start.real 3", "start.real: needs a table of known crystals; set known"),
     "skip without a table": (DISCOVER + "--screen.skip_known true", "screen.skip_known: needs a table"),
     "known is not there": (DISCOVER + "--known absent.csv", "known: there is no file absent.csv"),
     "known without energies": (DISCOVER + "--known {d}/column.csv", "missing column(s) gamma"),

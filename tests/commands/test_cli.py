@@ -213,7 +213,7 @@ BAD_COMMANDS = {
     "checkpoint with an object": (["predict", "--ckpt_path", "{directory}/object.ckpt"], "not loaded for safety"),
     "no checkpoint in a directory": (
         ["predict", "--ckpt_path", "{directory}/empty"],
-        "no whole checkpoint in the folder",
+        "no complete checkpoint in the folder",
     ),
     "no checkpoint": (["predict"], "model"),
     "output below a file": (["predict", "--ckpt_path", "{checkpoint}", "--data.out", "{checkpoint}/a.csv"], "a.csv"),

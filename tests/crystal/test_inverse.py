@@ -130,7 +130,7 @@ def test_data_set_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(first.sample(generator(0))[0], second.sample(generator(0))[0])
     third = DataSet(write(path, [*ROWS[:4], ("Na4 F4", 225, 4.61)]), 3)
     third.load_state_dict(first.state_dict())
-    with pytest.raises(InputError, match="other objects than those the checkpoint was trained on"):
+    with pytest.raises(InputError, match="other objects than those in the training of the checkpoint"):
         third.load(env, lambda states: states[:, 0])
 
 
@@ -139,7 +139,7 @@ def test_data_set_of_a_grid(tmp_path: Path) -> None:
     pd.DataFrame({"x0": [0, 3, 4, 1], "x1": ["1", "2", "0", "half"]}).to_csv(path, index=False)
     data = DataSet(path, 50)
     data.load(env, lambda states: states[:, 0])
-    assert len(data) == 2 and data.counts == {"cell outside of the grid": 1, "coordinate is no whole number": 1}
+    assert len(data) == 2 and data.counts == {"cell outside of the grid": 1, "coordinate is not a whole number": 1}
     states, log_reward = data.sample(generator(0))
     assert set(map(tuple, env.decode(states).tolist())) == {(0, 1), (3, 2)}
     assert torch.equal(log_reward, states[:, 0])

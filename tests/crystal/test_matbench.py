@@ -67,7 +67,7 @@ def test_table(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["matbench_mp_gap", "--file", str(file), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "12 rows: 9 crystals, 3 left out" in shown and f"{out}: 9 of 12 rows, label gap_pbe" in shown
-    reasons = ("the target is missing or no number", "the structure is disordered", "an element beyond Z = 94")
+    reasons = ("the target is missing or not a number", "the structure is disordered", "an element beyond Z = 94")
     assert all(f"left out: 1 rows, {reason}" in shown for reason in reasons)
     table = read_table(out, label="gap_pbe")
     assert table.labels is not None and table.labels.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
@@ -105,13 +105,11 @@ def test_refused(file: Path, tmp_path: Path) -> None:
             main([str(arg) for arg in args])
 
     out = tmp_path / "t.csv"
-    refused(
-        r"unknown 'matbench_steels'; those with structures are: matbench_mp_e_form", "matbench_steels", "--out", out
-    )
+    refused(r"'matbench_steels' is not allowed; allowed: matbench_mp_e_form", "matbench_steels", "--out", out)
     columns = r"columns \['structure', 'gap pbe'\]; needed: structure, e_form"
     refused(columns, "matbench_mp_e_form", "--file", file, "--out", out)
     refused("none.json: no such file", "matbench_mp_gap", "--file", tmp_path / "none.json", "--out", out)
-    refused("a table ends in", "matbench_mp_gap", "--file", file, "--out", tmp_path / "t.txt")
+    refused("the name of a table must end in", "matbench_mp_gap", "--file", file, "--out", tmp_path / "t.txt")
     refused("symprec: 0.0 is not allowed", "matbench_mp_gap", "--file", file, "--out", out, "--symprec", 0)
     refused("workers: 0 is not allowed", "matbench_mp_gap", "--file", file, "--out", out, "--workers", 0)
     cut, text, empty = tmp_path / "cut.json.gz", tmp_path / "text.json", tmp_path / "empty.json"

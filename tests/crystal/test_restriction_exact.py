@@ -218,7 +218,7 @@ def test_any_restriction_renormalises_over_what_it_leaves(fields: dict[str, Any]
             continue
         truth = expected(part)
         if not truth:
-            with pytest.raises(InputError, match="no crystal satisfies it") as caught:
+            with pytest.raises(InputError, match="no crystal satisfies the restriction") as caught:
                 restricted(small(), **part)
             named = {name: part[name] for name in part if f"restrict.{name} " in str(caught.value)}
             assert named and not expected(named), "the fields that are named do not explain it"
@@ -363,7 +363,7 @@ def test_environments_without_restrictions_say_so() -> None:
         ({"reduced_formula": "LiCl"}, "restrict.reduced_formula: Li is not among"),
         ({"max_atoms": 11}, "restrict.max_atoms: 11 is outside of the model's range; allowed: 1 to 10"),
         ({"min_elements": 4}, "restrict.min_elements: 4 is outside of the model's range; allowed: 1 to 3"),
-        ({"space_groups": [225, 2]}, r"restrict.space_groups: the model has no group of 2; allowed: 1, 99, 123"),
+        ({"space_groups": [225, 2]}, r"restrict.space_groups: the model has no space group in 2; allowed: 1, 99, 123"),
         ({"lengths": [2.0, 5.0]}, r"restrict.lengths: \[2.0, 5.0\] reaches outside .* within \[3.0, 8.0\]"),
         ({"gamma": [70.0, 140.0]}, r"restrict.gamma: \[70.0, 140.0\] reaches outside .* within \[60.0, 130.0\]"),
         ({"volume_per_atom": [1.0, 5.0]}, r"restrict.volume_per_atom: .* within \[5.0, 60.0\]"),

@@ -63,7 +63,7 @@ BAD = [
     ("formula", "Am2", "'Am' that is unknown or beyond Pu"),
     ("formula", "na2", "cannot read 'na2'"),
     ("formula", "Ca(OH)2", "cannot read '(OH)2'"),
-    ("formula", "Na0.5Cl", "count of Na that is not whole"),
+    ("formula", "Na0.5Cl", "count of Na that is not a whole number"),
     ("formula", "Na0Cl1", "count of Na outside"),
     ("formula", "Na-1", "cannot read '-1'"),
     ("formula", "Na99999999999999999999", "count of Na outside"),
@@ -106,7 +106,7 @@ def test_bad_values_name_file_row_column_and_value(tmp_path: Path, column: str, 
 def test_angles_that_close_no_cell(tmp_path: Path) -> None:
     path = write(tmp_path / "table.csv", alpha=[90.0, 60.0, 90.0], beta=[90.0, 60.0, 90.0], gamma=[90.0, 150.0, 120.0])
     with pytest.raises(
-        InputError, match=r"row 2 .*alpha, beta, gamma: value '60.0, 60.0, 150.0' are angles of no cell"
+        InputError, match=r"row 2 .*alpha, beta, gamma: value '60.0, 60.0, 150.0' are not angles of a cell"
     ):
         read_table(path)
 
@@ -142,8 +142,8 @@ def test_unusable_files(tmp_path: Path) -> None:
     refused("none.csv", None, "no such file")
     refused("empty.csv", b"", "is empty")
     refused("header.csv", b"formula,space_group,a,b,c,alpha,beta,gamma\n", "no rows")
-    refused("table.xlsx", b"x", "a table ends in .csv")
-    refused("table", b"x", "a table ends in .csv")
+    refused("table.xlsx", b"x", "the name of a table must end in .csv")
+    refused("table", b"x", "the name of a table must end in .csv")
     refused("binary.csv", bytes(range(256)) * 4, "cannot be read as CSV|missing column")
     refused("broken.parquet", b"PAR1 no more", "cannot be read as parquet")
     refused("ragged.csv", b"a,b\n1,2\n1,2,3,4\n", "cannot be read as CSV")

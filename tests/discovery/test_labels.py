@@ -240,7 +240,7 @@ def test_no_such_database(tmp_path, kind):
         with sqlite3.connect(path) as connection:
             connection.execute("CREATE TABLE other (id INTEGER)")
         connection.close()
-        match = "no database of ase"
+        match = "not an ASE database"
     elif kind == "ase":
         from ase import Atoms
         from ase.db import connect
@@ -524,13 +524,13 @@ def test_summary():
         ("--db {d}/a.db --random 5", "--random: needs --config"),
         ("--db {d}/a.db --real 5 --config eform.yaml", "--real: needs --known"),
         ("--db {d}/a.db --random 5 --config none.yaml", "no file none.yaml"),
-        ("--db {d}/a.db --random 5 --config {d}/grid.yaml", "environment HyperGrid; labels are for Crystal"),
+        ("--db {d}/a.db --random 5 --config {d}/grid.yaml", "environment HyperGrid; only Crystal is allowed"),
         ("--db {d}/a.db --random 5 --config {d}/wrong.yaml", "max_atoms"),
         ("--db {d}/a.db --random 5 --config {d}/empty.yaml", "has no environment"),
         ("--db {d}/a.db --tries 0", "--tries: 0"),
         ("--db {d}/a.db --cap 0", "--cap: 0"),
         ("--db {d}/a.db --jobs 0", "--jobs: 0"),
-        ("--db {d}/a.db --export {d}/rows.txt", "ends in .csv"),
+        ("--db {d}/a.db --export {d}/rows.txt", "must end in .csv"),
         ("--db {d}/a.db --hull {d}/bad.csv", "bad.csv"),
         ("--db {d}/a.db --chgnet-references {d}/bad.csv", "no table of references"),
     ],

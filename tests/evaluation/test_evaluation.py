@@ -359,10 +359,10 @@ def test_smact_is_named_with_its_version_or_said_to_be_absent(whole, folder, mon
         (["none.csv"], "none.csv: no such file"),
         (["samples.csv", "--reference", "none.csv"], "none.csv: no such file"),
         (["samples.csv", "--reference", "damaged.parquet"], "damaged.parquet: cannot be read as parquet"),
-        (["samples.csv", "--reference", "unusable.csv"], "unusable.csv: not one of 1 rows can be used; row 1, column"),
+        (["samples.csv", "--reference", "unusable.csv"], "unusable.csv: none of the 1 rows can be used; row 1, column"),
         (["empty.csv"], "empty.csv: the file is empty"),
         (["header.csv"], "header.csv: the table has no rows"),
-        (["unusable.csv"], "not one of 1 rows can be used"),
+        (["unusable.csv"], "none of the 1 rows can be used"),
         (["other.csv"], "other.csv: missing column(s) formula"),
         (["samples.csv", "--top", "0"], "--top: 0 is not allowed; it must be at least 1"),
         (["samples.csv", "--out", "header.csv"], "cannot be written"),
@@ -401,8 +401,10 @@ def test_unreadable_rows_are_listed_on_the_page_and_in_the_terminal(whole, folde
     _, _, page = whole
     measured(folder)
     shown = capsys.readouterr().out
-    assert "8 of 10 rows are crystals" in shown and "row 8): column alpha, beta, gamma are angles of no cell" in shown
-    assert "2 rows could not be read" in page and "are angles of no cell" in page and "Xx1" in page
+    assert (
+        "8 of 10 rows are crystals" in shown and "row 8): column alpha, beta, gamma are not angles of a cell" in shown
+    )
+    assert "2 rows could not be read" in page and "are not angles of a cell" in page and "Xx1" in page
 
 
 def test_charges_agree_with_all_choices_tried():

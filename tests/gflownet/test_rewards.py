@@ -139,7 +139,7 @@ def test_product_weighs_and_clips() -> None:
 @pytest.mark.parametrize(
     ("reward", "proxies", "message"),
     [
-        (Boltzmann(1.0), [Plain(), Unsure()], r"Boltzmann: is of one property.* 2 \(plain, unsure\); use .* Product"),
+        (Boltzmann(1.0), [Plain(), Unsure()], r"Boltzmann: is for one property.* 2 \(plain, unsure\); use .* Product"),
         (Boltzmann(1.0, caution=1.0), [Plain()], "caution: 1.0 is not allowed; the proxy Plain has no uncertainty"),
         (Product({"gap": Boltzmann(1.0)}), [Plain()], "rewards: no proxy predicts 'gap'; predicted: plain"),
         (Product({"plain": Boltzmann(1.0, caution=1.0)}), [Plain(), Unsure()], "the proxy Plain has no uncertainty"),
@@ -196,7 +196,7 @@ NUMBERS = "y\n1\n1\n"
         (lambda p: Standardized(Identity(), table=p, column="z"), ["column", "'z'", "it has: y"]),
         (lambda p: Standardized(Identity(), table=p, column="y"), ["column", "'y'", "two different numbers"]),
         (lambda _: Product({}), ["rewards", "at least one"]),
-        (lambda _: Product({"x": Identity()}, {"y": 1.0}), ["weights", "'y'", "rewards are of x"]),
+        (lambda _: Product({"x": Identity()}, {"y": 1.0}), ["weights", "'y'", "properties with a reward: x"]),
         (lambda _: Product({"x": Identity()}, {"x": 0.0}), ["weights.x", "0.0", "positive"]),
     ],
 )

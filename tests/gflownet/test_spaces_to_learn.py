@@ -145,7 +145,7 @@ def test_rows_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     tables = {
         "items\n0 1 2\n0 1\n0 1 9\n0 1 1\n": (Set(6, 3), {"number of items": 1, "unknown item": 1, "item twice": 1}),
         "word\n00110\n001\n00112\n": (Sequence("01", 5), {"length of the word": 1, "unknown letter": 1}),
-        "x0\n0.5\n1.5\n\na\n": (Box(1), {"point outside of the box": 1, "coordinate is no number": 1}),
+        "x0\n0.5\n1.5\n\na\n": (Box(1), {"point outside of the box": 1, "coordinate is not a number": 1}),
     }
     for text, (env, counts) in tables.items():
         (tmp_path / "table.csv").write_text(text)

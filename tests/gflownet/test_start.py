@@ -78,7 +78,7 @@ def test_start_is_needed_once(first, tmp_path, capfd):
     ("problem", "message"),
     [
         ("absent", "model.start_from: there is no file"),
-        ("damaged", "is damaged, is no checkpoint"),
+        ("damaged", "is damaged, is not a checkpoint"),
         ("other", "do not fit: policy."),
         ("nan", "are not finite"),
     ],

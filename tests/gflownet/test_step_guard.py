@@ -190,5 +190,5 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, capfd):
     next(value for name, value in content["state_dict"].items() if name.startswith("policy.")).fill_(math.nan)
     torch.save(content, path)
     assert main(["predict", "--ckpt_path", str(path), "--data.out", str(tmp_path / "out.csv")]) == 2
-    assert "are not finite, training had failed; take an older one" in capfd.readouterr().err
+    assert "are not finite, because training failed; use an older checkpoint" in capfd.readouterr().err
     assert not (tmp_path / "out.csv").exists()

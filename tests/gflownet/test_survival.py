@@ -199,7 +199,7 @@ def test_the_newest_whole_checkpoint_is_taken(whole, tmp_path, capfd, recwarn):
     out = tmp_path / "samples.csv"
     assert main(["predict", "--ckpt_path", str(tmp_path), "--data.out", str(out)]) == 0
     assert out.is_file()
-    said = [str(warning.message) for warning in recwarn if "an older one is taken" in str(warning.message)]
+    said = [str(warning.message) for warning in recwarn if "an older checkpoint is used" in str(warning.message)]
     assert [str(folder / name) in text for name, text in zip(DAMAGED, said, strict=True)] == [True] * 3
     assert newest_checkpoint(tmp_path) == folder / "previous.ckpt"
 
@@ -207,7 +207,7 @@ def test_the_newest_whole_checkpoint_is_taken(whole, tmp_path, capfd, recwarn):
 def test_no_checkpoint_to_go_on_from(tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     assert main(["predict", "--ckpt_path", str(tmp_path / "empty")]) == 2
-    assert f"there is no whole checkpoint in the folder {tmp_path / 'empty'}" in capfd.readouterr().err
+    assert f"there is no complete checkpoint in the folder {tmp_path / 'empty'}" in capfd.readouterr().err
     assert main(["predict", "--ckpt_path", "last"]) == 2
     assert "'last' is for 'fit --config CONFIG'" in capfd.readouterr().err
 
@@ -224,7 +224,7 @@ def test_a_run_that_goes_on_in_its_own_folder_keeps_one_last(whole, tmp_path):
 def test_what_cannot_be_written_is_said(tmp_path):
     path = tmp_path / "file" / "last.ckpt"
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"last.ckpt: cannot be written \(File exists\); there is none before it"):
+    with pytest.raises(InputError, match=r"last.ckpt: cannot be written \(File exists\); there is no old checkpoint"):
         CheckpointFiles().save_checkpoint({"state_dict": {}}, path)
 
 
@@ -270,7 +270,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(whole, tmp_path):
     run = Command(command, tmp_path / "log", fill)
     assert run.wait() == 2
     words = f"crystalgfn fit: error: checkpoint {checkpoint_of(tmp_path)}: cannot be written ("
-    assert words in run.text and "the checkpoint before it is whole" in run.text and "Traceback" not in run.text
+    assert words in run.text and "the old checkpoint is complete" in run.text and "Traceback" not in run.text
     folder = checkpoint_of(tmp_path).parent
     assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
     assert read_checkpoint(folder / "last.ckpt")["global_step"] == 5

@@ -112,7 +112,7 @@ GRID = {
     ("settings", "message"),
     [
         ({"loss": FlowMatching()}, r"loss: FlowMatching .* Crystal has continuous decisions \(alpha, beta"),
-        ({"loss": ForwardLookingDetailedBalance()}, r"loss: ForwardLooking.* those of Crystal have none"),
+        ({"loss": ForwardLookingDetailedBalance()}, r"loss: ForwardLooking.* objects of Crystal have none"),
         ({"backward_policy": "learned"}, r"backward_policy: 'learned' is not allowed; Crystal is a tree"),
     ],
 )
@@ -125,7 +125,7 @@ def test_what_crystals_cannot_do(settings: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss": FlowMatching(), "backward_policy": "learned"}, "FlowMatching has no use for one"),
+        ({"loss": FlowMatching(), "backward_policy": "learned"}, "FlowMatching does not use a backward policy"),
         ({"backward_policy": "free"}, "backward_policy: 'free' is not allowed; allowed: uniform, fixed, learned"),
         ({"loss": LogPartitionVariance(), "batch_size": 1}, "batch_size: 1 is not allowed; LogPartitionVariance"),
         ({"temperature": 0.0}, "temperature: 0.0 is not allowed"),

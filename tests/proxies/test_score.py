@@ -95,10 +95,10 @@ def test_refused(table: Path, tmp_path: Path) -> None:
         r"unknown proxy 'Hardness'; registered: .*Density.*FormationEnergy", table, "--proxy", "Hardness", "--out", out
     )
     refused(
-        "HyperGridModes (gives no value for crystals|cannot be made)", table, "--proxy", "HyperGridModes", "--out", out
+        "HyperGridModes (gives no value for crystals|cannot be used)", table, "--proxy", "HyperGridModes", "--out", out
     )
     refused("no such file", tmp_path / "none.csv", "--proxy", "Density", "--out", out)
-    refused("a table ends in", table, "--proxy", "Density", "--out", tmp_path / "out.txt")
+    refused("the name of a table must end in", table, "--proxy", "Density", "--out", tmp_path / "out.txt")
     refused("cannot be written", table, "--proxy", "Density", "--out", table / "out.csv")
     refused("is a folder", table, "--proxy", "Density", "--out", _folder(tmp_path / "folder.csv"))
     refused("takes no weights", table, "--proxy", "Density", "--out", out, "--weights", "w.pt")

@@ -357,7 +357,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = json.loads(out.with_suffix(".json").read_text())
     assert metrics["dropped"] == {
         "formula is missing or cannot be read": 2,
-        "e_form is missing or no finite number": 2,
+        "e_form is missing or not a finite number": 2,
         "a pure element with a negative formation energy, which contradicts its definition": 1,
         "has more elements than a composition may have": 1,
         "not the lowest of its composition": 2,

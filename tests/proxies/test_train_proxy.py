@@ -167,7 +167,7 @@ def test_given_split_is_used_and_odd_training_rows_are_counted(tmp_path: Path) -
     metrics, lines = quick(table, tmp_path / "w.pt", bad_rows="skip")
     assert metrics["rows"] == {"train": 37, "val": 5, "test": 3}  # only training rows are filtered by volume
     assert metrics["dropped"] == {
-        "e_form is missing or no number": 2,
+        "e_form is missing or not a number": 2,
         "training rows with a volume per atom outside of 4 to 150 Å³": 3,
     }
     assert any("left out: 3 rows" in line for line in lines)

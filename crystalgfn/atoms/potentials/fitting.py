@@ -88,7 +88,13 @@ def join(table: Path, structures: Path, exact: bool = True) -> pd.DataFrame:
         labels = labels[labels["formation_energy_kind"] == "exact"]
     labels = labels.assign(formation_energy=pd.to_numeric(labels["formation_energy"], errors="coerce"))
     labels = labels[labels["formation_energy"].notna()]
-    return labels.merge(cells[["material_id", "cif"]], on="material_id", validate="one_to_one").reset_index(drop=True)
+    for path, frame in ((table, labels), (structures, cells)):
+        repeated = frame["material_id"][frame["material_id"].duplicated()]
+        if len(repeated):
+            raise InputError(
+                f"{path}: column material_id: value {repeated.iloc[0]!r} occurs twice; each must be unique"
+            )
+    return labels.merge(cells[["material_id", "cif"]], on="material_id").reset_index(drop=True)
 
 
 def choose(rows: pd.DataFrame, per_element: int, seed: int) -> pd.DataFrame:

@@ -25,11 +25,11 @@ def atomic_numbers() -> dict[str, int]:
 
 @cache
 def electronegativity_order() -> tuple[int, ...]:
-    """Atomic numbers of the elements 1 to 94 by rising Pauling electronegativity; those without one come last."""
+    """Atomic numbers of the elements 1 to 94 by rising Pauling electronegativity; elements without a value are last."""
     from pymatgen.core import Element
 
     def key(z: int) -> tuple[float, int]:
-        # `Element.X` warns for noble gases; the raw table simply has no number for them.
+        # `Element.X` gives a warning for noble gases; the raw table just has no number for them.
         x = Element.from_Z(z).data.get("X")
         return (x if isinstance(x, int | float) and not math.isnan(x) else math.inf, z)
 

@@ -1,4 +1,4 @@
-"""Numbers of space groups and their ranges, read from settings and written for people."""
+"""Ranges of space-group numbers: reading them from settings, and writing them in messages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from crystalgfn.crystal.crystallography.space_groups import N_SPACE_GROUPS
 
 GROUPS_ALLOWED = f"a number from 1 to {N_SPACE_GROUPS} or a rising range such as '195-206'"
-"""What `group_range` takes, for messages."""
+"""Entries that `group_range` accepts, for messages."""
 
 _RANGE = re.compile(r"\s*([0-9]{1,3})\s*(?:-\s*([0-9]{1,3})\s*)?")
 
 
 def group_range(entry: Any) -> range:
-    """The space groups that an entry such as 225 or ``195-206`` names; an empty range for anything else."""
+    """The space groups that an entry such as 225 or ``195-206`` stands for; an empty range if it is not allowed."""
     low = high = 0
     if isinstance(entry, Integral) and not isinstance(entry, bool):
         low = high = int(entry)

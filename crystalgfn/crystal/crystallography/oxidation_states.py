@@ -1,4 +1,4 @@
-"""Named sets of oxidation states, and the charges that atoms of one element can add up to."""
+"""Named sets of oxidation states, and the total charges that atoms of one element can have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ OXIDATION_STATE_SETS = ("pymatgen_common", "pymatgen_icsd")
 
 @cache
 def oxidation_state_set(name: str) -> dict[str, tuple[int, ...]]:
-    """Oxidation states other than 0 of the elements 1 to 94, by symbol; empty where the set has none.
+    """Oxidation states of the elements 1 to 94, by symbol, except 0; empty for an element without any in the set.
+
+    Args:
+        name: one of `OXIDATION_STATE_SETS`.
 
     Raises:
         InputError: if no set has this name.
@@ -31,17 +34,18 @@ def oxidation_state_set(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def charge_assignments(oxidation_states: Sequence[int], count: int, mixed_valence: bool) -> dict[int, dict[int, int]]:
-    """Total charges that ``count`` atoms of one element can have, each with one way to get there.
+    """Total charges that ``count`` atoms of one element can have, each with one assignment of oxidation states.
 
     Args:
-        oxidation_states: those of the element.
+        oxidation_states: oxidation states of the element.
         count: number of atoms, at least 1.
-        mixed_valence: whether the atoms may have two different oxidation states of one sign, as iron has in Fe3O4.
-            Opposite signs are left out: with them hydrogen would count as the salt H+ H-.
+        mixed_valence: whether the atoms may have two different oxidation states of the same sign, as iron in Fe3O4.
+            Two opposite signs are never allowed, because pure hydrogen would then count as the salt H+ H-.
 
     Returns:
-        for each total charge, the number of atoms in each oxidation state. A single one is preferred to a mixture,
-        and among mixtures the one of neighbouring oxidation states.
+        for each total charge, the number of atoms in each oxidation state. If several assignments give the same charge,
+        a single oxidation state is preferred to a mixture, and a mixture of closer oxidation states is preferred to one
+        of more distant ones.
     """
     ways = {charge * count: {charge: count} for charge in oxidation_states}
     if mixed_valence:

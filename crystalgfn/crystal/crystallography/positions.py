@@ -1,8 +1,9 @@
-"""Wyckoff positions of a space group as affine maps, and ways to put a composition on them.
+"""Wyckoff positions of a space group as affine maps, and ways to distribute a composition over them.
 
-Everything refers to the standard setting of the International Tables as pyxtal keeps it: unique axis b, cell choice 1,
-hexagonal axes for rhombohedral groups, origin choice 2. A sampled cell is pymatgen's conventional standard cell, which
-sorts axes by length: `settings` gives all cells in the standard setting that it may stand for.
+Everything refers to the standard setting of the International Tables as used by pyxtal: unique axis b, cell choice 1,
+hexagonal axes for rhombohedral groups, origin choice 2. A sampled cell is pymatgen's conventional standard cell, in
+which the axes are sorted by length. It can correspond to several cells in the standard setting; `settings` gives all of
+them.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ CENTRINGS: dict[str, Array] = {
     "F": np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]),
     "R": np.array([[2, 1, 1], [-1, 1, 1], [-1, -2, 1]]) / 3,
 }
-"""Vectors of a primitive cell, as rows, in units of the conventional ones."""
+"""Vectors of a primitive cell for each centring, as rows, in units of the vectors of the conventional cell."""
 
 ORBIT_PENALTY = 1.0
-"""Each orbit of a way makes it exp(-1) times as likely: crystals have few different sites (Pauling's rule of
-parsimony)."""
+"""Each orbit multiplies the weight of a way by exp(-ORBIT_PENALTY), because crystals tend to have few different sites
+(Pauling's rule of parsimony)."""
 
 CELL_TOLERANCE = 2e-3
-"""Relative deviation (angles: times 90 degrees) from the shape of the lattice system that is taken for rounding."""
+"""Largest deviation from the shape of the crystal system that counts as a rounding error: relative for lengths, in
+units of 90 degrees for angles."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Position:
         label: multiplicity in the conventional cell and letter, such as ``4a``.
         multiplicity: atoms in the conventional cell.
         freedom: number of free coordinates, 0 to 3.
-        rotations: (m, 3, 3), one for each atom of the primitive cell.
-        translations: (m, 3); atom j lies at ``rotations[j] @ u + translations[j]``, fractional coordinates of the
-            conventional cell, for a point u.
+        rotations: (m, 3, 3), one matrix for each of the m atoms in the primitive cell.
+        translations: (m, 3), one vector for each atom. For a point u, atom j is at
+            ``rotations[j] @ u + translations[j]``, in fractional coordinates of the conventional cell.
     """
 
     label: str
@@ -58,11 +60,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to put a composition on positions.
+    """One way to distribute a composition over Wyckoff positions.
 
     Attributes:
-        orbits: for each orbit the index of its element in the composition and of its position in the group, sorted.
-        freedom: free coordinates of all orbits together.
+        orbits: for each orbit, the index of its element in the composition and the index of its position in the group;
+            sorted.
+        freedom: total number of free coordinates of all orbits.
     """
 
     orbits: tuple[tuple[int, int], ...]
@@ -71,13 +74,13 @@ class Way:
 
 @cache
 def centring(number: int) -> str:
-    """Letter of the lattice's centring in the standard setting."""
+    """Letter of the centring of a space group's lattice in the standard setting."""
     return space_groups()[number - 1].symbol[0]
 
 
 @cache
 def positions(number: int) -> tuple[Position, ...]:
-    """Wyckoff positions of a group, the general one first.
+    """Wyckoff positions of a space group, the general position first.
 
     Source: pyxtal's tables of the International Tables A.
     """
@@ -102,8 +105,8 @@ def positions(number: int) -> tuple[Position, ...]:
 
 
 def _primitive(rotations: Array, translations: Array, to_primitive: Array) -> list[int]:
-    """One operation of each set that differs by vectors of the lattice."""
-    # Two points in general suffice to tell atoms apart that are not the same everywhere.
+    """Indices of the operations for the atoms of a primitive cell: one of each set that differs by lattice vectors."""
+    # A point in general position is enough: operations that agree there agree everywhere.
     point = np.array([0.1234567, 0.2718281, 0.3141592])
     fractional = (rotations @ point + translations) @ to_primitive
     keep: list[int] = []
@@ -115,20 +118,20 @@ def _primitive(rotations: Array, translations: Array, to_primitive: Array) -> li
 
 
 def settings(number: int, lattice: Array) -> list[Array]:
-    """Cells in the standard setting that a conventional standard cell may stand for.
+    """Cells in the standard setting that a conventional standard cell can correspond to.
 
-    pymatgen sorts the axes of orthorhombic cells by length, except for the one normal to a C face, and writes A
-    centring as C; in primitive monoclinic cells the glide may run along c, along a or along their diagonal.
+    pymatgen sorts the axes of orthorhombic cells by length, except for the axis normal to a C face, and changes an A
+    centring to a C centring. In primitive monoclinic cells, the glide can be along c, along a or along their diagonal.
 
     Args:
-        number: space group.
+        number: number of the space group.
         lattice: (6,) a, b, c [Å], alpha, beta, gamma [degrees].
 
     Returns:
-        (3, 3) matrices, vectors as rows [Å]; cells of equal shape once.
+        (3, 3) matrices with the cell vectors as rows [Å]; equal cells are given once.
 
     Raises:
-        ValueError: if the cell has not the shape of the group's lattice system.
+        ValueError: if the cell does not have the shape of the space group's crystal system.
     """
     from pymatgen.core import Lattice
 
@@ -148,7 +151,7 @@ def settings(number: int, lattice: Array) -> list[Array]:
 
 
 def _regular(number: int, lattice: Array) -> tuple[float, float, float, float, float, float]:
-    """Lattice parameters with the rounding taken out, or a ValueError."""
+    """Lattice parameters without rounding errors; raises ValueError if the cell does not fit the crystal system."""
     a, b, c, alpha, beta, gamma = (float(x) for x in lattice)
     system = space_groups()[number - 1].crystal_system
     if system == "triclinic":
@@ -164,22 +167,22 @@ def _regular(number: int, lattice: Array) -> tuple[float, float, float, float, f
     given = np.array([a, b, c, alpha, beta, gamma])
     scale = np.array([*exact[:3], 90.0, 90.0, 90.0])
     if (np.abs(given - exact) > CELL_TOLERANCE * scale).any():
-        raise ValueError(f"the cell is not {system}, which space group {number} demands")
+        raise ValueError(f"the cell is not {system}, which space group {number} requires")
     return exact
 
 
 def ways(number: int, counts: Mapping[str, int], most: int, random: np.random.Generator) -> list[Way]:
-    """Ways to put a composition on the positions of a group, drawn at random, simple ones more often.
+    """Draw random ways to distribute a composition over the positions of a group; ways with few orbits are more likely.
 
     Args:
-        number: space group.
-        counts: atoms of each element in the conventional cell.
-        most: how many different ways at most.
-        random: the generator.
+        number: number of the space group.
+        counts: number of atoms of each element in the conventional cell, by symbol.
+        most: largest number of different ways.
+        random: the random generator.
 
     Returns:
-        different ways in the order in which they were met; all of them if there are few; none if the composition does
-        not fit.
+        different ways, in the order in which they were first drawn. There are fewer than ``most`` if 8 * ``most`` draws
+        do not find more, and none if the composition does not fit.
     """
     group = positions(number)
     elements = list(counts.values())
@@ -206,9 +209,11 @@ def ways(number: int, counts: Mapping[str, int], most: int, random: np.random.Ge
 
 
 def _sums(group: tuple[Position, ...], count: int, taken: frozenset[int]) -> Array:
-    """Weights of all ways for one element, (positions + 1, count + 1).
+    """Total weights of the ways to distribute the atoms of one element.
 
-    Entry (i, n) is the summed weight of the ways to put n atoms on positions i, i + 1, ...
+    Returns:
+        (positions + 1, count + 1), where entry (i, n) is the total weight of the ways to put n atoms on the positions
+        i, i + 1, ...
     """
     factor = np.exp(-ORBIT_PENALTY)
     sums = np.zeros((len(group) + 1, count + 1))
@@ -219,7 +224,7 @@ def _sums(group: tuple[Position, ...], count: int, taken: frozenset[int]) -> Arr
         if index in taken:
             continue
         for n in range(size, count + 1):
-            # A fixed position holds one orbit; a free one any number, so that it may be used again.
+            # A fixed position holds one orbit. A free position holds any number, so it may be used again.
             below = sums[index + 1 if group[index].freedom == 0 else index, n - size]
             sums[index, n] += factor * below
     return sums
@@ -228,7 +233,7 @@ def _sums(group: tuple[Position, ...], count: int, taken: frozenset[int]) -> Arr
 def _draw(
     group: tuple[Position, ...], sums: Array, count: int, taken: frozenset[int], random: np.random.Generator
 ) -> list[int] | None:
-    """Positions for one element with the probability of their weight; None if there are none."""
+    """Draw positions for one element with a probability proportional to their weight; None if its atoms do not fit."""
     if sums[0, count] <= 0:
         return None
     chosen: list[int] = []

@@ -1,7 +1,7 @@
 """The 230 space groups: their classes and the multiplicities of their Wyckoff positions.
 
-Everything is derived from the symmetry operations in spglib and the Wyckoff positions in pyxtal. Deriving takes
-seconds, so the result is kept in a small file of the user's cache.
+Everything is derived from the symmetry operations in spglib and the Wyckoff positions in pyxtal. This takes seconds;
+the result is therefore kept in a small file in the user's cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CRYSTAL_LATTICE_SYSTEMS = (
     "hexagonal",
     "cubic",
 )
-"""Crystal systems, the trigonal one split by its lattice."""
+"""Crystal systems, with the trigonal one split by its lattice system."""
 
 POINT_SYMMETRIES = (
     "enantiomorphic-polar",
@@ -36,7 +36,7 @@ POINT_SYMMETRIES = (
     "enantiomorphic",
     "non-centrosymmetric",
 )
-"""Classes of point groups; the last one holds those that are neither polar nor enantiomorphic nor centrosymmetric."""
+"""Classes of point groups; the last class is neither polar nor enantiomorphic nor centrosymmetric."""
 
 _CACHE_FORMAT = 1
 
@@ -52,9 +52,10 @@ class SpaceGroupInfo:
         point_symmetry: one of `POINT_SYMMETRIES`.
         point_group: Hermann-Mauguin symbol of the point group.
         fixed_multiplicities: multiplicities in the conventional cell of the Wyckoff positions without a free
-            coordinate, one entry a position; such a position can be occupied once.
-        free_multiplicities: multiplicities, each once, of the positions with a free coordinate; any number of atoms
-            fit there.
+            coordinate, one entry for each position. Such a position can be occupied once. Multiplicities that are also
+            in ``free_multiplicities`` are left out.
+        free_multiplicities: multiplicities of the positions with a free coordinate, each value once. Such a position
+            can be occupied any number of times.
     """
 
     number: int
@@ -91,7 +92,7 @@ def _derive_all() -> tuple[SpaceGroupInfo, ...]:
 
 
 def _hall_numbers() -> list[int]:
-    """First Hall number, the default setting, of each space group."""
+    """First Hall number of each space group, which is spglib's default setting."""
     import spglib
 
     first: dict[int, int] = {}
@@ -124,7 +125,7 @@ def _derive(number: int, hall: int) -> SpaceGroupInfo:
         crystal_lattice_system=system,
         point_symmetry=_point_symmetry(np.asarray(operations["rotations"])),
         point_group=kind.pointgroup_international,
-        # A multiplicity that a free position has too is unlimited: its fixed twin adds nothing.
+        # If a free position has the same multiplicity, a fixed position is not needed: free positions are unlimited.
         fixed_multiplicities=tuple(sorted(m for m, freedom in positions if freedom == 0 and m not in free)),
         free_multiplicities=tuple(sorted(free)),
     )
@@ -136,7 +137,7 @@ def _point_symmetry(rotations: Any) -> str:
 
     centrosymmetric = bool((rotations == -np.eye(3, dtype=int)).all(axis=(1, 2)).any())
     enantiomorphic = bool((np.linalg.det(rotations) > 0).all())
-    # The average over a group projects on the vectors that all of its operations keep: the polar directions.
+    # The average over all operations projects onto the vectors that no operation changes: the polar directions.
     polar = np.linalg.matrix_rank(rotations.mean(axis=0), tol=1e-6) > 0
     if centrosymmetric:
         return "centrosymmetric"
@@ -146,15 +147,15 @@ def _point_symmetry(rotations: Any) -> str:
 
 
 def _cache_path() -> Path:
-    # pymatgen says which groups are trigonal; crystalgfn derives the classes.
+    # The result depends also on pymatgen (crystal systems) and on crystalgfn (the derivation).
     return cache_path(f"space_groups_v{_CACHE_FORMAT}", ".json", "spglib", "pyxtal", "pymatgen", "crystalgfn")
 
 
 def _read(path: Path) -> tuple[SpaceGroupInfo, ...]:
-    """The cached groups.
+    """Read the space groups from the cache.
 
     Raises:
-        ValueError: if the file holds something else; other errors if it is absent or damaged.
+        ValueError: if the file contains something else. If it is missing or damaged, there are other errors.
     """
     groups = tuple(_from_json(row) for row in json.loads(path.read_text()))
     if [group.number for group in groups] != list(range(1, N_SPACE_GROUPS + 1)):

@@ -1,9 +1,10 @@
-"""Which numbers of atoms the Wyckoff positions of a space group can hold, jointly over the elements.
+"""Numbers of atoms that fit the Wyckoff positions of a space group, for all elements of a composition together.
 
-A position without a free coordinate can be occupied once, by one element. Whether one more element fits therefore
-depends on which fixed positions the earlier ones took, and they often had a choice. `WyckoffAutomaton` keeps all
-choices open: its nodes are sets of usages (how many fixed positions of each multiplicity are taken), and reading
-one element's count leads from node to node. A composition fits the group exactly if no step leads nowhere.
+A position without a free coordinate can be occupied only once, by one element. Whether another element fits therefore
+depends on the fixed positions that the earlier elements occupy, and there are often several possibilities.
+`WyckoffAutomaton` keeps all of them: a node is a set of usages, and a usage says how many fixed positions of each
+multiplicity are occupied. The count of the next element leads from one node to another. A composition fits the group
+exactly if no step leads to `NOWHERE`.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from itertools import product
 from crystalgfn.crystal.crystallography.space_groups import SpaceGroupInfo
 
 Usage = tuple[int, ...]
-"""How many fixed positions of each multiplicity are taken."""
+"""How many fixed positions of each multiplicity are occupied."""
 
 NOWHERE = -1
-"""The target of a step that the group cannot hold."""
+"""Target of a step if the count does not fit the group."""
 
 
 class WyckoffAutomaton:
-    """Nodes and transitions for some space groups; groups with the same multiplicities share their nodes.
+    """Nodes and transitions for several space groups; groups with the same multiplicities share their nodes.
 
     Args:
         groups: the space groups.
         max_count: largest number of atoms of one element.
-        max_elements: largest number of elements, the length of the longest walk.
+        max_elements: largest number of elements in a composition.
 
     Attributes:
-        roots: node of each group, by number, at which no position is taken yet.
-        transitions: for each node, the next node for counts 0 to ``max_count``; `NOWHERE` where the count does not
-            fit. Count 0 stays.
+        roots: for each number of a space group, the node at which no position is occupied yet.
+        transitions: for each node, the next node for counts 0 to ``max_count``; `NOWHERE` if the count does not fit.
+            Count 0 leads to the same node.
     """
 
     def __init__(self, groups: Iterable[SpaceGroupInfo], max_count: int, max_elements: int) -> None:
@@ -48,14 +49,14 @@ class WyckoffAutomaton:
             self.roots[group.number] = known[key]
 
     def _add(self, fixed: dict[int, int], free: tuple[int, ...], max_count: int, max_elements: int) -> int:
-        """Append the nodes of one class of groups and return its root."""
+        """Append the nodes for groups with these multiplicities and return their root."""
         ways = _usages_by_count(fixed, free, max_count)
         capacity = tuple(fixed.values())
         start = frozenset([(0,) * len(capacity)])
         nodes = {start: len(self.transitions)}
         queue = [(start, 0)]
         self.transitions.append([])
-        for taken, depth in queue:  # the queue grows while it is walked
+        for taken, depth in queue:  # the loop appends to the queue
             row = [nodes[taken]]
             for count in range(1, max_count + 1):
                 after: frozenset[Usage] = frozenset()
@@ -72,7 +73,7 @@ class WyckoffAutomaton:
 
 
 def _usages_by_count(fixed: dict[int, int], free: tuple[int, ...], max_count: int) -> list[frozenset[Usage]]:
-    """Least usages of fixed positions with which one element can have 0, 1, ... ``max_count`` atoms."""
+    """Minimal usages of fixed positions with which one element can have 0, 1, ... ``max_count`` atoms."""
     by_free = {0}
     for count in range(1, max_count + 1):
         if any(count - m in by_free for m in free):
@@ -87,7 +88,11 @@ def _usages_by_count(fixed: dict[int, int], free: tuple[int, ...], max_count: in
 
 
 def _least(usages: Iterable[Usage]) -> frozenset[Usage]:
-    """The usages that no other one undercuts: whoever can go on from more taken positions can from fewer."""
+    """The minimal usages: those for which no other usage occupies at most as many positions of every multiplicity.
+
+    The other usages are not needed, because any continuation that is possible with more positions occupied is also
+    possible with fewer.
+    """
     unique = set(usages)
     return frozenset(
         u for u in unique if not any(v != u and all(x <= y for x, y in zip(v, u, strict=True)) for v in unique)

@@ -1,9 +1,10 @@
-"""Which angles close a cell, and how large a cell with given edges can then be.
+"""Angles that form a cell, and the volumes of cells with edges of length 1.
 
-Four angles decide: with s = (alpha + beta + gamma) / 2, the volume of a cell with unit edges is
-2 sqrt(sin s sin(s - alpha) sin(s - beta) sin(s - gamma)), so s, s - alpha, s - beta and s - gamma must lie between 0
-and 180 degrees. Kept away from these bounds by half a *margin*, the legal triples form a polytope, and each angle's
-interval given the ones before it follows from linear inequalities.
+With s = (alpha + beta + gamma) / 2, the volume of a cell with unit edges is
+2 sqrt(sin s sin(s - alpha) sin(s - beta) sin(s - gamma)). The angles form a cell if s, s - alpha, s - beta and
+s - gamma lie between 0 and 180 degrees. Here, they must stay at least half a *margin* away from these bounds. The legal
+triples of angles then form a polytope, and linear inequalities give the interval of each angle, given the angles before
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ def unit_volume(angles: Tensor) -> Tensor:
 def beta_interval(
     alpha: Tensor, beta: tuple[float, float], gamma: tuple[float, float], margin: float
 ) -> tuple[Tensor, Tensor]:
-    """Interval of beta, given alpha, for which some gamma closes the cell; all in degrees."""
+    """Interval of beta, given alpha, in which each beta forms a cell with some gamma.
+
+    Args:
+        alpha: (n,) alpha of each cell [degrees].
+        beta: allowed range of beta [degrees].
+        gamma: allowed range of gamma [degrees].
+        margin: twice the least distance of s, s - alpha, ... from 0 and 180 degrees.
+
+    Returns:
+        (n,) lower ends and (n,) upper ends [degrees].
+    """
     low = torch.stack(
         [torch.full_like(alpha, max(beta[0], margin)), gamma[0] + margin - alpha, alpha + margin - gamma[1]]
     )
@@ -37,7 +48,17 @@ def beta_interval(
 
 
 def gamma_interval(alpha: Tensor, beta: Tensor, gamma: tuple[float, float], margin: float) -> tuple[Tensor, Tensor]:
-    """Interval of gamma, given alpha and beta, that closes the cell; all in degrees."""
+    """Interval of gamma, given alpha and beta, in which each gamma forms a cell.
+
+    Args:
+        alpha: (n,) alpha of each cell [degrees].
+        beta: (n,) beta of each cell [degrees].
+        gamma: allowed range of gamma [degrees].
+        margin: twice the least distance of s, s - alpha, ... from 0 and 180 degrees.
+
+    Returns:
+        (n,) lower ends and (n,) upper ends [degrees].
+    """
     low = ((alpha - beta).abs() + margin).clamp_min(gamma[0])
     high = torch.minimum(alpha + beta - margin, 360 - margin - alpha - beta).clamp_max(gamma[1])
     return low, high
@@ -47,7 +68,7 @@ def triclinic_corners(ranges: tuple[tuple[float, float], ...], margin: float) ->
     """(m, 3) corners of the polytope of legal (alpha, beta, gamma) [degrees]; m = 0 if it is empty or flat.
 
     Args:
-        ranges: allowed range of each angle.
+        ranges: allowed ranges of alpha, beta and gamma [degrees].
         margin: twice the least distance of s, s - alpha, ... from 0 and 180 degrees.
     """
     normals = [*np.eye(3), *-np.eye(3), (1, -1, -1), (-1, 1, -1), (-1, -1, 1), (1, 1, 1)]
@@ -67,8 +88,11 @@ def triclinic_corners(ranges: tuple[tuple[float, float], ...], margin: float) ->
 def triclinic_unit_volumes(corners: NDArray[np.float64]) -> tuple[float, float]:
     """Least and largest volume of triclinic cells with edges of length 1.
 
-    The logarithm of the volume is concave in the angles, so the least value is at a corner, and a local search finds
-    the largest.
+    The logarithm of the volume is a concave function of the angles. Its least value is therefore at a corner, and a
+    local search finds its largest value.
+
+    Args:
+        corners: (m, 3) corners of the polytope of legal angles [degrees], m at least 4.
     """
     from scipy.optimize import minimize
 

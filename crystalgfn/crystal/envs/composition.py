@@ -1,4 +1,4 @@
-"""The second stage of a crystal: how many atoms of which elements the conventional cell holds."""
+"""The second stage of a crystal: the elements in the conventional cell and their numbers of atoms."""
 
 from __future__ import annotations
 
@@ -25,34 +25,37 @@ from crystalgfn.gflownet.envs.base import CategoricalHead, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 
 MAX_LOOK_UPS = 600_000_000
-"""Largest number of (element, elements so far, atoms, node, count) that look-ahead is worked out for: half a minute."""
+"""Largest number of combinations of (element, elements so far, atoms, node, count) for which look-ahead tables are
+computed. This takes half a minute."""
 
 
 class Composition(Stage):
-    """Chooses elements in a fixed order and a count for each, until it stops.
+    """Chooses elements in a fixed order, each followed by its number of atoms (count), until it stops.
 
-    Every composition has one trajectory. The charges its atoms can have are carried along as a set, so that no
-    oxidation states have to be chosen: a composition counts once, however many neutral assignments it has.
+    Every composition has exactly one trajectory. Oxidation states are not chosen: the state contains the set of total
+    charges that the atoms chosen so far can have. A composition therefore counts once, even if it has several neutral
+    assignments of oxidation states.
 
-    State: counts in the order of ``elements`` (E); position of the first element that may still come; 1 while an
-    element waits for its count; 1 when done; number of elements; number of atoms; Wyckoff node plus one (0: not
-    started), with the memory (see `CompositionRules`); root node; words of the set of charges.
+    State: counts in the order of ``elements`` (E columns); position of the first element that may still be chosen; 1 if
+    an element has been chosen but its count has not; 1 if the stage is finished; number of elements; number of atoms;
+    node plus one (0: not started), which is the Wyckoff node combined with the memory (see `CompositionRules`); root
+    node; words of the set of charges.
 
-    Condition: the space group's number.
+    Condition: number of the space group.
 
     Args:
         elements: symbols, in the order in which they are decided.
-        atoms_by_group: least and largest number of atoms in the cell for each space group that may be the condition.
+        atoms_by_group: least and largest number of atoms in the cell, for each space group that may be the condition.
         n_elements: least and largest number of different elements.
         count: least and largest number of atoms of one element in the cell.
-        charge_neutral: whether the oxidation states must be able to sum to zero.
-        mixed_valence: whether one element may have two oxidation states (of one sign).
-        oxidation_states: those of each element, by symbol.
-        limits: what may be chosen, where it is less than the arguments above allow. They alone decide what the policy
-            sees, and how many options its decisions have.
+        charge_neutral: whether the atoms must have oxidation states that sum to zero.
+        mixed_valence: whether one element may have two oxidation states of the same sign.
+        oxidation_states: oxidation states of each element, by symbol.
+        limits: narrower limits on what may be chosen; None for none. The inputs of the policy and the number of options
+            depend only on the arguments above, not on these limits.
 
     Raises:
-        InputError: if the look-ahead tables would take too long.
+        InputError: if the look-ahead tables would take too long to compute, or would need too many memories.
     """
 
     condition_size = 1
@@ -73,7 +76,7 @@ class Composition(Stage):
         self.elements = tuple(elements)
         if limits is None:
             limits = CompositionLimits([frozenset(range(count[0], count[1] + 1))] * len(elements), n_elements)
-        # The largest number of elements that the policy knows of, and the one that is allowed.
+        # The largest number of elements in the policy's space, and the largest one that the limits allow.
         self._largest, self._limit = n_elements[1], limits.n_elements[1]
         self._assignments = [
             [
@@ -119,12 +122,12 @@ class Composition(Stage):
                 offsets[e, n, : len(values)] = torch.tensor(values, dtype=torch.int64)
                 is_offset[e, n, : len(values)] = True
         starts, bits = bitset.shifts(offsets, words)
-        # For each element and count, one row: where the charges that its atoms add lead.
+        # One row for each element and count: the shifts of a set by the total charges that the atoms can add.
         moves = torch.cat([torch.where(is_offset, starts, 0), bits], 2).flatten(0, 1)
         group_roots = torch.full((len(space_groups()) + 1,), -1)
         for number, root in roots.items():
             group_roots[number] = root * rules.n_memories
-        # Options of an element decision at each position: no required element may be passed over.
+        # Options of an element decision at each position: a required element must not be skipped.
         last_options = [min((r for r in limits.required if r >= e), default=size) for e in range(size + 1)]
         options = torch.arange(size + 1)
         is_option = (options >= options.unsqueeze(1)) & (options <= torch.tensor(last_options).unsqueeze(1))
@@ -182,12 +185,15 @@ class Composition(Stage):
         return torch.where((pending > 0) | by_stopping, 0, torch.where(k > 0, 1, -1))
 
     def encode(self, head: str, states: Tensor) -> Tensor:
-        # At position E no element is left.
+        # At position E, no element is left, and all of these columns are 0.
         position = states[:, self._next : self._next + 1] == self._places
         return torch.cat([*self._encoded(states), position.float()], 1)
 
     def encode_terminal(self, states: Tensor) -> Tensor:
-        """(n, 3 E + 1) whether each element is there, its count and its share of the atoms, and the atoms in all."""
+        """(n, 3 E + 1) float32: presence, count and share of atoms of each element, and the number of atoms.
+
+        Counts and the number of atoms are divided by their largest values.
+        """
         return torch.cat(self._encoded(states), 1)
 
     def _encoded(self, states: Tensor) -> list[Tensor]:
@@ -204,7 +210,7 @@ class Composition(Stage):
         return element_property_table()[self._atomic_numbers.cpu() - 1]
 
     def terminal_features(self) -> Tensor:
-        """(3 E + 1, k) properties of the elements, in columns of their own for presence, count and share."""
+        """(3 E + 1, k) float32 properties of the elements, with separate columns for presence, count and share."""
         return torch.block_diag(*[self._element_features()] * 3, torch.zeros(1, 0))
 
     def input_features(self, head: str) -> Tensor:
@@ -213,11 +219,11 @@ class Composition(Stage):
     def option_features(self, head: str) -> Tensor:
         if head == "count":
             return count_features(self._n_counts)
-        # Stopping is like no element.
+        # The last option is to stop; it has no properties of an element.
         return torch.block_diag(self._element_features(), torch.zeros(1, 0))
 
     def _where(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices of each state in the look-ahead tables: elements so far, level of atoms, node."""
+        """Indices of each state in the look-ahead tables: number of elements so far, level of atoms, node."""
         columns = states[:, self._k : self._node + 1].long()
         level = columns[:, 1].clamp_max(self._tables.n_levels - 1)
         return columns[:, 0], level, self._tables.nodes[columns[:, 2] - 1]
@@ -280,7 +286,7 @@ class Composition(Stage):
         states = states.clone()
         last = states[:, self._next].long() - 1
         if head == "element":
-            # The element before the pending one is the last that has a count.
+            # The element before the pending one is the last element with a count.
             positions = torch.arange(1, self._n + 1, device=states.device)
             before = torch.where(states[:, : self._n] > 0, positions, 0).amax(1)
             stopped = states[:, self._done] > 0
@@ -296,7 +302,7 @@ class Composition(Stage):
         return self._read_again(states)
 
     def _read_again(self, states: Tensor) -> Tensor:
-        """Node and charges from the counts: a step cannot be undone in them, so they are read from the root."""
+        """Compute node and charges from the counts, starting at the root, because a step cannot be undone in them."""
         counts = states[:, : self._n].long()
         elements = torch.argsort((counts == 0).to(torch.int8), dim=1, stable=True)[:, : self._largest]
         node = states[:, self._root].long()
@@ -304,7 +310,7 @@ class Composition(Stage):
         for i in range(min(self._largest, self._n)):
             count = counts.gather(1, elements[:, i : i + 1]).squeeze(1)
             next_node, next_charges = self._read(elements[:, i], (count - 1).clamp_min(0), node, charges)
-            # Once nowhere, always nowhere: -1 as an index would read the last node.
+            # A node that is NOWHERE does not change any more: used as an index, -1 would read the last node.
             node = torch.where((count > 0) & (node >= 0), next_node, node)
             charges = torch.where((count > 0).unsqueeze(1), next_charges, charges)
         states[:, self._node] = (node + 1).to(torch.float64)
@@ -312,13 +318,13 @@ class Composition(Stage):
         return states
 
     def decode(self, states: Tensor) -> Tensor:
-        """(n, 94) int64 atoms of each element in the conventional cell."""
+        """(n, 94) int64, number of atoms of each element in the conventional cell."""
         counts = torch.zeros(len(states), N_ELEMENTS, dtype=torch.int64, device=states.device)
         counts[:, self._atomic_numbers - 1] = states[:, : self._n].long()
         return counts
 
     def n_atoms(self, states: Tensor) -> Tensor:
-        """(n,) float64, atoms in the conventional cell."""
+        """(n,) float64, number of atoms in the conventional cell."""
         return states[:, self._atoms]
 
     def states_under(self, condition: Tensor, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
@@ -350,7 +356,7 @@ class Composition(Stage):
         return legal
 
     def _terminal_states(self, condition: Tensor, own: Tensor) -> Tensor:
-        """(n, state_size) states of counts (n, E); the node is 0 where the space group cannot hold them."""
+        """(n, state_size) terminal states of counts (n, E); the node column is 0 if they do not fit the space group."""
         states = self.start(condition)
         states[:, : self._n] = own
         positions = torch.arange(1, self._n + 1, device=states.device)
@@ -367,8 +373,8 @@ class Composition(Stage):
             counts: atoms of each element, by symbol.
 
         Returns:
-            (symbol, oxidation state, number of atoms) for each species, or None if no assignment is neutral. A single
-            oxidation state is preferred to mixed valence, then small magnitudes.
+            (symbol, oxidation state, number of atoms) for each species, or None if no assignment is neutral.
+            Assignments with fewer elements of mixed valence are preferred, then those with small magnitudes.
         """
         best: dict[int, tuple[tuple[int, int], list[tuple[str, int, int]]]] = {0: ((0, 0), [])}
         for symbol, count in counts.items():
@@ -402,21 +408,22 @@ def _wyckoff_nodes(
 
 
 def _check_size(rules: CompositionRules) -> None:
+    """Raise an `InputError` if the look-ahead tables with a memory would take too long to compute."""
     if rules.memory is None:
         return
     n_nodes = len(rules.transitions) * rules.n_memories
     look_ups = len(rules.charges) * rules.elements[1] * atom_levels(rules) * n_nodes * rules.max_count
     if look_ups > MAX_LOOK_UPS:
         raise InputError(
-            f"the constraints on compositions need look-ahead for {look_ups:,} cases, more than "
-            f"{MAX_LOOK_UPS:,}: {rules.n_memories} memories of forbidden pairs and ratios of elements, "
-            f"{atom_levels(rules)} levels of the number of atoms and {len(rules.transitions)} of Wyckoff positions; "
-            "forbid fewer pairs, or allow fewer elements, atoms or space groups"
+            f"restrict: look-ahead tables for {look_ups:,} cases are needed, but at most {MAX_LOOK_UPS:,} are allowed: "
+            f"there are {rules.n_memories} cases of forbidden pairs and ratios of elements, {atom_levels(rules)} of "
+            f"numbers of atoms and {len(rules.transitions)} of occupied Wyckoff positions; forbid fewer pairs, or "
+            "allow fewer elements, atoms or space groups"
         )
 
 
 def _max_charge(charges: Sequence[Sequence[Sequence[int]]], max_elements: int, max_count: int, max_atoms: int) -> int:
-    """Largest total charge that elements of the other sign can cancel."""
+    """Largest total charge that atoms of other elements, with charges of the opposite sign, can cancel."""
     per_atom = [value / n for by_count in charges for n, values in enumerate(by_count, start=1) for value in values]
     atoms = max(min((max_elements - 1) * max_count, max_atoms - 1), 0)
     highest = max((v for v in per_atom if v > 0), default=0.0)

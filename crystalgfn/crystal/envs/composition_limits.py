@@ -1,4 +1,4 @@
-"""What a restriction leaves of the compositions, as an automaton that reads element by element."""
+"""Limits on compositions, and the automaton that checks them element by element."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from crystalgfn.crystal.crystallography import NOWHERE
 from crystalgfn.errors import InputError
 
 MAX_MEMORIES = 1000
-"""Largest number of memories."""
+"""Largest number of memories of the automaton."""
 
 Memory = tuple[int, frozenset[int]]
-"""How many reduced formulas were read (0: not known yet), and the elements that may no longer come."""
+"""Number of units of the reduced formula (0: not known yet), and the elements that may no longer be chosen."""
 
 
 @dataclass(frozen=True)
 class CompositionLimits:
-    """What a composition may be; elements are named by their position in the order in which they are decided.
+    """Limits on compositions. Elements are given by their position in the order in which they are decided.
 
     Attributes:
-        counts: allowed counts of each element, empty for one that is left out.
+        counts: allowed counts of each element; empty for an element that is not allowed.
         n_elements: least and largest number of different elements.
-        required: elements that have to come.
-        forbidden_pairs: pairs of elements, the earlier one first, that may not come together.
-        ratio: counts of each element in a reduced formula; empty for none.
+        required: elements that must be present.
+        forbidden_pairs: pairs of elements, the earlier one first, that must not occur together.
+        ratio: count of each element in the reduced formula that is required; empty if none is required.
     """
 
     counts: Sequence[Set[int]]
@@ -41,7 +41,10 @@ class CompositionLimits:
     def memory(self) -> list[list[list[int]]] | None:
         """The automaton of `CompositionRules.memory`; None if nothing has to be remembered.
 
-        Only what can still matter is remembered: of the forbidden partners, those that come later.
+        Only forbidden partners that come later in the order are remembered, because only they can still be chosen.
+
+        Raises:
+            InputError: if the automaton needs more than `MAX_MEMORIES` memories.
         """
         start: Memory = (0, frozenset())
         numbers = {start: 0}
@@ -53,8 +56,8 @@ class CompositionLimits:
                     after = self._read(memory, element, count)
                     if len(numbers) > MAX_MEMORIES:
                         raise InputError(
-                            f"restrict.forbidden_pairs: these {len(self.forbidden_pairs)} pairs need more than "
-                            f"{MAX_MEMORIES} memories in look-ahead; forbid fewer pairs, or allow fewer elements"
+                            f"restrict.forbidden_pairs: these {len(self.forbidden_pairs)} pairs need look-ahead tables "
+                            f"for more than {MAX_MEMORIES} cases; forbid fewer pairs, or allow fewer elements"
                         )
                     if after is not None:
                         depth = depths[memory] + 1
@@ -74,7 +77,7 @@ class CompositionLimits:
         return table
 
     def _read(self, memory: Memory, element: int, count: int) -> Memory | None:
-        """The memory after one more element; None if it may not come."""
+        """The memory after one more element with its count; None if they are not allowed."""
         multiple, excluded = memory
         if element in excluded:
             return None

@@ -23,7 +23,7 @@ from crystalgfn.crystal.crystallography import (
     space_groups,
 )
 from crystalgfn.crystal.crystallography.group_ranges import GROUPS_ALLOWED, as_ranges, group_range
-from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.crystal.crystals import ANGLES, LATTICE_PARAMETERS, Crystals
 from crystalgfn.crystal.envs.composition import Composition
 from crystalgfn.crystal.envs.crystal_limits import (
     CrystalLimits,
@@ -34,7 +34,7 @@ from crystalgfn.crystal.envs.crystal_limits import (
     limits_of,
     nothing_left,
 )
-from crystalgfn.crystal.envs.lattice_parameters import ANGLES, LEAST_MARGIN, MARGIN, LatticeParameters
+from crystalgfn.crystal.envs.lattice_parameters import LEAST_MARGIN, MARGIN, LatticeParameters
 from crystalgfn.crystal.envs.space_group import SpaceGroup
 from crystalgfn.crystal.keys import crystal_keys
 from crystalgfn.crystal.restriction import Restriction
@@ -51,11 +51,12 @@ if TYPE_CHECKING:
 class Crystal(Stack):
     """Crystals built as space group, composition and lattice parameters, under hard physical constraints.
 
-    Every crystal it builds is charge neutral, fits the Wyckoff positions of its space group and has a cell of its
-    lattice system with positive volume; no choice leads to a dead end. All counts refer to the conventional cell.
+    Every crystal fits the Wyckoff positions of its space group, has a cell of its lattice system with a positive
+    volume, and is charge neutral unless ``charge_neutral`` is false. No choice leads to a dead end. Numbers of atoms
+    refer to the conventional cell.
 
-    Densities are relative to the uniform distribution on the ranges of the free lattice parameters, so p(x) is
-    proportional to R(x) with every parameter measured in units of its range.
+    Probability densities are relative to the uniform distribution on the ranges of the free lattice parameters. This
+    means that p(x) is proportional to R(x) if every parameter is measured in units of its range.
 
     Args:
         space_groups: numbers or ranges such as ``[1, 2, "16-20"]``; None means all 230.
@@ -71,16 +72,16 @@ class Crystal(Stack):
         oxidation_states: name of the set of oxidation states: ``pymatgen_common`` or ``pymatgen_icsd``.
         lengths: lowest and highest a, b, c [Å].
         angles: lowest and highest alpha, beta, gamma [degrees].
-        volume_per_atom: lowest and highest cell volume per atom [Å³], or None for no bound. Numbers of atoms with
-            which only some shapes of a cell could meet it are left out.
-        angle_margin: how far from a flat cell triclinic angles stay [degrees]: half the sum of the angles, and its
-            difference to each of them, keep half of this margin from 0 and 180 degrees.
-        components: number of Betas in the mixture of each lattice parameter.
-        log_lengths: whether the mixtures for lengths live on a logarithmic scale. It changes how the policy is
-            parametrised, not what it should learn.
+        volume_per_atom: lowest and highest cell volume per atom [Å³], or None for no bound. Numbers of atoms for which
+            only some cell shapes can satisfy the bounds are left out.
+        angle_margin: least distance of triclinic angles from those of a flat cell [degrees]: half the sum of the
+            angles, and its difference to each angle, stay at least half of this margin away from 0 and 180 degrees.
+        components: number of Beta distributions in the mixture of each lattice parameter.
+        log_lengths: whether the mixtures for lengths are on a logarithmic scale. This changes the parametrisation of
+            the policy, not the distribution that it should learn.
 
     Raises:
-        InputError: if a setting is not usable, or if no crystal satisfies them all.
+        InputError: if a setting is not allowed, or if no crystal satisfies all settings.
     """
 
     def __init__(
@@ -143,10 +144,10 @@ class Crystal(Stack):
         atoms_by_group = _atoms_by_group(numbers, lattice, volume_per_atom, (min_atoms, max_atoms))
         if not atoms_by_group:
             raise InputError(
-                "no crystal satisfies the constraints: the ranges of lengths and angles, with the bounds on atoms "
-                f"({min_atoms}-{max_atoms}) and on the volume per atom ({volume_per_atom}), leave no cell for any of "
-                "the space groups; systems with fixed angles need 90 degrees (and 120 degrees on hexagonal axes) in "
-                "range"
+                "no crystal satisfies the constraints: the ranges of lengths and angles, together with the bounds on "
+                f"atoms ({min_atoms}-{max_atoms}) and on the volume per atom ({volume_per_atom}), leave no cell for "
+                "any of the space groups; if a lattice system has fixed angles, the range of angles must contain 90 "
+                "degrees (and 120 degrees for hexagonal axes)"
             )
         composition = _composition(settings, atoms_by_group)
         feasible = composition.feasible_groups()
@@ -163,7 +164,7 @@ class Crystal(Stack):
                 f"no composition fits {len(missing)} of the {len(numbers)} space groups, which are left out: {missing}",
                 stacklevel=2,
             )
-        # Groups without a composition are unknown to the policy, and to a restriction.
+        # The policy does not know space groups without a composition, and a restriction cannot name them.
         known = replace(settings, groups=tuple(feasible))
         bounds = {number: atoms_by_group[number] for number in feasible}
         self._assemble(known, bounds, SpaceGroup(feasible), composition, lattice, settings.volume_per_atom)
@@ -177,7 +178,7 @@ class Crystal(Stack):
         lattice: LatticeParameters,
         volume_per_atom: tuple[float, float] | None,
     ) -> None:
-        """Become the environment of these stages; the settings and bounds are those without a restriction."""
+        """Set up the environment from its stages; settings and bounds on atoms are those without a restriction."""
         super().__init__({"space_group": space_group, "composition": composition, "lattice_parameters": lattice})
         self._settings = settings
         self._atoms_by_group = dict(atoms_by_group)
@@ -190,7 +191,17 @@ class Crystal(Stack):
         self.register_buffer("_log_volumes", torch.tensor(ends, dtype=torch.float64).log(), persistent=False)
 
     def restricted(self, restriction: Mapping[str, Any] | Restriction) -> Crystal:
-        """As `Environment.restricted`; the settings are the fields of `Restriction`."""
+        """Like `Environment.restricted`.
+
+        Args:
+            restriction: a `Restriction`, or the values of its fields, by name.
+
+        Returns:
+            the restricted environment.
+
+        Raises:
+            InputError: if a field does not fit the model, or if no crystal satisfies the restriction.
+        """
         if not isinstance(restriction, Restriction):
             restriction = Restriction.parse(restriction)
         check_against(restriction, self._settings)
@@ -230,7 +241,7 @@ class Crystal(Stack):
         return env.to(self.device)
 
     def _warn_of_left_out(self, limits: CrystalLimits) -> None:
-        """Say which numbers of atoms are left out because only some shapes of a cell would do."""
+        """Warn about numbers of atoms that are left out because they are possible with some cell shapes only."""
         lattice = self.stage("lattice_parameters")
         assert isinstance(lattice, LatticeParameters)
         most = limits.composition.n_elements[1] * limits.composition.max_count
@@ -248,8 +259,8 @@ class Crystal(Stack):
             texts[system] = f"{system} with {as_ranges(missing)} atoms" if missing else ""
         if any(texts.values()):
             warnings.warn(
-                "restrict: some cells are left out although the restriction allows them, because with so few or so "
-                "many atoms only some angles would bring the volume per atom into its range: "
+                "restrict: some crystals are left out although the restriction allows them, because only some angles "
+                "give an allowed volume per atom with so few or so many atoms: "
                 + "; ".join(filter(None, texts.values())),
                 stacklevel=3,
             )
@@ -280,19 +291,23 @@ class Crystal(Stack):
         return Crystals(group, composition, lattice)
 
     def kinds(self, states: Tensor) -> Tensor:
-        """(n, elements) the composition: crystals of one formula are alike."""
+        """(n, 94) int64, the composition: crystals with the same composition are of the same kind."""
         return self.composition.decode(self.part("composition", states))
 
     def object_keys(self, objects: Crystals, states: Tensor) -> Tensor:
         return crystal_keys(objects)
 
     def states_of(self, objects: Crystals, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        """As `Stack.states_of`.
+        """Like `Stack.states_of`.
 
         Args:
             objects: n crystals in conventional cells.
-            tolerance: largest relative deviation of lengths that the lattice system ties together from their mean, and
-                of angles from those that it fixes. Cells within it are made exact.
+            tolerance: largest relative deviation from the shape of the lattice system: of lengths that must be equal
+                from their mean, and of fixed angles from their values. Cells within the tolerance are made exact.
+
+        Returns:
+            (n, state_size) float64, terminal states, and for each crystal the reason why it cannot be built; the reason
+            is empty if it can be built.
         """
         parts = (objects.space_group, objects.counts, objects.lattice)
         return super().states_of(Parts(dict(zip(self.stages, parts, strict=True))), tolerance)
@@ -305,7 +320,11 @@ class Crystal(Stack):
         return ObjectTable(table.frame, table.rows, table.crystals, problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
-        """One row a crystal: formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees], oxidation_states."""
+        """Table with one row for each crystal.
+
+        Returns:
+            columns formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees], oxidation_states.
+        """
         crystals = self.decode(states)
         frame = crystals.to_frame()
         frame["oxidation_states"] = self.oxidation_states(crystals)
@@ -321,8 +340,8 @@ class Crystal(Stack):
     def oxidation_states(self, crystals: Crystals) -> list[str]:
         """A neutral assignment of oxidation states for each crystal, such as ``Na+:4 Cl-:4``.
 
-        Species are written as pymatgen writes them, with their counts, in the order of the formula. The string is
-        empty if the environment does not ask for neutrality.
+        Species are written as in pymatgen, with their counts, in the order of the formula. The text is empty if
+        ``charge_neutral`` is false.
         """
         if not self.charge_neutral:
             return [""] * len(crystals)
@@ -335,7 +354,7 @@ class Crystal(Stack):
 
 
 def _lattice(settings: CrystalSettings, limits: CrystalLimits | None = None) -> LatticeParameters:
-    """The stage of lattice parameters, within limits."""
+    """The stage of the lattice parameters, within limits if they are given."""
     common = (settings.ranges, settings.angle_margin, settings.components, settings.log_lengths)
     if limits is None:
         return LatticeParameters(*common)
@@ -352,7 +371,7 @@ def _lattice(settings: CrystalSettings, limits: CrystalLimits | None = None) -> 
 def _composition(
     settings: CrystalSettings, atoms_by_group: Mapping[int, tuple[int, int]], limits: CrystalLimits | None = None
 ) -> Composition:
-    """The stage of the composition, within limits."""
+    """The stage of the composition, within limits if they are given."""
     return Composition(
         elements=settings.elements,
         atoms_by_group=atoms_by_group,
@@ -372,7 +391,7 @@ def _charge(oxidation_state: int) -> str:
 
 
 def _parse_space_groups(entries: Sequence[int | str] | None) -> list[int]:
-    """Sorted numbers from numbers and ranges; None means all."""
+    """Sorted numbers of the space groups in numbers and ranges; None means all."""
     if entries is None:
         return list(range(1, N_SPACE_GROUPS + 1))
     for entry in entries:
@@ -384,7 +403,7 @@ def _parse_space_groups(entries: Sequence[int | str] | None) -> list[int]:
 
 
 def _parse_elements(entries: Sequence[str] | None) -> list[str]:
-    """Symbols in the order in which they are decided: by falling electronegativity, anions first."""
+    """Symbols in the order in which they are decided: from high to low electronegativity, anions first."""
     known = atomic_numbers()
     # YAML reads an unquoted No as false.
     for entry in entries or []:
@@ -403,6 +422,7 @@ def _parse_elements(entries: Sequence[str] | None) -> list[str]:
 
 
 def _oxidation_states(symbols: Sequence[str], name: str, charge_neutral: bool) -> dict[str, tuple[int, ...]]:
+    """Oxidation states of each element, by symbol; warns if neutral crystals cannot contain an element."""
     known = oxidation_state_set(name)
     without = [symbol for symbol in symbols if not known[symbol]]
     if charge_neutral and without:
@@ -421,7 +441,7 @@ def _atoms_by_group(
     atoms: tuple[int, int],
     margin: float = MARGIN,
 ) -> dict[int, tuple[int, int]]:
-    """Bounds on the number of atoms for each group for which a cell exists at all."""
+    """Least and largest number of atoms for each space group; groups without any possible cell are left out."""
     by_system = {s: lattice.atom_bounds(s, volume_per_atom, margin) for s in CRYSTAL_LATTICE_SYSTEMS}
     bounds = {}
     for number in numbers:

@@ -1,4 +1,4 @@
-"""What a restriction leaves of the space of crystals that a model was trained on."""
+"""Limits on crystals: the part of a trained model's space that satisfies a restriction."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 from crystalgfn.crystal.crystallography import space_groups
 from crystalgfn.crystal.crystallography.group_ranges import as_ranges, group_range
-from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.crystals import ANGLES, LATTICE_PARAMETERS
 from crystalgfn.crystal.envs.composition_limits import CompositionLimits
 from crystalgfn.crystal.formulas import parse_formula
 from crystalgfn.crystal.restriction import PREFIX, Restriction
 from crystalgfn.errors import InputError
-
-ANGLES = ("alpha", "beta", "gamma")
 
 
 class NothingLeftError(InputError):
@@ -23,7 +21,7 @@ class NothingLeftError(InputError):
 
 @dataclass(frozen=True)
 class CrystalSettings:
-    """What a crystal environment was made with, checked.
+    """The checked settings of a crystal environment.
 
     Attributes:
         groups: numbers of the space groups.
@@ -31,14 +29,14 @@ class CrystalSettings:
         n_elements: least and largest number of different elements.
         atoms: least and largest number of atoms in the conventional cell.
         count: least and largest number of atoms of an element that is present.
-        charge_neutral: whether crystals have to be charge neutral.
+        charge_neutral: whether crystals must be charge neutral.
         mixed_valence: whether one element may have two oxidation states.
-        oxidation_states: those of each element, by symbol.
+        oxidation_states: oxidation states of each element, by symbol.
         ranges: lowest and highest value of each lattice parameter [Å, degrees].
         volume_per_atom: lowest and highest volume per atom [Å³], or None for no bound.
-        angle_margin: how far from a flat cell triclinic angles stay [degrees].
-        components: number of Betas in each mixture.
-        log_lengths: whether the mixtures for lengths live on a logarithmic scale.
+        angle_margin: least distance of triclinic angles from those of a flat cell [degrees].
+        components: number of Beta distributions in each mixture.
+        log_lengths: whether the mixtures for lengths are on a logarithmic scale.
     """
 
     groups: tuple[int, ...]
@@ -58,11 +56,11 @@ class CrystalSettings:
 
 @dataclass(frozen=True)
 class CrystalLimits:
-    """What may be built.
+    """Limits on the crystals that may be built.
 
     Attributes:
         groups: numbers of the space groups.
-        composition: elements and counts.
+        composition: limits on elements and counts.
         atoms: least and largest number of atoms in the conventional cell.
         ranges: lowest and highest value of each lattice parameter [Å, degrees].
         volume_per_atom: lowest and highest volume per atom [Å³], or None for no bound.
@@ -73,13 +71,6 @@ class CrystalLimits:
     atoms: tuple[int, int]
     ranges: Mapping[str, tuple[float, float]]
     volume_per_atom: tuple[float, float] | None
-
-    @staticmethod
-    def of(settings: CrystalSettings) -> CrystalLimits:
-        """Everything that the settings allow."""
-        counts = [frozenset(range(settings.count[0], settings.count[1] + 1))] * len(settings.elements)
-        composition = CompositionLimits(counts, settings.n_elements)
-        return CrystalLimits(settings.groups, composition, settings.atoms, settings.ranges, settings.volume_per_atom)
 
 
 def check_against(restriction: Restriction, settings: CrystalSettings) -> None:
@@ -113,7 +104,7 @@ def check_against(restriction: Restriction, settings: CrystalSettings) -> None:
     for entry in restriction.space_groups or ():
         if not set(group_range(entry)) & set(settings.groups):
             shown = as_ranges(settings.groups)
-            raise InputError(f"{PREFIX}.space_groups: the model has no group of {entry}; allowed: {shown}")
+            raise InputError(f"{PREFIX}.space_groups: the model has no space group in {entry}; allowed: {shown}")
     for name, value in _ranges_of(restriction):
         outer = settings.volume_per_atom if name == "volume_per_atom" else settings.ranges[_example(name)]
         if outer is not None and not outer[0] <= value[0] < value[1] <= outer[1]:
@@ -124,10 +115,11 @@ def check_against(restriction: Restriction, settings: CrystalSettings) -> None:
 
 
 def limits_of(restriction: Restriction, settings: CrystalSettings) -> CrystalLimits:
-    """What a restriction leaves of a model's space.
+    """Limits on the crystals that satisfy a restriction and the settings of a model.
 
     Raises:
-        NothingLeftError: if it is plain that no crystal satisfies it; the environment's look-ahead finds the rest.
+        NothingLeftError: if these limits alone show that no crystal satisfies the restriction. The look-ahead of the
+            environment finds the other cases.
     """
     ranges = {name: _narrowed(name, restriction, settings) for name in LATTICE_PARAMETERS}
     volume = restriction.volume_per_atom or settings.volume_per_atom
@@ -149,16 +141,19 @@ def limits_of(restriction: Restriction, settings: CrystalSettings) -> CrystalLim
         or limits.atoms[0] > limits.atoms[1]
         or not all(low < high for low, high in ranges.values())
     ):
-        raise NothingLeftError(f"{PREFIX}: no crystal satisfies it")
+        raise NothingLeftError(f"{PREFIX}: no crystal satisfies the restriction")
     return limits
 
 
 def culprits(restriction: Restriction, is_empty: Callable[[Restriction], bool]) -> dict[str, Any]:
-    """Fields that together leave nothing, while any of them alone may be dropped to mend that.
+    """Fields that together leave no crystal, and as few of them as possible: without any one, some crystals are left.
 
     Args:
-        restriction: one that leaves nothing.
-        is_empty: whether a restriction leaves nothing.
+        restriction: a restriction that leaves no crystal.
+        is_empty: function that returns whether a restriction leaves no crystal.
+
+    Returns:
+        the values of these fields, by name.
     """
     for name in restriction.given():
         without = replace(restriction, **{name: None})
@@ -168,13 +163,15 @@ def culprits(restriction: Restriction, is_empty: Callable[[Restriction], bool]) 
 
 
 def nothing_left(fields: Mapping[str, Any]) -> InputError:
-    """The message for a restriction that leaves nothing, from its culprits."""
+    """The error for a restriction that leaves no crystal, from the fields of `culprits`."""
     parts = " and ".join(f"{PREFIX}.{name} {_shown(value)}" for name, value in fields.items())
     if len(fields) == 1:
-        return InputError(f"{PREFIX}: no crystal satisfies it: {parts} leaves none of the model's crystals")
+        return InputError(
+            f"{PREFIX}: no crystal satisfies the restriction: {parts} leaves none of the model's crystals"
+        )
     return InputError(
-        f"{PREFIX}: no crystal satisfies it: {parts} together leave none of the model's crystals; widen or drop one "
-        "of them"
+        f"{PREFIX}: no crystal satisfies the restriction: {parts} together leave none of the model's crystals; widen "
+        "or drop one of them"
     )
 
 
@@ -195,11 +192,12 @@ def _ranges_of(restriction: Restriction) -> list[tuple[str, tuple[float, float]]
 
 
 def _example(name: str) -> str:
+    """A lattice parameter to which a field of the restriction refers."""
     return {"lengths": "a", "angles": "alpha"}.get(name, name)
 
 
 def _narrowed(name: str, restriction: Restriction, settings: CrystalSettings) -> tuple[float, float]:
-    """Range of one lattice parameter."""
+    """Range of one lattice parameter that satisfies the restriction and the settings."""
     asked = (restriction.angles if name in ANGLES else restriction.lengths, getattr(restriction, name))
     ranges = [settings.ranges[name], *(r for r in asked if r is not None)]
     return max(low for low, _ in ranges), min(high for _, high in ranges)

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS
-from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
+from crystalgfn.crystal.crystals import ANGLES, LATTICE_PARAMETERS, LENGTHS
 from crystalgfn.crystal.envs import cell_shape
 from crystalgfn.gflownet.envs.base import BetaMixtureHead, TruncatedBetaMixtureHead, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 
-ANGLES = ("alpha", "beta", "gamma")
-LENGTHS = ("a", "b", "c")
 ORDER = ANGLES + LENGTHS
-"""Angles first: once the shape of the cell is known, a bound on its volume is one on the product of the lengths."""
+"""Order of the decisions. Angles come first, because once they are known, a bound on the volume is a bound on the
+product of the lengths."""
 
 _FREE = {
     "triclinic": ("alpha", "beta", "gamma", "a", "b", "c"),
@@ -32,13 +31,13 @@ _FREE = {
     "hexagonal": ("a", "c"),
     "cubic": ("a",),
 }
-"""Free parameters of the conventional standard cell: unique axis b, trigonal cells on hexagonal axes."""
+"""Free parameters of the conventional standard cell, with unique axis b and hexagonal axes for trigonal cells."""
 
 MARGIN = 0.02
-"""A volume range reaches at least this far (in log) into the range that a cell's shape allows."""
+"""Least overlap, in log volume, of the allowed volumes with the volumes that are possible for each cell shape."""
 
 LEAST_MARGIN = 1e-6
-"""The same where every number of atoms is wanted that the volume range allows."""
+"""The same for restrictions, which should keep every number of atoms that the allowed volumes permit."""
 
 
 def fixed_angles(system: str) -> dict[str, float]:
@@ -48,14 +47,14 @@ def fixed_angles(system: str) -> dict[str, float]:
 
 
 def _edge_powers(system: str) -> tuple[float, float, float]:
-    """Powers with which the free lengths a, b, c enter the volume: a^3 in cubic cells, a^2 c in tetragonal ones."""
+    """Powers of the free lengths a, b, c in the volume, such as a^3 in cubic cells and a^2 c in tetragonal cells."""
     free = _FREE[system]
     tied = [name for name in LENGTHS if name not in free]
     return (1.0 + len(tied), 1.0 if "b" in free else 0.0, 1.0 if "c" in free else 0.0)
 
 
 def _lengths_by_system(ranges: Mapping[str, tuple[float, float]]) -> Tensor:
-    """(3, systems, 4) what `_Space` says of each length by crystal-lattice system."""
+    """(3, systems, 4) the table `_Space.by_system` for given ranges of the lengths."""
     ends = torch.tensor([ranges[name] for name in LENGTHS], dtype=torch.float64).log()
     rows = []
     for axis in range(3):
@@ -68,15 +67,15 @@ def _lengths_by_system(ranges: Mapping[str, tuple[float, float]]) -> Tensor:
 
 
 class _Space(NamedTuple):
-    """What cells there are.
+    """Bounds on the cells of n states.
 
     Attributes:
-        ranges: lowest and highest value of each parameter.
-        alphas: lowest and highest alpha of a triclinic cell.
-        by_system: (3, systems, 4) for a, b, c and each crystal-lattice system logarithms: lowest and highest value of
-            the length and those tied to it, and the least and the most that the lengths after it add to that of the
-            volume.
-        log_volumes: (n, 2) logarithms of the least and the largest volume of each row's cell.
+        ranges: lowest and highest value of each parameter [Å, degrees].
+        alphas: lowest and highest alpha of a triclinic cell [degrees].
+        by_system: (3, systems, 4) float64 for each of a, b, c and each crystal-lattice system: logarithms of the lowest
+            and highest value of the length (and of the lengths that are equal to it), then the least and largest
+            contribution of the later lengths to the logarithm of the volume.
+        log_volumes: (n, 2) float64, logarithms of the least and the largest volume [Å³] of the cell in each state.
     """
 
     ranges: Mapping[str, tuple[float, float]]
@@ -86,24 +85,24 @@ class _Space(NamedTuple):
 
 
 class LatticeParameters(Stage):
-    """Draws the free lattice parameters in turn, angles first; the others follow from the lattice system.
+    """Draws the free lattice parameters one after another, angles first; the lattice system fixes the others.
 
-    Every cell has a positive volume, and one inside the range that the condition names.
+    Every cell has a positive volume that lies in the range given by the condition.
 
-    State: a, b, c [Å], alpha, beta, gamma [degrees], 0 where open; number of parameters drawn; crystal-lattice
+    State: a, b, c [Å], alpha, beta, gamma [degrees], 0 if not known yet; number of parameters drawn; crystal-lattice
     system plus one (0: not started); logarithms of the least and the largest volume [Å³] of the cell.
 
     Condition: crystal-lattice system, logarithms of the least and the largest volume [Å³].
 
     Args:
         ranges: lowest and highest value of each of a, b, c [Å], alpha, beta, gamma [degrees].
-        angle_margin: how far from a flat cell the angles stay [degrees], see `cell_shape`.
-        components: number of Betas in each mixture.
-        log_lengths: whether the mixtures for lengths live on a logarithmic scale.
-        limits: ranges that are allowed, within ``ranges``, which alone decide what the policy sees and where its
-            mixtures live; None for the same.
-        volume_offsets: what has to be added to the logarithms of the volumes in the condition for those that the
-            policy knows; they may be infinite.
+        angle_margin: least distance of the angles from those of a flat cell [degrees], see `cell_shape`.
+        components: number of Beta distributions in each mixture.
+        log_lengths: whether the mixtures for lengths are on a logarithmic scale.
+        limits: allowed ranges, within ``ranges``; None for ``ranges`` themselves. The inputs of the policy and the
+            intervals of its mixtures depend only on ``ranges``.
+        volume_offsets: numbers to add to the logarithms of the volumes in the condition to get the volumes without a
+            restriction, which are inputs of the policy; they may be infinite.
     """
 
     condition_size = 3
@@ -177,11 +176,15 @@ class LatticeParameters(Stage):
             self.register_buffer(name, table, persistent=False)
 
     def volume_range(self, system: str) -> tuple[tuple[float, float], tuple[float, float]] | None:
-        """Volumes [Å³] of the cells of one crystal-lattice system; None if the ranges hold no such cell.
+        """Volumes [Å³] of the cells of one crystal-lattice system; None if no such cell is in the ranges.
+
+        Args:
+            system: crystal-lattice system.
 
         Returns:
-            the least volume, for the flattest and for the most upright shape, and the largest volume, likewise. Tied
-            lengths have to lie in the ranges of all their axes.
+            two pairs, for the smallest and for the largest lengths. Each pair gives the volume of the shape with the
+            least volume and of the shape with the largest volume. Lengths that must be equal lie in the ranges of all
+            their axes.
         """
         if any(not self._limits[n][0] <= angle <= self._limits[n][1] for n, angle in fixed_angles(system).items()):
             return None
@@ -206,12 +209,12 @@ class LatticeParameters(Stage):
         return (least * flattest, least * most_upright), (largest * flattest, largest * most_upright)
 
     def _tied_range(self, name: str, system: str) -> tuple[float, float]:
-        """Range of a free length and of the lengths tied to it; for a tied length anything that is not empty."""
+        """Range of a free length and of the lengths that are equal to it; for any other length, its own range."""
         names = [name] if name != "a" else ["a", *(n for n in LENGTHS if n not in _FREE[system])]
         return max(self._limits[n][0] for n in names), min(self._limits[n][1] for n in names)
 
     def default_condition(self) -> Tensor:
-        """A system that fits the ranges, with any volume."""
+        """The first crystal-lattice system with a cell in the ranges, and any volume."""
         fitting = [i for i, s in enumerate(CRYSTAL_LATTICE_SYSTEMS) if self.volume_range(s) is not None]
         return torch.tensor([float(fitting[0]), float("-inf"), float("inf")], dtype=torch.float64, device=self.device)
 
@@ -223,14 +226,14 @@ class LatticeParameters(Stage):
         return states
 
     def prescribed(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """What the crystal-lattice systems prescribe.
+        """Parameters that the crystal-lattice systems prescribe.
 
         Args:
             condition: (n, condition_size) as for `start`.
 
         Returns:
-            (n, 3) bool, whether a, b, c is tied to a, which itself is not; (n, 3) the fixed angles [degrees], 0 for
-            those that are free.
+            (n, 3) bool, whether a, b and c must be equal to a (false for a itself), and (n, 3) float64, the fixed
+            angles [degrees], 0 for free angles.
         """
         system = condition[:, 0].long()
         tied = self._powers[system] == 0
@@ -246,13 +249,13 @@ class LatticeParameters(Stage):
         return self._preceding[self._system(states), states[:, 6].long()]
 
     def encode(self, head: str, states: Tensor) -> Tensor:
-        """Parameters drawn so far, the share of them, and the range of volumes [log Å³ / 10]."""
-        # An open range of volumes has infinite ends; beyond e^15 Å³ there is nothing to tell apart.
+        """(n, 9) float32: `encode_terminal`, number of parameters drawn / 6, range of volumes [log Å³ / 10]."""
+        # A range without bounds has infinite ends. Volumes beyond e^15 Å³ need not be distinguished.
         volumes = (states[:, 8:] + self._volume_offsets).clamp(-15.0, 15.0) / 10
         return torch.cat([self.encode_terminal(states), states[:, 6:7] / 6, volumes.float()], 1).float()
 
     def encode_terminal(self, states: Tensor) -> Tensor:
-        """(n, 6) float32 parameters as positions in their ranges, lengths by logarithm; 0 where open."""
+        """(n, 6) float32, parameters relative to their ranges, with lengths on a log scale; 0 if not known yet."""
         log_low, log_high = self._log_ends.unbind(1)
         lengths, angles = states[:, :3], states[:, 3:6]
         by_log = (lengths.clamp_min(1e-12).log() - log_low) / (log_high - log_low)
@@ -260,10 +263,11 @@ class LatticeParameters(Stage):
         return torch.where(states[:, :6] > 0, position, 0.0).float()
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        """Interval of the parameter that keeps the cell closed and its volume in range.
+        """Interval of the parameter in which a cell with an allowed volume can still be completed.
 
         Returns:
-            (n, 2) its ends; with limits (n, 4), the ends of what is allowed, then those without the limits.
+            (n, 2) float64, lower and upper end; if limits apply to this parameter (n, 4): the ends of the allowed
+            interval, then the ends of the interval without limits.
         """
         allowed = _Space(self._limits, self._alphas, self._of_limits, states[:, 8:])
         low, high = self._interval(head, states, allowed)
@@ -279,11 +283,11 @@ class LatticeParameters(Stage):
             low, high = self._angle_interval(head, states, space)
         else:
             low, high = self._length_interval(head, states, space)
-        # At the very edge of the polytope an interval can close up; a sliver keeps its density finite.
+        # At the edge of the polytope, an interval can shrink to a point; a minimal width keeps its density finite.
         return low, torch.maximum(high, low * (1 + 1e-9))
 
     def _angle_interval(self, head: str, states: Tensor, space: _Space) -> tuple[Tensor, Tensor]:
-        # Monoclinic cells draw beta alone: with two right angles every beta closes the cell.
+        # In monoclinic cells, beta is the only free angle: with two right angles, every beta forms a cell.
         alone = self._system(states) != CRYSTAL_LATTICE_SYSTEMS.index("triclinic")
         ends = space.ranges[head]
         if head == "alpha":
@@ -300,7 +304,8 @@ class LatticeParameters(Stage):
         system = self._system(states)
         powers = self._powers.index_select(0, system)
         log_unit = cell_shape.unit_volume(states[:, 3:6]).log()
-        # What the lengths drawn before contribute to log V, and what those after this one can contribute.
+        # `done` is the contribution of the earlier lengths and of the angles to log V. `later_low` and `later_high` are
+        # bounds on the contribution of the later lengths.
         done = (powers[:, :axis] * states[:, :axis].clamp_min(1e-12).log()).sum(1) + log_unit
         own_low, own_high, later_low, later_high = space.by_system[axis].index_select(0, system).unbind(1)
         power = powers[:, axis]
@@ -341,7 +346,7 @@ class LatticeParameters(Stage):
         is_near = ((given - cells).abs() <= tolerance * cells).all(1)
         faults = [("lattice system", ~is_near)]
         states = self.start(condition)
-        # A cell that has gone wrong once has no meaningful intervals after that: the first fault counts.
+        # After its first fault, the intervals of a cell have no meaning, so only the first fault is reported.
         for name in self.schedule:
             rows = self.due(name, states)
             values = cells[:, LATTICE_PARAMETERS.index(name)]
@@ -358,10 +363,10 @@ class LatticeParameters(Stage):
         return states, first_faults(*faults)
 
     def _to_system(self, condition: Tensor, cells: Tensor) -> Tensor:
-        """(n, 6) cells with tied lengths at their mean and fixed angles as prescribed."""
+        """(n, 6) cells in which lengths that must be equal are set to their mean, and fixed angles to their values."""
         tied, fixed = self.prescribed(condition)
         lengths, angles = cells[:, :3], cells[:, 3:]
-        # As a difference from a, so that equal lengths stay as they are to the last bit.
+        # The differences from a are averaged, so that lengths that are already equal do not change in the last bit.
         away = torch.where(tied, lengths - lengths[:, :1], 0.0).sum(1) / (1 + tied.sum(1))
         joined = tied.clone()
         joined[:, 0] = tied.any(1)
@@ -375,17 +380,19 @@ class LatticeParameters(Stage):
         margin: float = MARGIN,
         any_shape: bool = True,
     ) -> tuple[int, float] | None:
-        """Least and largest number of atoms with which a cell of any legal shape can have a legal volume.
+        """Least and largest number of atoms for which cells can have an allowed volume, whatever their shape.
+
+        Numbers of atoms for which only some shapes are possible are left out. The angles can then be drawn without
+        regard to the volume.
 
         Args:
             system: crystal-lattice system.
             volume_per_atom: least and largest volume per atom [Å³], or None for no bound.
-            margin: how far (in log) the volumes that are legal reach into those that a shape allows.
-            any_shape: False for the numbers of atoms for which at least one shape will do.
+            margin: least overlap, in log volume, of the allowed volumes with the possible volumes of a shape.
+            any_shape: whether every shape must be possible; if false, one possible shape is enough.
 
         Returns:
-            the bounds, or None if the ranges hold no cell of this system. Numbers of atoms for which only some
-            shapes would do are left out, so that the angles need not look ahead to the volume.
+            the bounds, or None if no cell of this system is in the ranges.
         """
         volumes = self.volume_range(system)
         if volumes is None:
@@ -400,5 +407,5 @@ class LatticeParameters(Stage):
 
 
 def _ends_of_alpha(corners: NDArray[np.float64]) -> tuple[float, float]:
-    """Lowest and highest alpha of the polytope of triclinic angles; where it is empty, of nothing."""
+    """Lowest and highest alpha [degrees] of the polytope of triclinic angles; (90, 90) if it is empty."""
     return (float(corners[:, 0].min()), float(corners[:, 0].max())) if len(corners) else (90.0, 90.0)

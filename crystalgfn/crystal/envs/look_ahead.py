@@ -1,10 +1,11 @@
-"""Exact look-ahead for compositions: what can still be completed, for every partial composition.
+"""Exact look-ahead for compositions: which partial compositions can be completed.
 
-A composition is read element by element in a fixed order. What matters of the part read so far is: how many elements
-it has, how many atoms, the node of the `WyckoffAutomaton`, and the set of total charges that its atoms can have
-(each element may have several oxidation states). A partial composition can be completed if one of its charges lies
-in the set that the remaining elements can cancel; these sets are computed from the last element backwards. Whether
-an element, or a count, is legal is then one intersection of two bitsets. Equal sets are stored once.
+A composition is read element by element in a fixed order. Only four properties of the part read so far matter: its
+number of elements, its number of atoms, its node of the `WyckoffAutomaton`, and the set of total charges that its atoms
+can have (each element may have several oxidation states). A partial composition can be completed if one of its charges
+is in the set of charges that the remaining elements can cancel. These sets are computed from the last element
+backwards. One intersection of two bitsets then shows whether an element, or a count, is legal. Equal sets are stored
+once.
 
 Bit i of a set stands for the total charge i - max_charge.
 """
@@ -23,20 +24,20 @@ from crystalgfn.crystal.envs import bitset
 
 @dataclass(frozen=True)
 class CompositionRules:
-    """What a composition has to satisfy, in numbers.
+    """Rules that a composition must satisfy.
 
     Attributes:
-        charges: for each element and each count 1 to max_count, the total charges its atoms can have; empty where
+        charges: for each element and each count 1 to max_count, the total charges that its atoms can have; empty if
             the count is not allowed.
         elements: least and largest number of different elements.
         max_count: largest number of atoms of one element.
-        atoms: for each node, the least and largest number of atoms in all.
+        atoms: for each node, the least and largest total number of atoms.
         transitions: for each node, the next node for counts 0 to max_count, or `NOWHERE`.
-        max_charge: total charges beyond it cannot be cancelled.
-        required: positions of elements that cannot be passed over.
-        memory: what else has to be remembered of the elements read, as an automaton with memories 0 (start), 1,
-            ...: for each memory and each element the next memory for counts 0 to max_count, or `NOWHERE`. Elements that
-            are not read leave the memory as it is. One memory remembers nothing.
+        max_charge: largest size of a total charge that can be cancelled.
+        required: positions of the elements that must be present.
+        memory: automaton for everything else that must be remembered about the elements read; None if there is
+            nothing. It has memories 0 (start), 1, ... For each memory and each element, it gives the next memory for
+            counts 0 to max_count, or `NOWHERE`. An element that is skipped does not change the memory.
     """
 
     charges: Sequence[Sequence[Sequence[int]]]
@@ -50,33 +51,39 @@ class CompositionRules:
 
     @property
     def n_memories(self) -> int:
-        """Number of memories."""
+        """Number of memories; 1 if nothing has to be remembered."""
         return 1 if self.memory is None else len(self.memory)
 
 
 class LookAhead(nn.Module):
-    """Tables of what can be completed; E elements, K elements at most, A levels of atoms, U nodes, C counts.
+    """Tables that show which partial compositions can be completed.
 
-    A node here is a class of Wyckoff nodes between which no count can tell, and a memory. The number of
-    atoms is kept only as far as it matters: level = min(atoms, A - 1).
+    In the shapes below, E is the number of elements to choose from, K the largest number of elements in a composition,
+    A the number of levels of atoms, U the number of nodes, and C the largest count. A node of these tables is a class
+    of equivalent Wyckoff nodes together with a memory. Numbers of atoms are distinguished only if it is necessary:
+    level = min(atoms, A - 1).
 
-    A table of the sets for each count would have C times the entries. Instead ``after`` says by number what can be
-    completed once an element has been read, and ``legal`` what that means for the element and a count.
+    A table with one set for every count would be C times larger. Instead, ``after`` gives the number of the set of
+    charges that can be completed after an element, and ``legal`` translates this number to the set for each count.
+
+    Args:
+        saturates: whether the last level stands for its number of atoms and all larger ones. If false, larger numbers
+            are not allowed.
 
     Attributes:
         sets: (r, words) int64, the distinct sets of charges; row 0 is the empty set.
-        nodes: (nodes * memories,) int64, the node here of each Wyckoff node * memories + memory.
-        element_sets: (K, A, U, E + 1) int32, rows of ``sets``: charges with which an element can come next; the last
-            column is for stopping. The first index is the number of elements so far.
-        after: (E, K, A + 1, U + 1) int16 or int32: number of the set that can be completed after element E, which is
-            the K-th; each element has numbers of its own, 0 for nothing. The last level and node are those of steps
-            that are not allowed.
-        first: (E,) int64, row of ``legal`` of each element's number 0.
-        legal: (sum of the elements' numbers, C) int32, rows of ``sets``: charges with which an element can come with
-            count 1 to C, if what can be completed after it has this number.
-        steps: (U or E * U, C) int64, the node after count 1 to C, U where it is not allowed; with memories of each
-            element.
-        start: (words,) int64, the set of charge 0 alone.
+        nodes: (Wyckoff nodes * memories,) int64, the node at index Wyckoff node * memories + memory.
+        element_sets: (K, A, U, E + 1) int32, rows of ``sets``: the charges at which an element can be chosen next. The
+            first index is the number of elements so far; the last column is for stopping.
+        after: (E, K, A + 1, U + 1) int16 or int32, number of the set of charges that can be completed after an element;
+            the second index is the number of elements before it. Each element has its own numbers, and number 0 is the
+            empty set. The last level and the last node are those after a step that is not allowed.
+        first: (E,) int64, row of ``legal`` for number 0 of each element.
+        legal: (number of all sets in ``after``, C) int32, rows of ``sets``: the charges at which an element can be
+            chosen with count 1 to C, for each number in ``after``.
+        steps: (U, C) int64, the node after count 1 to C, or U if the count is not allowed; with memories (E * U, C),
+            because the next memory depends on the element.
+        start: (words,) int64, the set that contains only charge 0.
         n_levels: A.
     """
 
@@ -120,13 +127,13 @@ class LookAhead(nn.Module):
         self._has_memory = len(steps) > element_sets.shape[2]
 
     def count_sets(self, element: Tensor, k: Tensor, level: Tensor, node: Tensor) -> Tensor:
-        """Charges with which an element can come with each count.
+        """Charges at which an element can be chosen with each count.
 
         Args:
-            element: (n,) int64, the element.
-            k: (n,) int64, elements before it.
+            element: (n,) int64, position of the element.
+            k: (n,) int64, number of elements before it.
             level: (n,) int64, level of the atoms before it.
-            node: (n,) int64, the node before it.
+            node: (n,) int64, node before it.
 
         Returns:
             (n, C) int32, rows of ``sets``.
@@ -140,7 +147,7 @@ class LookAhead(nn.Module):
 
 
 def atom_levels(rules: CompositionRules) -> int:
-    """How many levels of the number of atoms have to be told apart."""
+    """How many levels of the number of atoms must be distinguished."""
     least, _ = rules.elements
     if any(high < most_atoms(rules) for _, high in rules.atoms):
         return max(high for _, high in rules.atoms) + 1
@@ -150,7 +157,7 @@ def atom_levels(rules: CompositionRules) -> int:
 
 
 def most_atoms(rules: CompositionRules) -> int:
-    """A bound on the number of atoms that any choice of elements and counts can come to."""
+    """Upper bound on the number of atoms of any choice of elements and counts."""
     counts = [max((n for n, c in enumerate(by_count, start=1) if c), default=0) for by_count in rules.charges]
     return sum(sorted(counts, reverse=True)[: rules.elements[1]])
 
@@ -158,8 +165,8 @@ def most_atoms(rules: CompositionRules) -> int:
 def build_look_ahead(rules: CompositionRules) -> LookAhead:
     """Compute the tables, from the last element backwards.
 
-    Sets are only made once for each combination of numbers that occurs: most of the many (elements so far, level,
-    node) have what others have.
+    Sets are computed only once for each combination of numbers that occurs, because most cells (elements so far, level,
+    node) have the same combination as other cells.
     """
     words = bitset.n_words(2 * rules.max_charge + 1)
     start = bitset.singleton(rules.max_charge, words)
@@ -169,13 +176,13 @@ def build_look_ahead(rules: CompositionRules) -> LookAhead:
     n_levels, n_nodes = atom_levels(rules), len(transitions) * n_memories
     saturates = all(high >= most_atoms(rules) for _, high in rules.atoms)
 
-    # Stopping: the charge must be zero, the numbers of elements and atoms within their bounds.
+    # Stopping is legal if the charge is zero and the numbers of elements and atoms are within their bounds.
     bounds = atoms.repeat_interleave(n_memories, 0)
     level = torch.arange(n_levels).unsqueeze(1)
     enough = (level >= bounds[:, 0]) | (torch.tensor(saturates) & (level == n_levels - 1))
     may_stop = enough & (torch.tensor(saturates) | (level <= bounds[:, 1]))
-    # What can be completed with the elements from here on, as rows of `own`. The last row of the levels and nodes is
-    # where steps that are not allowed lead: nothing can be completed there.
+    # What can be completed with the elements from here on, as rows of `own`. Steps that are not allowed lead to the
+    # last level or the last node, at which nothing can be completed.
     numbers = torch.zeros(largest + 1, n_levels + 1, n_nodes + 1, dtype=torch.int32)
     numbers[least:, :-1, :-1] = may_stop.int()
     own = torch.stack([torch.zeros_like(start), start])
@@ -194,7 +201,7 @@ def build_look_ahead(rules: CompositionRules) -> LookAhead:
         allowed = [count for count, charges in enumerate(rules.charges[element]) if charges]
         # For each (elements so far, level, node): the number without this element, and those after each count.
         combinations = torch.zeros(len(allowed) + 1, *shape, dtype=torch.int32)
-        if element not in rules.required:  # else it cannot be passed over
+        if element not in rules.required:  # a required element cannot be skipped
             combinations[0] = numbers[:-1, :-1, :-1]
         to_node = steps[element * n_nodes : (element + 1) * n_nodes] if len(steps) > n_nodes else steps
         for option, count in zip(combinations[1:], allowed, strict=True):
@@ -226,11 +233,11 @@ def build_look_ahead(rules: CompositionRules) -> LookAhead:
 
 
 def _merge(rules: CompositionRules) -> tuple[Tensor, Tensor, Tensor]:
-    """Put together the Wyckoff nodes that have the same bounds on atoms and allow the same counts ever after.
+    """Merge the Wyckoff nodes that have the same bounds on atoms and allow the same sequences of counts.
 
     Returns:
-        (nodes,) int64 the class of each node, and the transitions (classes, max_count + 1) and bounds (classes, 2) of
-        the classes.
+        (nodes,) int64, the class of each node; (classes, max_count + 1) int64, transitions of the classes; (classes, 2)
+        int64, least and largest number of atoms of the classes.
 
     Source: Moore, "Gedanken-experiments on sequential machines", 1956.
     """
@@ -253,7 +260,7 @@ def _merge(rules: CompositionRules) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _steps(transitions: Tensor, rules: CompositionRules) -> Tensor:
-    """The nodes after each count, as `LookAhead.steps`."""
+    """The node after each count: the table `LookAhead.steps`."""
     n_memories = rules.n_memories
     n_nodes = len(transitions) * n_memories
     step = transitions[:, 1 : rules.max_count + 1]
@@ -268,17 +275,18 @@ def _steps(transitions: Tensor, rules: CompositionRules) -> Tensor:
 def _legal_sets(
     after: Tensor, options: Tensor, allowed: Sequence[int], charges: Sequence[Sequence[int]], max_count: int
 ) -> Tensor:
-    """Charges with which an element can come.
+    """Charges at which an element can be chosen with each count.
 
     Args:
-        after: (r, words) the sets that can be completed after it.
-        options: (q, allowed counts) which of them there are after each count; only for these the result is worked out.
-        allowed: the counts that are allowed, less one.
-        charges: total charges of the element's atoms for each count.
+        after: (r, words) int64, the sets of charges that can be completed after the element.
+        options: (q, allowed counts) int32, the rows of ``after`` that occur with each count; the result is computed
+            only for these rows.
+        allowed: the allowed counts minus one.
+        charges: the total charges of the element's atoms for each count.
         max_count: C.
 
     Returns:
-        (r, C, words) sets.
+        (r, C, words) int64, the sets.
     """
     legal = torch.zeros(len(after), max_count, after.shape[1], dtype=torch.int64)
     for option, count in zip(options.unbind(1), allowed, strict=True):
@@ -292,7 +300,7 @@ def _legal_sets(
 
 
 class _Pool:
-    """Sets of charges, equal ones of which are put together in the end; row 0 is the empty set."""
+    """Collects sets of charges and merges equal ones in the end; row 0 is the empty set."""
 
     def __init__(self, words: int) -> None:
         self._parts = [torch.zeros(1, words, dtype=torch.int64)]
@@ -306,20 +314,21 @@ class _Pool:
         return (rows + (self._size - len(distinct))).int().view(sets.shape[:-1])
 
     def sets(self) -> tuple[Tensor, Tensor]:
-        """(r, words) the distinct sets, and the int32 row of each provisional number."""
+        """(r, words) int64, the distinct sets, and (numbers,) int32, the row of each provisional number."""
         distinct, rows = _distinct(torch.cat(self._parts))
         return distinct, rows.int()
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows of (n, m) integers in order of first appearance, and (n,) int64 which one each row is."""
-    # Odd random multipliers make a hash of each row, which is checked: sorting the rows themselves takes far longer.
+    """The distinct rows of (n, m) integers in order of first appearance, and (n,) int64, which one each row is."""
+    # Rows are compared by a hash with odd random multipliers, because sorting the rows themselves takes far longer.
+    # Whether two different rows have the same hash is checked at the end.
     generator = torch.Generator().manual_seed(0)
     multipliers = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator) * 2 + 1
     hashes = torch.zeros(len(rows), dtype=torch.int64)
     columns = rows.unbind(1)
     for column, multiplier in zip(columns, multipliers.tolist(), strict=True):
-        # Of words of bits those that differ in high bits only would often share a sum; small numbers do not.
+        # The bits of words are mixed first: words that differ only in their high bits would often have equal sums.
         hashes.add_(_scatter(column) if column.dtype == torch.int64 else column, alpha=multiplier)
     _, inverse = torch.unique(hashes, return_inverse=True)
     n = int(inverse.max()) + 1
@@ -333,11 +342,11 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scatter(x: Tensor) -> Tensor:
-    """A bijection of the 64-bit integers whose bits all depend on each other.
+    """A bijection of the 64-bit integers in which each bit of the result depends on all bits of the input.
 
     Source: the finaliser of MurmurHash3 (Appleby, 2011).
     """
     for multiplier in (-0xAE502812AA7333, -0x3B314601E57A13AD):
-        # Torch's own shift keeps the sign.
+        # The mask is needed because torch's shift keeps the sign.
         x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * multiplier
     return x ^ ((x >> 33) & 0x7FFFFFFF)

@@ -14,14 +14,14 @@ from crystalgfn.gflownet.envs.stage import Stage
 
 
 class SpaceGroup(Stage):
-    """Chooses a space group in three steps, each restricting the next.
+    """Chooses a space group in three steps; each step limits the options of the next one.
 
-    State: crystal-lattice system, point symmetry and position of the group in ``numbers``, each plus one; 0 where not
-    chosen yet.
+    State: crystal-lattice system, point symmetry and position of the space group in ``numbers``, each plus one; 0 if
+    not chosen yet.
 
     Args:
-        numbers: the groups that the policy knows, 1 to 230.
-        allowed: those of them to choose from; None for all.
+        numbers: numbers of the space groups that the policy knows, 1 to 230.
+        allowed: the numbers among these that may be chosen; None for all.
     """
 
     is_enumerable = True
@@ -60,7 +60,7 @@ class SpaceGroup(Stage):
         encodings[every, n_groups + n_systems + points] = 1.0
         for name, table in {
             "_is_member": is_member,
-            # Which systems, and which point symmetries in each, have a group that may be chosen.
+            # The systems, and the point symmetries in each system, that have a space group that may be chosen.
             "_systems": is_member.any(2).any(1),
             "_points": is_member.any(2),
             "_system_values": torch.arange(1, n_systems + 1, dtype=torch.float64),
@@ -78,7 +78,7 @@ class SpaceGroup(Stage):
         return torch.where(chosen < 3, chosen, -1)
 
     def due(self, head: str, states: Tensor) -> Tensor:
-        # The choices before have been made in earlier turns.
+        # The earlier choices have been made in earlier turns of the schedule.
         return torch.nonzero(states[:, self.heads_of_stage.index(head)] == 0).squeeze(1)
 
     def is_terminal(self, states: Tensor) -> Tensor:
@@ -96,11 +96,11 @@ class SpaceGroup(Stage):
         return torch.cat([system, states[:, 1:2] == self._point_values], 1).float()
 
     def encode_terminal(self, states: Tensor) -> Tensor:
-        """(n, encoding_size) one-hot group, crystal-lattice system and point symmetry."""
+        """(n, encoding_size) float32, one-hot space group, crystal-lattice system and point symmetry."""
         return self._encodings.index_select(0, states[:, 2].long() - 1)
 
     def terminal_features(self) -> Tensor:
-        """(encoding_size, k) features of the groups; their classes have columns of their own."""
+        """(encoding_size, k) float32 features of the space groups; the rows of systems and point symmetries are 0."""
         return torch.block_diag(
             self.option_features("space_group"), torch.zeros(self.encoding_size - len(self.numbers), 0)
         )

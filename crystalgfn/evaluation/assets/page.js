@@ -1,4 +1,4 @@
-// Sorts a table by the column whose heading is pressed; again: the other way round. Rows without a value stay last.
+// Sorts a table by the column whose heading is pressed. A second press reverses the order. Rows without a value stay last.
 document.querySelectorAll("table.sortable").forEach((table) => {
   const body = table.tBodies[0];
   table.querySelectorAll("thead button").forEach((button) => {

@@ -1,9 +1,9 @@
 """The contract of an environment: how objects are built, one decision at a time, for a whole batch at once.
 
-A *state* is one row of an (n, state_size) float64 tensor, an *action* one row of (n, 1): an index or a value. At every
-state that is not terminal exactly one *head* decides: a named kind of decision, such as ``space_group`` or ``alpha``,
-with its own logits in the policy. Environments are modules without parameters; their tables are non-persistent
-buffers, which follow the module to its device.
+A *state* is one row of an (n, state_size) float64 tensor. An *action* is one row of an (n, 1) tensor: an index or a
+value. A *head* is a named kind of decision, such as ``space_group`` or ``alpha``, with its own logits in the policy. At
+every state that is not terminal, exactly one head decides. Environments are modules without parameters. Their tables
+are non-persistent buffers, which move with the module to its device.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Head(ABC):
     """One kind of decision.
 
     Attributes:
-        input_size: width of the state's encoding at this decision.
+        input_size: number of columns of the state's encoding at this decision.
     """
 
     input_size: int
@@ -50,7 +50,7 @@ class Head(ABC):
     @property
     @abstractmethod
     def support_size(self) -> int:
-        """Columns of the support: one a discrete option, or the two ends of an interval."""
+        """Number of columns of the support: one for each discrete option, or two for the ends of an interval."""
 
     @abstractmethod
     def distribution(self, logits: Tensor, support: Tensor) -> Distribution:
@@ -58,17 +58,17 @@ class Head(ABC):
 
         Args:
             logits: (n, n_logits) the policy's output.
-            support: (n, support_size) what is legal, from `Environment.support`.
+            support: (n, support_size) the legal actions, from `Environment.support`.
         """
 
     @abstractmethod
     def uniform(self, support: Tensor) -> Distribution:
-        """Uniform distribution over the legal actions of n states."""
+        """Uniform distribution over the legal actions of n states, given the support (n, support_size)."""
 
 
 @dataclass(frozen=True)
 class CategoricalHead(Head):
-    """A choice among ``n_options``; its support is an (n, n_options) bool mask of the legal ones."""
+    """A choice among ``n_options`` options; the support is an (n, n_options) bool mask of the legal ones."""
 
     n_options: int
 
@@ -89,12 +89,12 @@ class CategoricalHead(Head):
 
 @dataclass(frozen=True)
 class BetaMixtureHead(Head):
-    """A real value; its support is (n, 2) float64: low and high end of its interval.
+    """A real value; the support is (n, 2) float64: low and high end of the legal interval.
 
     Attributes:
         components: number of Betas in the mixture.
         reference: range in which densities are measured (see `BetaMixture`).
-        log_scale: whether the mixture lives on the logarithm of the value.
+        log_scale: whether the mixture is a distribution of the logarithm of the value.
     """
 
     components: int
@@ -118,13 +118,13 @@ class BetaMixtureHead(Head):
 
 
 class ObjectTable(NamedTuple):
-    """Objects as read from a table.
+    """Objects that were read from a table.
 
     Attributes:
         frame: the table.
-        rows: (k,) int64, the rows, from 0, that hold an object.
+        rows: (k,) int64, numbers of the rows, from 0, that contain an object.
         objects: these k objects, as a batch.
-        problems: for each other row what is wrong with it.
+        problems: for each other row, the reason why it contains no object.
     """
 
     frame: pd.DataFrame
@@ -135,9 +135,10 @@ class ObjectTable(NamedTuple):
 
 @dataclass(frozen=True)
 class TruncatedBetaMixtureHead(BetaMixtureHead):
-    """A real value whose mixture lives on a wider interval than what is legal.
+    """A real value with a mixture on a wider interval than the legal one.
 
-    Its support is (n, 4) float64: low and high end of what is legal, then those of the mixture's own interval.
+    The support is (n, 4) float64: low and high end of the legal interval, then low and high end of the mixture's
+    interval.
     """
 
     @property
@@ -149,13 +150,13 @@ class TruncatedBetaMixtureHead(BetaMixtureHead):
 
 
 def first_faults(*faults: tuple[str, Tensor]) -> list[str]:
-    """Why objects cannot be built.
+    """Reasons why objects cannot be built.
 
     Args:
-        faults: reasons, the one that counts most first, each with (n,) bool, which objects it holds for.
+        faults: reasons, the most important one first, each with (n,) bool, the objects to which the reason applies.
 
     Returns:
-        for each object the first reason, an empty text if there is none.
+        for each object the first reason that applies, or an empty string.
     """
     reasons = [*(reason for reason, _ in faults), ""]
     holds = torch.stack([*(of for _, of in faults), torch.ones_like(faults[0][1])])
@@ -167,13 +168,13 @@ class Environment(nn.Module, ABC):
 
     Attributes:
         heads: every kind of decision, by name, in a fixed order.
-        schedule: the order in which decisions are visited in lockstep: a row takes part in a step if it is this
-            head's turn for it, else it waits. Every trajectory is a subsequence of the schedule.
-        state_size: columns of a state.
+        schedule: the order in which a batch visits the decisions in lockstep. A row takes part in a step if this head
+            is due for the row; otherwise the row waits. Every trajectory is a subsequence of the schedule.
+        state_size: number of columns of a state.
         is_enumerable: whether `enumerate` lists all terminal states.
-        is_tree: whether every state has one parent, so that a terminal state has exactly one trajectory. Where only
-            some heads lead to such states, see `has_one_parent`.
-        has_partial_objects: whether `decode_partial` gives objects for states on the way.
+        is_tree: whether every state has one parent, so that exactly one trajectory leads to each terminal state. If
+            only the states after some heads have one parent, see `has_one_parent`.
+        has_partial_objects: whether `decode_partial` returns objects for intermediate states.
     """
 
     is_enumerable: bool = False
@@ -186,36 +187,36 @@ class Environment(nn.Module, ABC):
 
     @abstractmethod
     def initial_states(self, n: int) -> Tensor:
-        """(n, state_size) the state every trajectory starts from, n times, on the environment's device."""
+        """(n, state_size) the state from which every trajectory starts, n times, on the environment's device."""
 
     @abstractmethod
     def next_head(self, states: Tensor) -> Tensor:
-        """(n,) int64 position in `heads` of the decision that is due; -1 at terminal states."""
+        """(n,) int64, position in `heads` of the decision that is due; -1 at terminal states."""
 
     @abstractmethod
     def previous_head(self, states: Tensor) -> Tensor:
-        """(n,) int64 position in `heads` of the decision that led here; -1 at initial states."""
+        """(n,) int64, position in `heads` of the decision that led to each state; -1 at initial states."""
 
     @abstractmethod
     def encode(self, head: str, states: Tensor) -> Tensor:
-        """(n, heads[head].input_size) float32, what the policy sees when this head decides."""
+        """(n, heads[head].input_size) float32, the input of the policy when this head decides."""
 
     @abstractmethod
     def support(self, head: str, states: Tensor) -> Tensor:
-        """(n, support_size) the legal actions at states where this head decides, look-ahead included."""
+        """(n, support_size) legal actions where this head decides; after each of them, an object can be completed."""
 
     @abstractmethod
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
-        """(n, state_size) the next states; the given ones are left as they are."""
+        """(n, state_size) the next states; the given states are not changed."""
 
     def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
-        """As `step`, but the given states may be overwritten: the caller has no more use for them."""
+        """As `step`, but the given states may be overwritten; for callers that do not need them any more."""
         return self.step(head, states, actions)
 
     def due(self, head: str, states: Tensor) -> Tensor:
-        """(k,) int64 rows at which this head decides, when all have taken the earlier turns of the schedule.
+        """(k,) int64, rows for which this head is due, if all rows have taken the earlier turns of the schedule.
 
-        As `next_head` says; an environment that can tell from less may override it.
+        The result follows from `next_head`; an environment with a faster test may override this method.
         """
         return torch.nonzero(self.next_head(states) == self.head_position(head)).squeeze(1)
 
@@ -224,8 +225,8 @@ class Environment(nn.Module, ABC):
         """Actions of this head that can have led to each state.
 
         Returns:
-            if the head `has_one_parent` (n, 1), the action; else what `support` has of forward actions: (n, n_options)
-            bool, the mask of discrete ones, or (n, support_size) float64, the interval of values.
+            if the head `has_one_parent`: (n, 1), the action. Otherwise a support, as for forward actions:
+            (n, n_options) bool, the mask of discrete actions, or (n, support_size) float64, the interval of values.
         """
 
     @abstractmethod
@@ -234,59 +235,63 @@ class Environment(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, states: Tensor) -> Any:
-        """The objects that n terminal states stand for, as a batch; what proxies take."""
+        """The objects of n terminal states, as a batch; this is the input of proxies."""
 
     @abstractmethod
     def to_frame(self, states: Tensor) -> pd.DataFrame:
-        """The objects of n terminal states as a table for people, one row each."""
+        """The objects of n terminal states as a readable table, one row for each object."""
 
     def enumerate(self) -> Tensor:
-        """(n, state_size) every terminal state, once; only where `is_enumerable`.
+        """(n, state_size) all terminal states, each once; implemented only if `is_enumerable`.
 
         Raises:
-            TypeError: if the environment cannot list its objects.
+            TypeError: if the environment cannot list its terminal states.
         """
         raise TypeError(f"{type(self).__name__} cannot enumerate its terminal states")
 
     def restricted(self, restriction: Mapping[str, Any]) -> Environment:
-        """An environment that builds only what a restriction allows, for the same policy.
+        """An environment for the same policy that builds only objects that a restriction allows.
 
-        Heads have the same names and sizes, and encodings of the same states are equal. A restriction always refers
-        to the space that the environment was made with: restricting again replaces an earlier restriction.
+        Heads keep their names and sizes, and the encoding of a state does not change. A restriction always refers to
+        the space with which the environment was made: a second restriction replaces the first one.
 
         Args:
-            restriction: settings by name; each environment has its own.
+            restriction: settings by name; each environment has its own settings.
+
+        Returns:
+            the restricted environment.
 
         Raises:
-            InputError: if this environment has no restrictions, a field does not fit it, or nothing is left.
+            InputError: if this environment has no restrictions, if a setting does not fit it, or if no object is
+                allowed.
         """
         raise InputError(
             f"restrict: the environment {type(self).__name__} has no restrictions; allowed: none (leave restrict out)"
         )
 
     def describe(self, states: Tensor) -> list[str]:
-        """A short name for the object of each terminal state, for messages and top-k tables."""
+        """A short text for the object of each terminal state, for messages and top-k tables."""
         return [", ".join(f"{k}={v}" for k, v in row.items()) for row in self.to_frame(states).to_dict("records")]
 
     def decode_partial(self, states: Tensor) -> Any:
-        """The objects that n states on the way stand for, as `decode` gives those of terminal states.
+        """The unfinished objects of n intermediate states, in the form that `decode` returns for terminal states.
 
-        Only where unfinished objects are objects too, so that a proxy can judge them: `has_partial_objects`.
+        Implemented only if `has_partial_objects`: proxies can then evaluate unfinished objects.
 
         Raises:
-            TypeError: if unfinished objects are none.
+            TypeError: if the environment has no unfinished objects that proxies can evaluate.
         """
-        raise TypeError(f"{type(self).__name__} has no objects for states on the way")
+        raise TypeError(f"{type(self).__name__} has no objects for intermediate states")
 
     @property
     def can_learn_backward(self) -> bool:
-        """Whether `encode_backward` is there wherever states can have several parents."""
+        """Whether `encode_backward` is implemented for all states that can have several parents."""
         return type(self).encode_backward is not Environment.encode_backward
 
     def encode_backward(self, head: str, states: Tensor) -> Tensor:
-        """What a learned backward policy sees of n states to which this head led.
+        """Input of a learned backward policy for n states to which this head led.
 
-        Only where states can have several parents; elsewhere there is nothing to learn.
+        Only needed for states that can have several parents; for other states there is nothing to learn.
 
         Returns:
             (n, heads[head].input_size) float32.
@@ -297,16 +302,17 @@ class Environment(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} has no encoding for a learned backward policy")
 
     def input_features(self, head: str) -> Tensor | None:
-        """What the columns of `encode` stand for, where it can be said in numbers; policies may use it.
+        """Features that say what the columns of `encode` stand for; policies may use them.
 
         Returns:
-            (heads[head].input_size, k) float32, a row for each column, for some k: columns with similar rows mean
-            similar things, such as the presence of one halogen and that of another. None if there is nothing to say.
+            (heads[head].input_size, k) float32, one row for each column, with any number k of features. Columns with
+            similar rows mean similar things, such as the presence of one halogen and the presence of another. None if
+            there are no features.
         """
         return None
 
     def option_features(self, head: str) -> Tensor | None:
-        """What the options of a discrete decision stand for, as `input_features` does for inputs.
+        """Features that say what the options of a discrete decision stand for, see `input_features`.
 
         Returns:
             (n_options, k) float32, or None.
@@ -314,44 +320,51 @@ class Environment(nn.Module, ABC):
         return None
 
     def kinds(self, states: Tensor) -> Tensor:
-        """(n, k) what makes terminal states alike, for variety in a replay buffer: equal rows are of one kind."""
+        """(n, k) kinds of terminal states: equal rows are of one kind. Replay buffers can limit states of one kind."""
         return states
 
     def object_keys(self, objects: Any, states: Tensor) -> Tensor:
-        """(n, k) int64 keys of n objects and their terminal states: equal rows are the same object."""
+        """(n, k) int64 keys of n objects and their terminal states; equal rows are the same object."""
         return state_keys(states)
 
     def states_of(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        """Terminal states of objects: the inverse of `decode`.
+        """Terminal states of objects, the inverse of `decode`.
 
         Args:
             objects: n objects, as `decode` returns them.
-            tolerance: largest relative deviation of an object from one that can be built; it is moved there.
+            tolerance: largest relative deviation of an object from one that can be built; the object is changed to
+                the one that can be built.
 
         Returns:
-            (n, state_size) the states, and for each object why it cannot be built, an empty text if it can. The
-            states of the others mean nothing.
+            (n, state_size) the states, and for each object the reason why it cannot be built, or an empty string if it
+            can be built. The states of objects that cannot be built have no meaning.
 
         Raises:
-            TypeError: if the environment cannot do this.
+            TypeError: if the environment cannot turn objects into states.
         """
         raise TypeError(f"{type(self).__name__} cannot turn objects into states")
 
     def read_table(self, path: Path) -> ObjectTable:
-        """Read objects from a table, a row each, with the columns of `to_frame`.
+        """Read objects from a table with one object in each row and the columns of `to_frame`.
+
+        Args:
+            path: CSV or parquet file.
+
+        Returns:
+            the objects, and the reasons why other rows contain none.
 
         Raises:
-            InputError: if the file cannot be read or has not the columns it needs.
-            TypeError: if the environment reads no tables.
+            InputError: if the file cannot be read or lacks a column.
+            TypeError: if the environment cannot read tables.
         """
-        raise TypeError(f"{type(self).__name__} reads no tables")
+        raise TypeError(f"{type(self).__name__} cannot read tables")
 
     def has_one_parent(self, head: str) -> bool:
-        """Whether every state to which this head leads has one parent; in a tree all of them have."""
+        """Whether every state to which this head leads has one parent; in a tree this is true for all heads."""
         return self.is_tree
 
     def is_terminal(self, states: Tensor) -> Tensor:
-        """(n,) bool, whether nothing is left to decide."""
+        """(n,) bool, whether no decision is left."""
         return self.next_head(states) < 0
 
     def head_position(self, head: str) -> int:
@@ -368,15 +381,15 @@ class Environment(nn.Module, ABC):
         return Determined(actions) if self.has_one_parent(head) else self.heads[head].uniform(actions)
 
     def backward_distribution(self, head: str, states: Tensor) -> Distribution:
-        """P_B over the actions of this head that can have led to each state; `uniform_backward` if not overridden."""
+        """P_B over the actions of this head that can have led to each state; by default `uniform_backward`."""
         return self.uniform_backward(head, states)
 
     @property
     def has_own_backward(self) -> bool:
-        """Whether `backward_distribution` is another one than `uniform_backward`."""
+        """Whether `backward_distribution` differs from `uniform_backward`."""
         return type(self).backward_distribution is not Environment.backward_distribution
 
     @property
     def device(self) -> torch.device:
-        """Device of the tables."""
+        """Device of the environment's tables."""
         return next(self.buffers()).device

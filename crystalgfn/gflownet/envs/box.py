@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _UNIT = 2.0**-40
-"""Coordinates and changes are multiples of it, so that their sums and differences are exact."""
+"""Coordinates and changes are multiples of this unit, so that their sums and differences are exact."""
 
 _SLIVER = 2.0**-20
-"""A step has this much more reach than is used, so that in every state there is something left to choose."""
+"""The reach of a step is this much smaller than ``max_step``, so that the legal interval never has zero length."""
 
 
 class _OnLattice(Distribution):
-    """A continuous distribution whose draws are multiples of `_UNIT`."""
+    """A continuous distribution whose samples are rounded to multiples of `_UNIT`."""
 
     def __init__(self, inner: Distribution) -> None:
         self.inner = inner
@@ -48,7 +48,7 @@ class _OnLattice(Distribution):
 
 @dataclass(frozen=True)
 class IncrementHead(BetaMixtureHead):
-    """How far a coordinate moves: a mixture of Betas on what is legal, drawn as a multiple of 2^-40."""
+    """The change of a coordinate: a mixture of Betas on the legal interval; samples are multiples of 2^-40."""
 
     def distribution(self, logits: Tensor, support: Tensor) -> Distribution:  # type: ignore[override]
         return _OnLattice(super().distribution(logits, support))
@@ -58,26 +58,28 @@ class IncrementHead(BetaMixtureHead):
 class Box(Stage):
     """Points of the unit box, reached from its middle in a fixed number of steps.
 
-    A step moves the coordinates one after the other, each by up to ``max_step`` either way and not out of the box.
-    After two steps or more every point has a continuum of trajectories, so P_B is a density: uniform over the changes
-    that can have led to a state, or learned. The first step has one way back, to the middle.
+    A step moves the coordinates one after the other. Each coordinate moves by up to ``max_step`` in either direction
+    and stays in the box. After two or more steps, infinitely many trajectories lead to each point. P_B is then a
+    density: uniform over the changes that can have led to a state, or learned. After the first step, the only way back
+    is to the middle.
 
-    Densities are relative to the uniform one on the box, so Z is the integral of R over it.
+    Densities are relative to the uniform density on the box, so Z is the integral of R over the box.
 
-    State: the coordinates minus 1/2, and the number of changes so far.
+    State: the coordinates minus 1/2, then the number of changes so far.
 
     Args:
         dimensions: number of coordinates.
         steps: number of steps.
-        max_step: largest change of a coordinate in a step; all steps together must reach beyond 1/2.
+        max_step: largest change of a coordinate in one step; all steps together must reach beyond a distance of 1/2.
         components: number of Betas in each mixture.
 
     Raises:
-        InputError: if a setting is not usable.
+        InputError: if a setting is not allowed.
 
     Source: after Lahlou et al., "A theory of continuous generative flow networks", ICML 2023. There, steps have a
-    fixed length and a free direction away from a corner, and the walk may stop anywhere; here they are bounded along
-    each coordinate and fixed in number, so that a coordinate is one decision and a point one terminal state.
+    fixed length and a free direction away from a corner, and the walk may stop anywhere. Here, the change of each
+    coordinate is bounded and the number of steps is fixed, so that each coordinate is one decision and each point is
+    one terminal state.
     """
 
     is_tree = False
@@ -89,8 +91,8 @@ class Box(Stage):
             at_least(name, value, 1)
         if not 0.5 / steps + 2 * _SLIVER < max_step <= 1:
             raise InputError(
-                f"max_step: {max_step} is not allowed; {steps} step(s) must reach beyond the faces, 1/2 away: it must "
-                f"be above {0.5 / steps:.4g} and at most 1"
+                f"max_step: {max_step} is not allowed; it must be above {0.5 / steps:.4g} and at most 1, so that "
+                f"{steps} step(s) reach beyond the faces of the box, at a distance of 1/2"
             )
         self.dimensions, self.steps = dimensions, steps
         self.max_step = round(max_step / _UNIT) * _UNIT
@@ -102,7 +104,7 @@ class Box(Stage):
             name: IncrementHead(dimensions + steps, components, (0.0, 1.0)) for name in (*self._first, *later)
         }
         self.schedule = self._first + later * (steps - 1)
-        # How far from the middle a coordinate can be after each number of steps.
+        # Largest distance of a coordinate from the middle after each number of steps.
         reach = [min(step * (self.max_step - _SLIVER), 0.5) for step in range(steps + 1)]
         self._reach: Tensor
         self._turns: Tensor
@@ -121,7 +123,7 @@ class Box(Stage):
         return F.pad(self._turns, (1, 0), value=-1)[states[:, -1].long()]
 
     def encode(self, head: str, states: Tensor) -> Tensor:
-        """(n, dimensions + steps) float32 coordinates from the middle, and one-hot the step that is being made."""
+        """(n, dimensions + steps) float32, coordinates relative to the middle, then the current step as one-hot."""
         return self._encode(states, states[:, -1])
 
     def encode_backward(self, head: str, states: Tensor) -> Tensor:
@@ -132,14 +134,14 @@ class Box(Stage):
         return torch.cat([states[:, :-1], step], 1).float()
 
     def encode_terminal(self, states: Tensor) -> Tensor:
-        """(n, dimensions) float32 coordinates from the middle."""
+        """(n, dimensions) float32, coordinates relative to the middle."""
         return states[:, :-1].float()
 
     def _axis(self, head: str) -> int:
         return int(head.rpartition("x")[2])
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        """(n, 2) least and largest change."""
+        """(n, 2) smallest and largest change."""
         x = states[:, self._axis(head)]
         reach = self._reach[(states[:, -1] / self.dimensions).long() + 1]
         return torch.stack([-reach - x, reach - x], 1).clamp(-self.max_step, self.max_step)
@@ -160,7 +162,7 @@ class Box(Stage):
         return head in self._first
 
     def parent_actions(self, head: str, states: Tensor) -> Tensor:
-        """(n, 1) the change in a first step, else (n, 2) least and largest change that can have led here."""
+        """(n, 1) the change for a first step, otherwise (n, 2) smallest and largest change that can have led here."""
         axis = self._axis(head)
         x = states[:, axis]
         if self.has_one_parent(head):
@@ -173,11 +175,11 @@ class Box(Stage):
         return states[:, :-1] + 0.5
 
     def decode_partial(self, states: Tensor) -> Tensor:
-        """(n, dimensions) float64 coordinates of the points on the way."""
+        """(n, dimensions) float64 coordinates of intermediate points, 0 to 1."""
         return self.decode(states)
 
     def kinds(self, states: Tensor) -> Tensor:
-        """(n, dimensions) the cell of a grid with ten cells along each axis."""
+        """(n, dimensions) the cell of each point, in a grid with ten cells along each axis."""
         return (self.decode(states) * 10).floor().clamp_max(9)
 
     def states_of(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
@@ -192,11 +194,11 @@ class Box(Stage):
 
         frame, points = read_numbers(path, [f"x{i}" for i in range(self.dimensions)])
         finite = points.isfinite().all(1)
-        problems = dict.fromkeys((~finite).nonzero().squeeze(1).tolist(), "coordinate is no number")
+        problems = dict.fromkeys((~finite).nonzero().squeeze(1).tolist(), "coordinate is not a number")
         return ObjectTable(frame, finite.nonzero().squeeze(1), points[finite], problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
-        """One row a point: its coordinates x0, x1, ..."""
+        """One row for each point, with its coordinates x0, x1, ..."""
         import pandas as pd
 
         return pd.DataFrame(self.decode(states).tolist(), columns=[f"x{i}" for i in range(self.dimensions)])

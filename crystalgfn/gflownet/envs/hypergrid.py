@@ -1,4 +1,4 @@
-"""The hypergrid: the standard small environment on which a sampler can be checked exactly."""
+"""The hypergrid: the standard small environment for exact checks of a sampler."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 @ENVIRONMENTS.register
 class HyperGrid(Stage):
-    """A walk on a grid: from the origin, one coordinate grows by one at a time, until the walk stops.
+    """A walk on a grid: it starts at the origin and increases one coordinate by one at a time, until it stops.
 
-    Most cells can be reached in many orders, so the environment is no tree.
+    Several trajectories lead to most cells, so the environment is not a tree.
 
-    State: the coordinates (``dimensions``), 0 to height - 1, and 1 when stopped.
+    State: the coordinates (``dimensions`` columns), 0 to height - 1, then 1 if the walk has stopped, otherwise 0.
 
     Args:
         dimensions: number of coordinates.
         height: number of values of each coordinate.
-        backward: the grid's own P_B: ``parents``, uniform over the parents of a cell, or ``paths``, uniform over the
-            trajectories to a cell: coordinates are lowered with probabilities proportional to them.
+        backward: the grid's own P_B: ``parents`` is uniform over the parents of a cell, ``paths`` is uniform over the
+            trajectories to a cell. With ``paths``, the probability to lower a coordinate is proportional to its value.
 
     Raises:
-        InputError: if the grid has no cell to go to, or there is no such P_B.
+        InputError: if a setting is not allowed.
 
     Source: Bengio et al., "Flow Network based Generative Models for Non-Iterative Diverse Candidate Generation",
     NeurIPS 2021; for ``paths``, the P_B of largest entropy, Mohammadpour et al., "Maximum entropy GFlowNets with soft
@@ -81,11 +81,11 @@ class HyperGrid(Stage):
         return (states[:, :-1].unsqueeze(2) == self._values).flatten(1).float()
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        # The last column is 0 where the walk goes on, and stopping is always legal.
+        # The last column is 0 until the walk stops, so stopping is always legal.
         return states < self.height - 1
 
     def step(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
-        # Option d raises coordinate d; the last one is the column that says stopped.
+        # Option d increases column d by one: a coordinate or, for the last option, the mark of a stopped walk.
         return states.scatter_add(1, actions.long(), torch.ones_like(actions))
 
     def advance(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class HyperGrid(Stage):
 
     def parent_actions(self, head: str, states: Tensor) -> Tensor:
         raised = states > 0
-        # A stopped walk stopped last.
+        # If the walk has stopped, the last action was to stop.
         return raised & ((states[:, -1:] == 0) | self._is_stop)
 
     @property
@@ -104,7 +104,8 @@ class HyperGrid(Stage):
         if not self.has_own_backward:
             return self.uniform_backward(head, states)
         parents = self.parent_actions(head, states)
-        # Of (x_1 + ... + x_d)! / (x_1! ... x_d!) paths to a cell a share of x_i / (x_1 + ... + x_d) ends along axis i.
+        # There are (x_1 + ... + x_d)! / (x_1! ... x_d!) paths to a cell. A fraction x_i / (x_1 + ... + x_d) of them
+        # ends with a move along axis i.
         return MaskedCategorical(states.clamp_min(1.0).log(), parents)
 
     def step_back(self, head: str, states: Tensor, actions: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class HyperGrid(Stage):
         return states[:, :-1].long()
 
     def decode_partial(self, states: Tensor) -> Tensor:
-        """(n, dimensions) int64 coordinates of the cells on the way."""
+        """(n, dimensions) int64 coordinates of the cells of intermediate states."""
         return self.decode(states)
 
     def encode_backward(self, head: str, states: Tensor) -> Tensor:
@@ -132,11 +133,11 @@ class HyperGrid(Stage):
 
         frame, cells = read_numbers(path, [f"x{i}" for i in range(self.dimensions)])
         whole = (cells == cells.floor()).all(1)
-        problems = dict.fromkeys((~whole).nonzero().squeeze(1).tolist(), "coordinate is no whole number")
+        problems = dict.fromkeys((~whole).nonzero().squeeze(1).tolist(), "coordinate is not a whole number")
         return ObjectTable(frame, whole.nonzero().squeeze(1), cells[whole].long(), problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
-        """One row a cell: its coordinates x0, x1, ..."""
+        """One row for each cell, with its coordinates x0, x1, ..."""
         import pandas as pd
 
         return pd.DataFrame(self.decode(states).tolist(), columns=[f"x{i}" for i in range(self.dimensions)])

@@ -9,7 +9,14 @@ from crystalgfn.gflownet.envs.base import Environment
 
 
 def terminal_states(env: Environment) -> Tensor:
-    """(m, state_size) every terminal state once, found by taking all legal actions from the initial state on."""
+    """Find all terminal states by taking all legal actions, starting at the initial state.
+
+    Args:
+        env: an environment whose decisions are all discrete.
+
+    Returns:
+        (m, state_size) the terminal states, each once.
+    """
     states, found = env.initial_states(1), []
     while len(states):
         due, reached = env.next_head(states), []

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @ENVIRONMENTS.register
 class Sequence(Stage):
-    """Writes a word of a fixed length: from left to right, or growing at both ends.
+    """Writes a word of a fixed length, letter by letter: from left to right, or at both ends.
 
-    With ``append`` the environment is a tree. With ``both`` a letter goes to the right end or to the left one, and a
-    word of length L can be written in 2^(L - 1) ways.
+    With ``append`` the environment is a tree. With ``both``, each letter goes to the right end or to the left end,
+    and a word of length L can be written in 2^(L - 1) ways.
 
-    State: for each place the letter plus one; 0 where open. Open places are on the right.
+    State: for each place, the letter's position in the alphabet plus one, or 0 if open. Open places are on the right.
 
     Args:
-        letters: the alphabet, each letter once.
-        length: of the words.
-        grow: ``append`` or ``both``.
+        letters: the alphabet; each letter occurs once.
+        length: length of the words.
+        grow: ``append`` to write from left to right, or ``both`` to write at both ends.
 
     Raises:
-        InputError: if a setting is not usable.
+        InputError: if a setting is not allowed.
 
     Source: for words of bits Malkin et al., "Trajectory balance: Improved credit assignment in GFlowNets", NeurIPS
     2022; for growth at both ends Shen et al., "Towards understanding and improving GFlowNet training", ICML 2023.
@@ -71,14 +71,14 @@ class Sequence(Stage):
         return self.encode_terminal(states)
 
     def encode_terminal(self, states: Tensor) -> Tensor:
-        """(n, length * letters) float32 one-hot letters; zeros at open places."""
+        """(n, length * letters) float32, one-hot letters; zeros at open places."""
         return F.one_hot(states.long(), len(self.letters) + 1)[:, :, 1:].flatten(1).float()
 
     def encode_backward(self, head: str, states: Tensor) -> Tensor:
         return self.encode_terminal(states)
 
     def support(self, head: str, states: Tensor) -> Tensor:
-        """(n, options) bool: each letter at the right end, then each at the left end, which a blank word has not."""
+        """(n, options) bool: each letter at the right end, then each at the left end (not for a blank word)."""
         right = torch.ones(len(states), len(self.letters), dtype=torch.bool, device=states.device)
         if self.is_tree:
             return right
@@ -94,11 +94,11 @@ class Sequence(Stage):
 
     @staticmethod
     def _written(states: Tensor) -> Tensor:
-        """(n, 1) int64 number of letters."""
+        """(n, 1) int64, number of letters written so far."""
         return (states > 0).sum(1, keepdim=True)
 
     def _last(self, states: Tensor) -> Tensor:
-        """(n, 1) the letter at the right end."""
+        """(n, 1) position in the alphabet of the letter at the right end."""
         return states.gather(1, self._written(states) - 1) - 1
 
     def parent_actions(self, head: str, states: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Sequence(Stage):
         return states.long() - 1
 
     def decode_partial(self, states: Tensor) -> Tensor:
-        """(n, length) int64 letters; -1 at open places."""
+        """(n, length) int64 positions of the letters in the alphabet; -1 at open places."""
         return self.decode(states)
 
     def states_of(self, objects: Tensor, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
@@ -144,7 +144,7 @@ class Sequence(Stage):
         return ObjectTable(frame, torch.tensor(rows, dtype=torch.int64), objects, problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
-        """One row a word, in the column ``word``."""
+        """One row for each word, in the column ``word``."""
         import pandas as pd
 
         words = ["".join(self.letters[i] for i in row) for row in self.decode(states).tolist()]

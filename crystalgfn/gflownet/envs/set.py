@@ -1,4 +1,4 @@
-"""Sets: so many of so many items, added one by one in any order."""
+"""Sets with a fixed number of items, added one by one in any order."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 @ENVIRONMENTS.register
 class Set(Stage):
-    """Chooses some of a number of items, one after the other; size! orders lead to one set.
+    """Chooses a fixed number of items, one after the other; each set can be built in size! orders.
 
-    As a stage of a stack it takes a condition: which of the items are allowed, at least ``size`` of them.
+    As a stage of a stack, the environment has a condition: which items are allowed. At least ``size`` items must be
+    allowed.
 
-    State: whether each item is chosen, then whether it is allowed.
+    State: for each item whether it is chosen, then for each item whether it is allowed.
 
     Args:
-        items: number of items, 0 to items - 1.
-        size: how many are chosen.
+        items: number of items from which to choose; they are numbered from 0.
+        size: number of items to choose.
 
     Raises:
-        InputError: if there are not so many items.
+        InputError: if ``items`` is below 2, or if ``size`` is not between 1 and ``items``.
     """
 
     is_tree = False
@@ -120,7 +121,7 @@ class Set(Stage):
         return ObjectTable(frame, torch.tensor(rows, dtype=torch.int64), stacked, problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
-        """One row a set: the numbers of its items with blanks between them, in the column ``items``."""
+        """One row for each set: the numbers of its items, separated by blanks, in the column ``items``."""
         import pandas as pd
 
         texts = [" ".join(str(i) for i, own in enumerate(row) if own) for row in self.decode(states).tolist()]

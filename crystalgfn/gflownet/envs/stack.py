@@ -1,4 +1,4 @@
-"""Stages one after the other as one environment."""
+"""Several environments, the stages, one after the other as one environment."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Parts:
     """A batch of objects in parts: what each stage of a stack built.
 
-    ``objects["name"]`` is the part of one stage, as its ``decode`` returns it; indexed with a slice or a tensor of
-    rows, objects give a batch again.
+    ``objects["name"]`` is the part of one stage, as the stage's ``decode`` returns it. Indexing with a slice or with a
+    tensor of rows returns a batch of objects.
 
     Attributes:
         of_stage: each stage's part, by the stage's name.
@@ -45,12 +45,13 @@ class Parts:
 
 @ENVIRONMENTS.register
 class Stack(Environment):
-    """Environments one after the other: each starts when the one before is done.
+    """Environments one after the other, the stages: each stage starts when the one before it is finished.
 
-    How a stage starts may depend on all that was built before: a subclass says how in `condition`. Stages may be trees
-    or not, discrete or continuous. A state is the stages' states side by side; a stage that has not started is a row
-    of zeros. A stage's policy input is what the earlier stages built, followed by its own encoding. Heads keep the
-    names they have in their stage; where two stages share a name, the stage's goes before it, as in ``first_item``.
+    The start of a stage may depend on everything that was built before; a subclass defines this in `condition`. Stages
+    may be trees or not, and discrete or continuous. A state contains the states of all stages side by side; a stage
+    that has not started is a row of zeros. The policy's input is what the earlier stages built, followed by the
+    encoding of the current stage. Heads keep the names that they have in their stage. If two stages use the same name,
+    the name of the stage goes before it, as in ``first_item``.
 
     Attributes:
         stages: names of the stages, in order.
@@ -59,20 +60,20 @@ class Stack(Environment):
         stages: the stages by name, in order. An environment that is no `Stage` becomes a `PlainStage`.
 
     Raises:
-        InputError: if there is no stage.
+        InputError: if there is no stage, or if two heads have the same name.
     """
 
     def __init__(self, stages: Mapping[str, Environment]) -> None:
         super().__init__()
         if not stages:
-            raise InputError("stages: {} is not allowed; a stack has at least one stage")
+            raise InputError("stages: {} is not allowed; a stack needs at least one stage")
         chain = {name: stage if isinstance(stage, Stage) else PlainStage(stage) for name, stage in stages.items()}
-        # No ModuleDict: it has no room for names such as "items".
+        # Not a ModuleDict, because it does not allow names such as "items".
         self._stages = torch.nn.ModuleList(chain.values())
         self.stages = tuple(chain)
         self._places = {name: place for place, name in enumerate(chain)}
         self._slices: dict[str, slice] = {}
-        # For each head its stage, and what it is called there.
+        # For each head, its stage and its name in that stage.
         self._owner: dict[str, tuple[str, str]] = {}
         known = [head for stage in chain.values() for head in stage.heads]
         heads: dict[str, Head] = {}
@@ -84,9 +85,7 @@ class Stack(Environment):
             full = {head: head if known.count(head) == 1 else f"{name}_{head}" for head in stage.heads}
             for head, spec in stage.heads.items():
                 if full[head] in heads:
-                    raise InputError(
-                        f"stages: {name!r} is not allowed; its head {full[head]!r} is one of another stage"
-                    )
+                    raise InputError(f"stages: {name!r} is not allowed; another stage also has a head {full[head]!r}")
                 heads[full[head]] = replace(spec, input_size=spec.input_size + encoded)
                 self._owner[full[head]] = (name, head)
             schedule += [full[head] for head in stage.schedule]
@@ -101,19 +100,19 @@ class Stack(Environment):
         self._first_head = dict(zip(chain, [sum(sizes[:i]) for i in range(len(sizes))], strict=True))
 
     def stage(self, name: str) -> Stage:
-        """The stage of this name."""
+        """The stage with this name."""
         stage = self._stages[self._places[name]]
         assert isinstance(stage, Stage)
         return stage
 
     def part(self, name: str, states: Tensor) -> Tensor:
-        """The columns (n, stage.state_size) of one stage."""
+        """(n, stage.state_size) the columns of one stage."""
         return states[:, self._slices[name]]
 
     def condition(self, name: str, states: Tensor) -> Tensor:
-        """(n, condition_size) condition of a stage, from states in which all stages before it are done.
+        """(n, condition_size) condition of a stage, from states in which all stages before it are finished.
 
-        As it is, every stage starts under its own default condition.
+        By default, every stage starts under its own default condition.
         """
         return self.stage(name).default_condition().expand(len(states), -1)
 
@@ -131,7 +130,7 @@ class Stack(Environment):
         return head
 
     def due(self, head: str, states: Tensor) -> Tensor:
-        # Where the schedule has reached a stage, all rows are done with those before.
+        # When the schedule has reached a stage, all rows have finished the stages before it.
         name, own = self._owner[head]
         return self.stage(name).due(own, self.part(name, states))
 
@@ -147,7 +146,7 @@ class Stack(Environment):
         return self._behind_earlier(name, states, self.stage(name).encode(own, self.part(name, states)))
 
     def _behind_earlier(self, current: str, states: Tensor, own: Tensor) -> Tensor:
-        """What the stages before one have built, followed by its own encoding."""
+        """What the stages before the current one have built, followed by the encoding of the current stage."""
         before = self.stages[: self._places[current]]
         return torch.cat([*(self.stage(name).encode_terminal(self.part(name, states)) for name in before), own], 1)
 
@@ -221,11 +220,11 @@ class Stack(Environment):
         return self._behind_earlier(name, states, self.stage(name).encode_backward(own, self.part(name, states)))
 
     def decode(self, states: Tensor) -> Any:
-        """What each stage built: `Parts`."""
+        """The objects that each stage built, as `Parts`."""
         return Parts({name: self.stage(name).decode(self.part(name, states)) for name in self.stages})
 
     def states_of(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        """As `Environment.states_of`; states of objects that cannot be built are zeros."""
+        """As `Environment.states_of`; the states of objects that cannot be built are zeros."""
         states = torch.zeros(len(objects), self.state_size, dtype=torch.float64, device=self.device)
         problems = [""] * len(objects)
         rows = torch.arange(len(objects))
@@ -240,7 +239,7 @@ class Stack(Environment):
         return states, problems
 
     def read_table(self, path: Path) -> ObjectTable:
-        """Each stage reads its own columns, which must have different names."""
+        """Read objects from a table; each stage reads its own columns, and all columns must have different names."""
         tables = {name: self.stage(name).read_table(path) for name in self.stages}
         frame = next(iter(tables.values())).frame
         good = torch.stack([_is_row(table.rows, len(frame)) for table in tables.values()]).all(0)
@@ -249,7 +248,7 @@ class Stack(Environment):
         return ObjectTable(frame, good.nonzero().squeeze(1), Parts(parts), problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
-        """The stages' tables side by side; columns of one name have the stage's before it, as in ``first_items``."""
+        """The stages' tables side by side; if columns share a name, the stage goes before it, as in ``first_items``."""
         import pandas as pd
 
         frames = {name: self.stage(name).to_frame(self.part(name, states)) for name in self.stages}
@@ -263,5 +262,5 @@ class Stack(Environment):
 
 
 def _is_row(rows: Tensor, n: int) -> Tensor:
-    """(n,) bool, which numbers from 0 are among some."""
+    """(n,) bool, which of the numbers 0 to n - 1 are in ``rows``."""
     return torch.zeros(n, dtype=torch.bool).index_fill(0, rows, True)

@@ -13,14 +13,14 @@ from crystalgfn.gflownet.envs.base import Environment, Head, ObjectTable
 
 
 class Stage(Environment):
-    """An environment whose start can depend on a condition, and whose result later stages can see.
+    """An environment whose start can depend on a condition, and whose result is an input of later stages.
 
-    A row of zeros is a stage that has not started: `previous_head` is -1 there. A stage has something to decide under
-    every condition.
+    A row of zeros is a stage that has not started: `previous_head` is -1 there. Under every condition, a stage has at
+    least one decision.
 
     Attributes:
-        condition_size: columns of the condition; 0 if the stage depends on nothing.
-        encoding_size: columns of `encode_terminal`.
+        condition_size: number of columns of the condition; 0 if the stage has no condition.
+        encoding_size: number of columns of `encode_terminal`.
     """
 
     is_tree = True
@@ -29,14 +29,14 @@ class Stage(Environment):
 
     @abstractmethod
     def start(self, condition: Tensor) -> Tensor:
-        """(n, state_size) first states of the stage under each condition (n, condition_size)."""
+        """(n, state_size) first states of the stage, one for each condition (n, condition_size)."""
 
     @abstractmethod
     def encode_terminal(self, states: Tensor) -> Tensor:
-        """(n, encoding_size) float32, what later stages see of this stage's result."""
+        """(n, encoding_size) float32, the result of this stage as an input of later stages."""
 
     def terminal_features(self) -> Tensor | None:
-        """(encoding_size, k) float32, what the columns of `encode_terminal` stand for, or None (`input_features`)."""
+        """(encoding_size, k) float32, features of the columns of `encode_terminal`, or None; see `input_features`."""
         return None
 
     def states_of(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
@@ -45,17 +45,17 @@ class Stage(Environment):
         return self.states_under(self.default_condition().expand(len(objects), -1), objects, tolerance)
 
     def states_under(self, condition: Tensor, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
-        """As `states_of`, for stages that started under a condition (n, condition_size) each.
+        """As `states_of`, for stages that started under the conditions (n, condition_size), one for each object.
 
         Raises:
-            TypeError: if the stage cannot do this.
+            TypeError: if the stage cannot turn objects into states under a condition.
         """
         if self.condition_size:
             raise TypeError(f"{type(self).__name__} cannot turn objects into states under a condition")
         return self.states_of(objects, tolerance)
 
     def default_condition(self) -> Tensor:
-        """(condition_size,) the condition of `initial_states`, where the stage stands alone."""
+        """(condition_size,) the condition of `initial_states`, for a stage that is used alone."""
         return torch.zeros(self.condition_size, dtype=torch.float64, device=self.device)
 
     def initial_states(self, n: int) -> Tensor:
@@ -68,9 +68,9 @@ class Stage(Environment):
 
 
 class PlainStage(Stage):
-    """Any environment as a stage without a condition; later stages see its terminal state as it is.
+    """Any environment as a stage without a condition; its terminal state is an input of later stages.
 
-    State: 1 once started, then the environment's own.
+    State: 1 if the stage has started, then the environment's own state.
 
     Args:
         env: the environment.
@@ -90,7 +90,7 @@ class PlainStage(Stage):
         return torch.cat([torch.ones_like(inner[:, :1]), inner], 1)
 
     def _inner(self, states: Tensor) -> Tensor:
-        """States of the environment; where it has not started, zeros may be none, so its initial state."""
+        """States of the environment; its initial state before the start, because zeros may not be a valid state."""
         return torch.where(states[:, :1] > 0, states[:, 1:], self.env.initial_states(1))
 
     def encode_terminal(self, states: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses: pure functions of log-probabilities and flows, and the classes that a config names."""
+"""Losses: pure functions of log-probabilities and flows, and the classes that are named in a config."""
 
 from crystalgfn.gflownet.losses.base import Loss
 from crystalgfn.gflownet.losses.flow_matching import FlowMatching, flow_matching

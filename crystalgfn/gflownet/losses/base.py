@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class Loss(ABC):
     """Measures how far the policy is from sampling x with probability R(x) / Z.
 
-    It takes what it needs from a `Balance`: sums over trajectories, values at each decision, or flows along edges.
+    A loss gets its inputs from a `Balance`: sums over trajectories, values at each decision, or flows along edges.
 
     Attributes:
-        uses_states: whether it needs log F of states, and with it a network for them.
-        uses_edges: whether the policy's logits are read as flows along edges; needs discrete decisions.
-        forward_looking: whether states on the way have rewards of their own.
-        learns_log_z: whether log Z is a parameter; if not, it is estimated from each batch.
+        uses_states: whether the loss needs log F of states, and therefore a network for log F.
+        uses_edges: whether the policy's logits are used as log flows along edges; requires discrete decisions.
+        forward_looking: whether intermediate states have rewards of their own.
+        learns_log_z: whether log Z is a learned parameter; if not, it is estimated from each batch.
 
     Args:
         regression: ``squared``, ``huber`` or ``log_cosh``, see `penalty`.
@@ -45,17 +45,17 @@ class Loss(ABC):
 
     @abstractmethod
     def __call__(self, balance: Balance) -> Tensor:
-        """(n,) the loss of each trajectory, with gradients; training minimises their mean."""
+        """(n,) the loss of each trajectory, with gradients; training minimises the mean loss."""
 
     def check(self, env: Environment, backward_policy: str) -> None:
         """Check that an environment offers what this loss and a backward policy need.
 
         Args:
-            env: what is built.
+            env: the environment.
             backward_policy: ``uniform``, ``fixed`` or ``learned``.
 
         Raises:
-            InputError: if it does not; the message names what to use instead.
+            InputError: if the environment does not offer it; the message names what to use instead.
         """
         name, of_env = type(self).__name__, type(env).__name__
         if self.uses_edges:
@@ -67,7 +67,7 @@ class Loss(ABC):
                 )
         if self.forward_looking and not env.has_partial_objects:
             raise InputError(
-                f"loss: {name} needs rewards of unfinished objects, and those of {of_env} have none; use "
+                f"loss: {name} needs rewards of unfinished objects, but unfinished objects of {of_env} have none; use "
                 "DetailedBalance"
             )
         one_of("backward_policy", backward_policy, ("uniform", "fixed", "learned"))
@@ -78,7 +78,9 @@ class Loss(ABC):
                     "use fixed"
                 )
             if self.uses_edges:
-                raise InputError(f"backward_policy: 'learned' is not allowed; {name} has no use for one; use fixed")
+                raise InputError(
+                    f"backward_policy: 'learned' is not allowed; {name} does not use a backward policy; use fixed"
+                )
             if not env.can_learn_backward:
                 raise InputError(
                     f"backward_policy: 'learned' is not allowed; {of_env} lacks encode_backward; use fixed"

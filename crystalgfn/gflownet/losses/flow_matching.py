@@ -1,4 +1,4 @@
-"""Flow matching: what flows into a state flows out of it."""
+"""Flow matching: the flow into a state equals the flow out of it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def flow_matching(
     log_inflow: Tensor, log_outflow: Tensor, rows: Tensor, n: int, regression: Regression = "squared"
 ) -> Tensor:
-    """Penalty of log sum F(s -> s') - log sum F(s' -> s''), mean over the states s' of each trajectory.
+    """Penalty of log sum F(s -> s') - log sum F(s' -> s''), averaged over the states s' of each trajectory.
 
     Args:
-        log_inflow: (m,) log of the flow into each visited state, over all of its parents.
-        log_outflow: (m,) log of the flow out of it; log R of a terminal state.
+        log_inflow: (m,) log of the flow into each visited state, from all of its parents.
+        log_outflow: (m,) log of the flow out of each visited state; log R for a terminal state.
         rows: (m,) int64, the trajectory of each state.
         n: number of trajectories.
         regression: see `penalty`.
@@ -40,10 +40,10 @@ def flow_matching(
 
 @LOSSES.register
 class FlowMatching(Loss):
-    """Flow matching: the flow into every state is the flow out of it; for discrete decisions only.
+    """Flow matching: the flow into every state equals the flow out of it; for discrete decisions only.
 
-    The policy's logits are the logarithms of the flows along edges, up to a constant that makes the flow out of the
-    first state Z. P_B plays no part.
+    The policy's logits are the logarithms of the flows along edges, up to a constant. The constant is set so that the
+    flow out of the first state is Z. P_B is not used.
 
     Args:
         regression: ``squared``, ``huber`` or ``log_cosh``.

@@ -1,8 +1,8 @@
 """Losses with a flow F(s) of every state: detailed balance, and balance of all parts of a trajectory.
 
-A trajectory is written as its L states with a choice, s_0 to s_(L-1), and its terminal state s_L. Between two of them
-lie one choice and the forced decisions that follow it; their log P_B are summed. log F(s_0) is log Z and log F(s_L) is
-log R(x).
+A trajectory is written as its L states with a choice, s_0 to s_(L-1), and its terminal state s_L. Between consecutive
+states there are one choice and the forced decisions that follow it; log P_B is summed over these decisions. log F(s_0)
+is log Z and log F(s_L) is log R(x).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 def detailed_balance(
     log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, length: Tensor, regression: Regression = "squared"
 ) -> Tensor:
-    """Penalty of log F(s) + log P_F(s' | s) - log F(s') - log P_B(s | s'), mean over the steps of each trajectory.
+    """Penalty of log F(s) + log P_F(s' | s) - log F(s') - log P_B(s | s'), averaged over each trajectory's steps.
 
     Args:
-        log_flow: (n, T + 1) log F of each state, log R at position ``length``; anything after it.
+        log_flow: (n, T + 1) log F of each state, log R at position ``length``; values after it are not used.
         log_pf: (n, T) log P_F of each step.
         log_pb: (n, T) log P_B of each step.
         length: (n,) int64, number of steps of each trajectory.
         regression: see `penalty`.
 
     Returns:
-        (n,) the loss of each trajectory; 0 for one without a step.
+        (n,) the loss of each trajectory; 0 for a trajectory without steps.
 
     Source: Bengio et al., "GFlowNet Foundations", JMLR 2023.
     """
@@ -54,11 +54,11 @@ def sub_trajectory_balance(
 ) -> Tensor:
     """Penalties of all parts s_i ... s_j of each trajectory, averaged with weights lambda^(j - i).
 
-    A part's residual is log F(s_i) + sum log P_F - log F(s_j) - sum log P_B over its steps. lambda towards 0 leaves
-    detailed balance, lambda towards infinity trajectory balance.
+    The residual of a part is log F(s_i) + sum log P_F - log F(s_j) - sum log P_B, with sums over the steps of the part.
+    For lambda towards 0 this becomes detailed balance, for lambda towards infinity trajectory balance.
 
     Args:
-        log_flow: (n, T + 1) log F of each state, log R at position ``length``; anything after it.
+        log_flow: (n, T + 1) log F of each state, log R at position ``length``; values after it are not used.
         log_pf: (n, T) log P_F of each step.
         log_pb: (n, T) log P_B of each step.
         length: (n,) int64, number of steps of each trajectory.
@@ -66,17 +66,17 @@ def sub_trajectory_balance(
         regression: see `penalty`.
 
     Returns:
-        (n,) the loss of each trajectory; 0 for one without a step.
+        (n,) the loss of each trajectory; 0 for a trajectory without steps.
 
     Source: Madan et al., "Learning GFlowNets from partial episodes for improved convergence and stability", ICML 2023.
     """
     steps = torch.arange(log_flow.shape[1], device=length.device)
     sums = torch.nn.functional.pad((log_pf - log_pb).cumsum(1), (1, 0))
-    # The residual of a part is a difference of one number at its start and one at its end.
+    # The residual of a part is the difference between one number at its start and one at its end.
     potential = log_flow - sums
     residual = potential.unsqueeze(2) - potential.unsqueeze(1)
     span = steps.unsqueeze(0) - steps.unsqueeze(1)
-    # From the log of the weights, relative to the largest, so that long trajectories do not overflow.
+    # Weights are relative to the largest one and computed in logarithms, so that long trajectories do not overflow.
     log_weight = span * torch.full((), lamda, dtype=torch.float64, device=length.device).log()
     is_part = (span > 0) & (steps <= length.unsqueeze(1)).unsqueeze(1)
     largest = torch.where(is_part, log_weight, float("-inf")).amax((1, 2), keepdim=True).clamp_min(-1e300)
@@ -87,7 +87,7 @@ def sub_trajectory_balance(
 
 @LOSSES.register
 class DetailedBalance(Loss):
-    """Detailed balance: log F(s) + log P_F(s' | s) = log F(s') + log P_B(s | s') for single steps.
+    """Detailed balance: log F(s) + log P_F(s' | s) = log F(s') + log P_B(s | s') for every step.
 
     Args:
         regression: ``squared``, ``huber`` or ``log_cosh``.
@@ -105,10 +105,10 @@ class DetailedBalance(Loss):
 
 @LOSSES.register
 class SubTrajectoryBalance(Loss):
-    """Balance of all parts of a trajectory, SubTB(lambda): between detailed and trajectory balance.
+    """SubTB(lambda): balance of all parts of a trajectory; it lies between detailed and trajectory balance.
 
     Args:
-        lamda: lambda: a part of k steps has weight lambda^k; above 0.
+        lamda: lambda, above 0; a part of k steps has the weight lambda^k.
         regression: ``squared``, ``huber`` or ``log_cosh``.
 
     Raises:
@@ -131,10 +131,11 @@ class SubTrajectoryBalance(Loss):
 
 @LOSSES.register
 class ForwardLookingDetailedBalance(DetailedBalance):
-    """Detailed balance with F(s) = R(s) F~(s), where states on the way have rewards R(s) of their own.
+    """Detailed balance with F(s) = R(s) F~(s), where intermediate states have rewards R(s) of their own.
 
-    What is learned is only how much better than R(s) the objects beyond s are. Needs an environment whose unfinished
-    objects are objects too, such as HyperGrid; the proxies judge them all.
+    The network learns only F~(s): how much better the objects that follow s are than R(s). The environment must have
+    unfinished objects that the proxies can evaluate, such as HyperGrid; the proxies then evaluate every intermediate
+    state.
 
     Args:
         regression: ``squared``, ``huber`` or ``log_cosh``.

@@ -21,13 +21,13 @@ def trajectory_balance(
 ) -> Tensor:
     """Penalty of log Z + log P_F(tau) - log R(x) - log P_B(tau | x).
 
-    It is zero for all trajectories exactly if the sampler draws x with probability R(x) / Z.
+    If it is zero for all trajectories, the sampler draws x with probability R(x) / Z.
 
     Args:
         log_z: () estimate of the logarithm of the partition function.
         log_pf: (n,) log P_F of each trajectory.
         log_pb: (n,) log P_B of each trajectory.
-        log_reward: (n,) log R of the objects at their ends.
+        log_reward: (n,) log R of the terminal state of each trajectory.
         regression: see `penalty`.
 
     Returns:
@@ -41,19 +41,19 @@ def trajectory_balance(
 def log_partition_variance(
     log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, regression: Regression = "squared"
 ) -> Tensor:
-    """Penalty of the distance between each trajectory's estimate of log Z and the mean of the batch.
+    """Penalty of the difference between each trajectory's estimate of log Z and the mean of the batch.
 
-    The estimate is log R(x) + log P_B(tau | x) - log P_F(tau), which is the same for all trajectories exactly if the
-    sampler draws x with probability R(x) / Z.
+    The estimate is log R(x) + log P_B(tau | x) - log P_F(tau). If it is the same for all trajectories, the sampler
+    draws x with probability R(x) / Z.
 
     Args:
         log_pf: (n,) log P_F of each trajectory.
         log_pb: (n,) log P_B of each trajectory.
-        log_reward: (n,) log R of the objects at their ends.
+        log_reward: (n,) log R of the terminal state of each trajectory.
         regression: see `penalty`.
 
     Returns:
-        (n,) the loss of each trajectory; with ``squared`` their mean is the variance.
+        (n,) the loss of each trajectory; with ``squared``, the mean loss is the variance.
 
     Source: Richter et al., "VarGrad: A low-variance gradient estimator for variational inference", NeurIPS 2020; for
     GFlowNets Zhang et al., "Robust scheduling with GFlowNets", ICLR 2023.
@@ -81,7 +81,7 @@ class TrajectoryBalance(Loss):
 class LogPartitionVariance(Loss):
     """Variance of log Z over a batch (VarGrad): trajectory balance without a parameter for log Z.
 
-    With several processes the mean is that of all their trajectories.
+    With several processes, the mean is taken over the trajectories of all processes.
 
     Args:
         regression: ``squared``, ``huber`` or ``log_cosh``.
@@ -96,7 +96,7 @@ class LogPartitionVariance(Loss):
         if n_processes() == 1:
             return log_partition_variance(balance.log_pf, balance.log_pb, balance.log_reward, self.regression)
         log_z = balance.log_reward + balance.log_pb - balance.log_pf
-        # The mean is sent without gradients, and so is what its gradients would come to: the mean slope.
+        # The mean over processes carries no gradients; the last term adds its part of them, the mean slope.
         distance = log_z - mean_over_processes(log_z.unsqueeze(1))
         with torch.enable_grad():
             at = distance.detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""Metrics of samples: `torchmetrics.Metric` subclasses and the pure functions behind them."""
+"""Metrics of samples: `torchmetrics.Metric` subclasses and the pure functions that they use."""
 
 from crystalgfn.gflownet.metrics.base import SampleMetric
 from crystalgfn.gflownet.metrics.coverage import Coverage, class_coverage, merge_classes, seen

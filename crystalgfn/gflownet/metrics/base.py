@@ -1,4 +1,4 @@
-"""What the metrics of this package share: states that merge across processes and go into checkpoints."""
+"""Base class of the metrics: its states merge across processes and are stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torchmetrics import Metric
 class SampleMetric(Metric):
     """A metric of samples whose states are sums or rows.
 
-    Subclasses declare their states with `add_sum` and `add_rows`; both merge correctly across processes, also when a
-    process has seen nothing.
+    Subclasses declare their states with `add_sum` and `add_rows`. Both kinds merge correctly across processes, even if
+    a process has seen no samples.
     """
 
     full_state_update = False
@@ -22,23 +22,23 @@ class SampleMetric(Metric):
     higher_is_better = None
 
     def __init__(self, **kwargs: Any) -> None:
-        # A process that has seen nothing new would answer from its cache, while the others wait for it to merge.
+        # With a cache, a process without new samples would skip the merge, and the other processes would wait for it.
         super().__init__(**{"compute_with_cache": False, **kwargs})
         self._no_rows: dict[str, Tensor] = {}
 
     def add_sum(self, name: str, default: Tensor) -> None:
-        """A tensor state that is added up over processes."""
+        """Declare a tensor state that is summed over processes."""
         self.add_state(name, default, dist_reduce_fx="sum")
 
     def add_rows(self, name: str, width: tuple[int, ...] = (), dtype: torch.dtype = torch.float64) -> None:
-        """A list state of tensors (m, *width), put one after the other over processes."""
+        """Declare a list state of tensors (m, *width), which are concatenated over processes."""
         self.add_state(name, [], dist_reduce_fx="cat")
         self._no_rows[name] = torch.zeros(0, *width, dtype=dtype)
 
     def rows(self, name: str) -> Tensor:
         """All rows of a list state, (m, *width), on the metric's device."""
         value: Tensor | list[Tensor] = getattr(self, name)
-        if isinstance(value, Tensor):  # what a list state is while it is merged
+        if isinstance(value, Tensor):  # while states are merged, a list state is one tensor
             return value
         return torch.cat(value) if value else self._no_rows[name].to(self.device)
 
@@ -49,7 +49,7 @@ class SampleMetric(Metric):
         super().sync(*args, **kwargs)
 
     def merged_state(self) -> dict[str, Tensor]:
-        """The states of all processes together, as tensors on the CPU that a checkpoint can hold."""
+        """The merged states of all processes, as tensors on the CPU that a checkpoint can contain."""
         with self.sync_context():
             return {
                 name: (self.rows(name) if name in self._no_rows else getattr(self, name)).detach().cpu().clone()
@@ -57,9 +57,9 @@ class SampleMetric(Metric):
             }
 
     def load_merged_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `merged_state`; in a run of several processes only one of them may load it."""
+        """Continue from the result of `merged_state`; with several processes, only one of them may load it."""
         self.reset()
         for name, value in state.items():
             tensor = value.to(self.device)
             setattr(self, name, [tensor] if name in self._no_rows else tensor)
-        self._update_count = 1  # else computing would warn that nothing was seen
+        self._update_count = 1  # otherwise `compute` warns that there were no updates

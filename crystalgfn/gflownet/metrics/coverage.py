@@ -1,4 +1,4 @@
-"""How many of the possible classes - elements, space groups, crystal systems - the samples reach."""
+"""How many of the possible classes (elements, space groups, crystal systems) occur in the samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crystalgfn.gflownet.metrics.base import SampleMetric
 
 
 def class_coverage(counts: Tensor, possible: Tensor) -> Tensor:
-    """Share of the possible classes seen at least once.
+    """Fraction of the possible classes that were seen at least once.
 
     Args:
         counts: (n_classes,) how often each class was seen.
@@ -24,7 +24,7 @@ def class_coverage(counts: Tensor, possible: Tensor) -> Tensor:
 
 
 def seen(counts: Tensor, possible: Tensor) -> Tensor:
-    """Number of possible classes seen at least once, int64 scalar."""
+    """Number of possible classes that were seen at least once, int64 scalar."""
     return ((counts > 0) & possible).sum()
 
 
@@ -32,7 +32,7 @@ def merge_classes(counts: Tensor, class_of: Tensor, n_classes: int) -> Tensor:
     """(n_classes,) counts of coarser classes.
 
     Args:
-        counts: (m,) counts of fine classes, such as space groups; or a bool mask of them.
+        counts: (m,) counts of fine classes, such as space groups; or a bool mask of the fine classes.
         class_of: (m,) int64, the coarse class of each fine one.
         n_classes: number of coarse classes.
     """
@@ -41,13 +41,16 @@ def merge_classes(counts: Tensor, class_of: Tensor, n_classes: int) -> Tensor:
 
 
 class Coverage(SampleMetric):
-    """Share of the possible classes seen at least once.
+    """Fraction of the possible classes that were seen at least once.
 
     ``compute`` returns ``fraction`` (float64 scalar), ``seen`` (int64 scalar) and ``counts`` ((n_classes,) int64).
 
     Args:
         n_classes: number of classes.
-        possible: (n_classes,) bool, the classes that can occur, which are the denominator; None means all.
+        possible: (n_classes,) bool, the classes that can occur; the fraction refers to these. None for all classes.
+
+    Raises:
+        ValueError: if ``possible`` has another shape.
     """
 
     def __init__(self, n_classes: int, possible: Tensor | None = None, **kwargs: Any) -> None:
@@ -66,10 +69,10 @@ class Coverage(SampleMetric):
         """Add n objects.
 
         Args:
-            classes: (n,) int64, the class of each object; or (n, n_classes) bool, the classes each belongs to.
+            classes: (n,) int64, the class of each object; or (n, n_classes) bool, all classes of each object.
         """
         new = classes.sum(0) if classes.ndim == 2 else torch.bincount(classes, minlength=self.n_classes)
-        # Not in place: a state made under inference mode cannot be changed outside of it.
+        # Not in place, because a tensor made in inference mode cannot be changed outside of it.
         self.counts = self.counts + new
 
     def compute(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How far samples are from a distribution that is known exactly, and how far perfect samples would be."""
+"""Distance of samples from an exactly known distribution, and the distance that perfect samples would have."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from crystalgfn.gflownet.metrics.base import SampleMetric
 
 _REACH = 12.0
-"""Standard deviations within which a binomial count is summed over; beyond it nothing is left in double precision."""
+"""Sums over a binomial count cover this many standard deviations; the rest is negligible in double precision."""
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
-    """Half the sum of the differences of two distributions (..., m): 0 to 1."""
+    """Half the sum of the absolute differences of two distributions (..., m): (...) values from 0 to 1."""
     return (p - q).abs().sum(-1) / 2
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of two distributions (..., m) in nats: 0 to ln 2.
+    """Jensen-Shannon divergence of two distributions (..., m) in nats: (...) values from 0 to ln 2.
 
     Source: Lin, "Divergence measures based on the Shannon entropy", IEEE Transactions on Information Theory 37, 1991.
     """
@@ -29,21 +29,25 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 
 def _jensen_shannon_terms(p: Tensor, q: Tensor) -> Tensor:
     middle = (p + q) / 2
-    # x log x is 0 at 0, where torch's xlogy agrees.
+    # x log x is 0 at x = 0, and so is torch's xlogy(0, 0).
     return (torch.xlogy(p, p) + torch.xlogy(q, q)) / 2 - torch.xlogy(middle, middle)
 
 
 def sampling_floor(p: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Expected total variation and Jensen-Shannon divergence between p and the empirical distribution of n samples.
 
-    Exact: both are sums over outcomes of a function of the outcome's count, which is binomial.
+    The values are exact: both distances are sums over the outcomes, and each term depends only on the outcome's count,
+    which has a binomial distribution.
 
     Args:
         p: (m,) float64 probabilities.
         n: number of independent samples of p.
+
+    Returns:
+        two float64 scalars: the expected total variation and the expected Jensen-Shannon divergence in nats.
     """
     totals = [torch.zeros((), dtype=torch.float64, device=p.device) for _ in range(2)]
-    # Outcomes of similar probability together, so that their counts span few values.
+    # Outcomes of similar probability are handled together, so that their counts span few values.
     for part in p.sort().values.split(256):
         spread = _REACH * (n * part * (1 - part)).sqrt() + 60
         low = int((n * part - spread).min().clamp_min(0).item())
@@ -66,11 +70,12 @@ def sampling_floor(p: Tensor, n: int) -> tuple[Tensor, Tensor]:
 class ExactDistance(SampleMetric):
     """Distances between the samples' distribution over m outcomes and the exact one.
 
-    ``compute`` returns float64 scalars: ``total_variation``, ``jensen_shannon`` (nats), each with ``_floor``, what as
-    many independent samples of the exact distribution have on average; and ``n``. NaN without samples.
+    ``compute`` returns float64 scalars: ``total_variation`` and ``jensen_shannon`` (nats); ``total_variation_floor``
+    and ``jensen_shannon_floor``, the averages for the same number of independent samples of the exact distribution;
+    and ``n``, the number of samples. Distances are NaN if there are no samples.
 
     Args:
-        probabilities: (m,) the exact distribution.
+        probabilities: (m,) the exact distribution; it is normalised.
     """
 
     def __init__(self, probabilities: Tensor, **kwargs: Any) -> None:
@@ -82,7 +87,7 @@ class ExactDistance(SampleMetric):
 
     def update(self, outcomes: Tensor) -> None:
         """Add (n,) int64 outcomes, 0 to m - 1."""
-        # Not in place: a state made under inference mode cannot be changed outside of it.
+        # Not in place, because a tensor made in inference mode cannot be changed outside of it.
         self.counts = self.counts + torch.bincount(outcomes, minlength=len(self.probabilities))
 
     def compute(self) -> dict[str, Tensor]:

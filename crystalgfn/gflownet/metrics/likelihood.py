@@ -1,4 +1,4 @@
-"""How well log p(x) follows log R(x), and what the two say of log Z."""
+"""Agreement of log p(x) with log R(x), and estimates of log Z."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crystalgfn.gflownet.metrics.base import SampleMetric
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Correlation of two (n,) rows; NaN for fewer than two values, or where one does not vary."""
+    """Pearson correlation of two (n,) tensors; NaN for fewer than two values, or if one tensor is constant."""
     if len(x) < 2:
         return torch.full((), float("nan"), dtype=torch.float64, device=x.device)
     dx, dy = x - x.mean(), y - y.mean()
@@ -19,18 +19,18 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """(n,) float64 ranks from 1; equal values share their mean rank."""
+    """(n,) float64 ranks, counted from 1; equal values all get their mean rank."""
     _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).to(torch.float64)
     return (last - (counts - 1) / 2)[inverse]
 
 
 class LikelihoodAgreement(SampleMetric):
-    """Agreement of log p(x) and log R(x) over objects of any origin.
+    """Agreement of log p(x) and log R(x) over objects from any source.
 
-    ``compute`` returns float64 scalars, NaN where undefined: ``n``, objects with finite values of both; ``pearson``
-    and ``spearman`` correlation; ``slope`` of log p over log R by least squares; ``log_p_mean`` and
-    ``log_reward_mean``. For p = R / Z all three of the middle are 1.
+    ``compute`` returns float64 scalars, NaN where undefined: ``n``, the number of objects for which both are finite;
+    ``pearson`` and ``spearman``, the correlations; ``slope`` of log p against log R by least squares; ``log_p_mean``
+    and ``log_reward_mean``. For p = R / Z, both correlations and the slope are 1.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -41,13 +41,13 @@ class LikelihoodAgreement(SampleMetric):
         self.add_rows("log_reward")
 
     def update(self, log_p: Tensor, log_reward: Tensor) -> None:
-        """Add n objects by (n,) log p and (n,) log R; those with a value that is not finite do not count."""
+        """Add n objects, given by (n,) log p and (n,) log R; objects with a value that is not finite are left out."""
         good = log_p.isfinite() & log_reward.isfinite()
         self.log_p.append(log_p[good].detach().double())
         self.log_reward.append(log_reward[good].detach().double())
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """(n,) log p and (n,) log R of the objects that count."""
+        """(n,) log p and (n,) log R of all objects that were not left out."""
         return self.rows("log_p"), self.rows("log_reward")
 
     def compute(self) -> dict[str, Tensor]:
@@ -65,13 +65,14 @@ class LikelihoodAgreement(SampleMetric):
 
 
 class PartitionEstimate(SampleMetric):
-    """log Z from samples of the policy, and how many perfect samples they are worth.
+    """Estimate of log Z from samples of the policy, and their effective sample size.
 
-    With the weight w = R(x) P_B(τ | x) / P_F(τ) of a trajectory τ that the policy sampled, E[w] = Z.
+    A trajectory τ that the policy sampled has the weight w = R(x) P_B(τ | x) / P_F(τ). The mean of w is Z.
 
-    ``compute`` returns float64 scalars, NaN where undefined: ``log_z`` = ln mean w; ``standard_error`` of it, the
-    standard deviation of w over its mean and the root of n; ``bound`` = mean of ln w, at most log Z on average;
-    ``effective_share`` = (Σw)² / (n Σw²), the effective sample size over n. For a perfect sampler w = Z.
+    ``compute`` returns float64 scalars, NaN where undefined: ``log_z`` = ln mean w; ``standard_error`` of ``log_z``,
+    which is the standard deviation of w divided by the mean of w and by √n; ``bound`` = mean of ln w, which is at most
+    log Z on average; ``effective_share`` = (Σw)² / (n Σw²), the effective sample size divided by n. For a perfect
+    sampler, every w is Z.
 
     Source: Kong, "A note on importance sampling using standardized weights", Technical Report 348, University of
     Chicago, 1992.
@@ -83,7 +84,7 @@ class PartitionEstimate(SampleMetric):
         self.add_rows("log_weights")
 
     def update(self, log_weights: Tensor) -> None:
-        """Add (n,) ln w = log R + log P_B - log P_F."""
+        """Add (n,) ln w = log R + log P_B - log P_F; values that are not finite are left out."""
         self.log_weights.append(log_weights[log_weights.isfinite()].detach().double())
 
     def compute(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The best objects seen."""
+"""The best distinct objects among those seen."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from crystalgfn.gflownet.metrics.base import SampleMetric
 
 
 def top_k_rows(log_reward: Tensor, hashes: Tensor, k: int) -> Tensor:
-    """Indices of the k best distinct objects, best first; of equal rewards the earlier row comes first.
+    """Indices of the k best distinct objects, best first; if rewards are equal, the earlier row comes first.
 
     Args:
         log_reward: (n,) log R.
-        hashes: (n,) int64, equal exactly for the same object.
+        hashes: (n,) int64, equal if and only if two rows are the same object.
         k: largest number of indices.
+
+    Returns:
+        (m,) int64 indices, m at most k.
     """
     order = torch.argsort(log_reward, descending=True, stable=True)
     by_object = torch.argsort(hashes[order], stable=True)
     ordered = hashes[order][by_object]
     is_first = torch.ones_like(ordered, dtype=torch.bool)
     is_first[1:] = ordered[1:] != ordered[:-1]
-    # Within an object the sort is stable, so the first one is its best row.
+    # The sort is stable, so the first row of each object is its best one.
     return order[by_object[is_first].sort().values[:k]]
 
 
@@ -36,9 +39,12 @@ class TopK(SampleMetric):
     ``log_reward`` (m,), all float64.
 
     Args:
-        k: how many to keep.
-        state_size: columns of a state.
-        n_properties: columns of the properties.
+        k: number of objects to keep, at least 1.
+        state_size: number of columns of a state.
+        n_properties: number of columns of the properties.
+
+    Raises:
+        InputError: if k is below 1.
     """
 
     def __init__(self, k: int, state_size: int, n_properties: int, **kwargs: Any) -> None:
@@ -55,7 +61,7 @@ class TopK(SampleMetric):
         self.add_rows("hashes", dtype=torch.int64)
 
     def contenders(self, log_reward: Tensor) -> Tensor:
-        """(m,) indices of the rows of (n,) log R that can enter; lets a caller make keys for these only."""
+        """(m,) indices of the rows of (n,) log R that can be among the k best; `update` needs only these rows."""
         kept = self.rows("log_reward")
         if len(kept) < self.k:
             return torch.arange(len(log_reward), device=log_reward.device)
@@ -66,9 +72,9 @@ class TopK(SampleMetric):
 
         Args:
             states: (n, state_size) terminal states.
-            properties: (n, n_properties) what is kept with each object.
+            properties: (n, n_properties) values that are kept with each object.
             log_reward: (n,) log R.
-            keys: (n, k) int64, equal exactly for objects that count as the same; of those the best is kept.
+            keys: (n, k) int64, equal if and only if objects count as the same; the best of equal objects is kept.
         """
         new = {"states": states, "properties": properties, "log_reward": log_reward, "hashes": hash_rows(keys)}
         merged = {

@@ -12,22 +12,22 @@ from crystalgfn.gflownet.metrics.base import SampleMetric
 
 
 def unique_fraction(keys: Tensor) -> Tensor:
-    """Share of distinct rows.
+    """Fraction of distinct rows.
 
     Args:
-        keys: (n, k) int64, equal exactly for the same object.
+        keys: (n, k) int64, equal if and only if two rows are the same object.
 
     Returns:
-        float64 scalar, 1 / n to 1; 0 for no rows.
+        float64 scalar, 1 / n to 1; 0 if there are no rows.
     """
     return _summary(hash_rows(keys))["fraction"]
 
 
 class Uniqueness(SampleMetric):
-    """Share of distinct objects among those seen.
+    """Fraction of distinct objects among those seen.
 
-    An object is known by a row of integers, from `crystalgfn.gflownet.keys`. Only a hash of it is kept: 8 bytes an
-    object.
+    A key identifies an object: a row of integers, from `crystalgfn.gflownet.keys`. Only a hash of the key is kept,
+    8 bytes for each object.
 
     ``compute`` returns scalars: ``fraction`` (float64), ``distinct`` and ``total`` (int64).
     """
@@ -38,7 +38,7 @@ class Uniqueness(SampleMetric):
         self.add_rows("hashes", dtype=torch.int64)
 
     def update(self, keys: Tensor) -> None:
-        """Add n objects by their keys, (n, k) int64."""
+        """Add n objects, given by their keys (n, k) int64."""
         self.hashes.append(hash_rows(keys))
 
     def compute(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The values themselves, for histograms."""
+"""All values of a quantity, for histograms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crystalgfn.gflownet.metrics.base import SampleMetric
 
 
 class Values(SampleMetric):
-    """Keeps every value it sees; ``compute`` returns them, (n,) float64, one process after the other."""
+    """Keeps all values; ``compute`` returns them as (n,) float64, in the order of the processes."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network has to know of one decision.
+    """Sizes and features of one decision, from which a network is made.
 
     Attributes:
-        n_inputs: columns of the encoding.
-        n_logits: outputs.
-        inputs: (n_inputs, k) float32, what each column of the encoding stands for, or None; see
+        n_inputs: number of columns of the encoding.
+        n_logits: number of outputs.
+        inputs: (n_inputs, k) float32, features that say what each column of the encoding stands for, or None; see
             `Environment.input_features`.
-        options: (n_logits, k) float32, what each output stands for, or None.
+        options: (n_logits, k) float32, features that say what each output stands for, or None; see
+            `Environment.option_features`.
     """
 
     n_inputs: int
@@ -29,7 +30,7 @@ class Shape:
 class Policy(nn.Module, ABC):
     """A network from the encoding of a state to the logits of the decision that is due there.
 
-    It is built with the `Shape` of every decision and knows nothing else about the environment.
+    It is made from the `Shape` of every decision and does not depend on the environment in any other way.
     """
 
     @abstractmethod
@@ -41,5 +42,5 @@ class Policy(nn.Module, ABC):
             inputs: (n, input_size of the head) float32 encodings.
 
         Returns:
-            (n, n_logits of the head), each row a function of its own input only.
+            (n, n_logits of the head); each row depends only on its own row of the inputs.
         """

@@ -1,4 +1,4 @@
-"""A multilayer perceptron that knows what its inputs and options stand for."""
+"""A multilayer perceptron that uses features of its inputs and options."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from crystalgfn.registry import POLICIES
 
 
 class Embeddings(nn.Module):
-    """A vector for each of n things: one of its own, and one that follows from what the thing is like.
+    """A vector for each of n items: a free vector plus a linear function of the item's features.
 
-    Where things have features (n, k), the vectors are ``own + features @ shared``: what is learned of one thing moves
-    all things that are like it. Where they have none, the vectors are free parameters. Features are part of the
-    state, so that a checkpoint does not depend on the tables they were made from.
+    With features (n, k), the vectors are ``own + features @ shared``, so training on one item also changes the vectors
+    of similar items. Without features, the vectors are free parameters. Features are part of the module's state, so a
+    checkpoint does not depend on the tables from which they were made.
 
     Args:
-        n: number of things.
+        n: number of items.
         width: length of the vectors.
         features: (n, k) float32, or None.
-        scale: the vectors start uniform in [-scale, scale]; with 0 at zero.
+        scale: parameters start uniformly distributed in [-scale, scale]; with 0, all vectors start at zero.
     """
 
     def __init__(self, n: int, width: int, features: Tensor | None, scale: float) -> None:
@@ -38,7 +38,7 @@ class Embeddings(nn.Module):
         self._blocks: list[tuple[slice, slice]] = []
         self._kept: tuple[tuple[int, int], Tensor] | None = None
         if features is not None:
-            # Rows of length about one, so that a step of the optimizer moves a vector about as far either way.
+            # Rows have a length of about 1, so an optimizer step moves `own` and `features @ shared` about equally.
             self.features = features / features.square().sum(1).mean().sqrt().clamp_min(1e-6)
             self.shared = nn.Parameter(torch.empty(features.shape[1], width).uniform_(-scale, scale))
             self._blocks = diagonal_blocks(features)
@@ -48,10 +48,10 @@ class Embeddings(nn.Module):
         if self.features is None or self.shared is None:
             return self.own
         if torch.is_grad_enabled():
-            # The optimizer will change the parameters after this.
+            # The optimizer will change the parameters after this, so nothing is kept.
             self._kept = None
             return self._vectors(self.features, self.shared)
-        # A rollout asks many times between two updates.
+        # A rollout needs the vectors many times between two updates, so they are kept.
         versions = (self.own._version, self.shared._version)
         if self._kept is None or self._kept[0] != versions:
             self._kept = (versions, self._vectors(self.features, self.shared))
@@ -66,22 +66,28 @@ class Embeddings(nn.Module):
         return torch.cat(parts)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Embeddings:
-        self._kept = None  # parameters go to another device or type
+        self._kept = None  # the parameters move to another device or type
         super()._apply(*args, **kwargs)
         return self
 
 
 def diagonal_blocks(matrix: Tensor) -> list[tuple[slice, slice]]:
-    """Rows and columns of the blocks of a block-diagonal matrix (n, k), in order; they hold all that is not zero.
+    """Find the blocks of a block-diagonal matrix.
 
-    Features of inputs of several kinds are such a matrix, most of it zeros. A matrix of another form, or of more than
-    eight blocks, which would be slower than one, is one block.
+    If inputs are of several kinds, their features are such a matrix, which is mostly zeros. A matrix of another form
+    is one block. A matrix with more than eight blocks is also treated as one block, because that is faster.
+
+    Args:
+        matrix: (n, k) any matrix.
+
+    Returns:
+        the rows and the columns of each block, in order; all nonzero entries are in these blocks.
     """
     ends: list[list[int]] = []  # first row, first column, and the column after the last one, of each block
     for row, values in enumerate(matrix):
         columns = values.nonzero().squeeze(1).tolist()
         if not columns:
-            continue  # a row of zeros goes with the block before it
+            continue  # a row of zeros belongs to the block before it
         if ends and columns[0] < ends[-1][2]:
             ends[-1][1:] = [min(ends[-1][1], columns[0]), max(ends[-1][2], columns[-1] + 1)]
         else:
@@ -95,11 +101,11 @@ def diagonal_blocks(matrix: Tensor) -> list[tuple[slice, slice]]:
 
 @POLICIES.register
 class EmbeddingMLP(Policy):
-    """A multilayer perceptron that shares what it learns between elements, space groups and counts that are alike.
+    """A multilayer perceptron that shares what it learns between similar elements, space groups and counts.
 
-    Each column of the first layer's weights is the embedding of an input, each row of the last layer's that of an
-    option; embeddings follow in part from the features that the environment gives of them, such as properties of
-    elements. It starts out uniform over the options.
+    Each column of the first layer's weights is the embedding of an input. Each row of the last layer's weights is the
+    embedding of an option. Embeddings depend partly on features that the environment provides, such as properties of
+    elements. The policy is uniform over the options at the start.
 
     Args:
         sizes: the shape of each decision, by name.
@@ -107,13 +113,13 @@ class EmbeddingMLP(Policy):
         shared: whether all decisions share the layers between the first and the last hidden one.
 
     Raises:
-        InputError: if a width is not positive, or there is none.
+        InputError: if a width is below 1, or if there is no width.
     """
 
     def __init__(self, sizes: Mapping[str, Shape], hidden: Sequence[int] = (256, 256), shared: bool = False) -> None:
         super().__init__()
         if not hidden or any(width < 1 for width in hidden):
-            raise InputError(f"hidden: {list(hidden)} is not allowed; one width or more, each at least 1")
+            raise InputError(f"hidden: {list(hidden)} is not allowed; it must be one or more widths, each at least 1")
         self.inputs, self.options = nn.ModuleDict(), nn.ModuleDict()
         self.input_biases, self.option_biases = nn.ParameterDict(), nn.ParameterDict()
         self.trunks = nn.ModuleDict()

@@ -1,4 +1,4 @@
-"""A multilayer perceptron for each decision."""
+"""A separate multilayer perceptron for each decision."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from crystalgfn.gflownet.policies.base import Policy, Shape
 from crystalgfn.registry import POLICIES
 
 _PIECE = 1024
-"""Rows evaluated at once on a CPU: what lies between two layers then stays in its cache."""
+"""Number of rows evaluated at once on a CPU, so that values between two layers stay in the CPU cache."""
 
 
 @POLICIES.register
 class MLP(Policy):
-    """A multilayer perceptron of its own for each decision; it starts out uniform over the options.
+    """A separate multilayer perceptron for each decision; the policy is uniform over the options at the start.
 
     Args:
         sizes: the shape of each decision, by name.
         hidden: widths of the hidden layers.
 
     Raises:
-        InputError: if a width is not positive.
+        InputError: if a width is below 1.
     """
 
     def __init__(self, sizes: Mapping[str, Shape], hidden: Sequence[int] = (256, 256)) -> None:
@@ -39,7 +39,7 @@ class MLP(Policy):
             for before, after in pairwise(widths):
                 layers += [nn.Linear(before, after), nn.LeakyReLU(inplace=True)]
             last = nn.Linear(widths[-1], shape.n_logits)
-            # Equal logits: the first trajectories are spread over all options.
+            # Equal logits at the start, so that the first trajectories are spread over all options.
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.heads[name] = nn.Sequential(*layers, last)

@@ -1,4 +1,4 @@
-"""A policy with random weights, to walk through an environment in ways no training would."""
+"""A policy with random weights, to visit parts of an environment that a trained policy may not visit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class RandomPolicy(Policy):
     """Logits that are a fixed random function of the encoding: scale * sqrt(2) * cos(W x + b).
 
     Args:
-        env: the environment to walk through.
-        seed: of the weights.
+        env: the environment in which to sample.
+        seed: seed of the weights.
         scale: standard deviation of the logits; 0 makes every choice uniform, 10 makes most choices certain.
     """
 

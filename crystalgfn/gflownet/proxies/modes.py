@@ -1,4 +1,4 @@
-"""Properties with known modes, for environments on which a sampler can be checked."""
+"""Proxies with known modes, for environments that are used to check a sampler."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from crystalgfn.registry import PROXIES
 
 @PROXIES.register
 class HyperGridModes(Proxy):
-    """Reward of the hypergrid with a mode near each corner.
+    """Reward of the hypergrid, with a mode near each corner.
 
-    With u the distance of each coordinate from the middle of its axis, 0 to 1/2 of the axis:
-    R = r0 + r1 prod(u > 1/4) + r2 prod(3/10 < u < 2/5).
+    R = r0 + r1 prod(u > 1/4) + r2 prod(3/10 < u < 2/5), where u is the distance of a coordinate from the middle of its
+    axis, from 0 to 1/2 of the length of the axis. Products are over the coordinates.
 
     Args:
         height: number of values of each coordinate.
         r0: reward everywhere.
-        r1: additional reward in the outer quarters.
-        r2: additional reward in a thin band of them.
+        r1: additional reward if all coordinates are in the outer quarters of their axes.
+        r2: additional reward if all coordinates are in a thin band within the outer quarters.
+
+    Raises:
+        InputError: if the height is below 2.
 
     Source: Bengio et al., "Flow Network based Generative Models for Non-Iterative Diverse Candidate Generation",
     NeurIPS 2021.
@@ -47,12 +50,12 @@ class HyperGridModes(Proxy):
         return self.r0 + self.r1 * outer + self.r2 * self._in_band(objects).to(torch.float64)
 
     def n_modes(self, objects: Tensor) -> int:
-        """One a corner, for cells (n, dimensions); none if the thin band lies between the values of the axis."""
+        """One mode for each corner, for cells (n, dimensions); no mode if no value of an axis lies in the thin band."""
         axis = torch.arange(self.height, device=objects.device).unsqueeze(1)
         return 2 ** objects.shape[1] if self._in_band(axis).any() else 0
 
     def modes(self, objects: Tensor) -> Tensor:
-        """(n,) int64 the corner whose part of the thin band a cell lies in, -1 outside of the band."""
+        """(n,) int64, the corner to whose part of the thin band a cell belongs; -1 outside of the band."""
         is_high = (objects > (self.height - 1) / 2).long()
         corner = (is_high * 2 ** torch.arange(objects.shape[1], device=objects.device)).sum(1)
         return torch.where(self._in_band(objects), corner, -1)
@@ -62,23 +65,24 @@ class HyperGridModes(Proxy):
 
     def _in_band(self, objects: Tensor) -> Tensor:
         distance = self._distance(objects)
-        # Rounding must not put a cell on the band's edge into it on one side of the axis only.
+        # Without the margin, rounding could count a cell on the edge of the band on one side of the axis only.
         return ((distance > 0.3 + 1e-9) & (distance < 0.4 - 1e-9)).all(1)
 
 
 @PROXIES.register
 class BoxCorners(Proxy):
-    """Reward of points in the unit box with a mode near each corner: 2^d modes in d dimensions.
+    """Reward of points in the unit box, with a mode near each corner: 2^d modes in d dimensions.
 
-    R = r0 + prod of g(x_i) over coordinates, g(x) = h(x) + h(1 - x), h(x) = exp(-(x - mode)² / (2 width²)).
+    R = r0 + product of g(x_i) over the coordinates x_i, with g(x) = h(x) + h(1 - x) and
+    h(x) = exp(-(x - mode)² / (2 width²)).
 
     Args:
-        mode: distance of the modes from the faces, below 1/2.
+        mode: distance of the modes from the faces of the box, below 1/2.
         width: standard deviation of the peaks along each axis.
         r0: reward everywhere.
 
     Raises:
-        InputError: if a value is not usable.
+        InputError: if a value is not allowed.
 
     Source: the reward "Corners" of Lahlou et al., "A theory of continuous generative flow networks", ICML 2023.
     """
@@ -103,18 +107,18 @@ class BoxCorners(Proxy):
         return self.r0 + peaks.prod(1)
 
     def n_modes(self, objects: Tensor) -> int:
-        """One a corner, for points (n, dimensions)."""
+        """One mode for each corner, for points (n, dimensions)."""
         return 2 ** objects.shape[1]
 
     def modes(self, objects: Tensor) -> Tensor:
-        """(n,) int64 the corner whose mode is within two widths along each axis, else -1."""
+        """(n,) int64, the corner whose mode is within two widths of the point along each axis; -1 for none."""
         is_high = objects > 0.5
         near = (torch.where(is_high, 1 - objects, objects) - self.mode).abs() <= 2 * self.width
         corner = (is_high.long() * 2 ** torch.arange(objects.shape[1], device=objects.device)).sum(1)
         return torch.where(near.all(1), corner, -1)
 
     def log_z(self, dimensions: int) -> float:
-        """Log of the integral of R over the unit box."""
+        """Logarithm of the integral of R over the unit box with this number of dimensions."""
         scale = self.width * math.sqrt(2)
         ends = math.erf((1 - self.mode) / scale) + math.erf(self.mode / scale)
         return math.log(self.r0 + (2 * self.width * math.sqrt(math.pi / 2) * ends) ** dimensions)
@@ -122,13 +126,15 @@ class BoxCorners(Proxy):
 
 @PROXIES.register
 class SetOverlap(Proxy):
-    """Largest share of a mode's items that a set holds, over some given sets; each of them is a mode of value 1.
+    """Overlap of a set with given sets, the modes: the largest fraction of a mode's items that the set contains.
+
+    A set that contains all items of a mode has the value 1.
 
     Args:
         modes: items of each mode, numbered from 0.
 
     Raises:
-        InputError: if there is no mode, or one without items.
+        InputError: if there is no mode, if a mode has no items, or if an item is negative.
     """
 
     name = "overlap"
@@ -139,7 +145,9 @@ class SetOverlap(Proxy):
     def __init__(self, modes: list[list[int]]) -> None:
         super().__init__()
         if not modes or not all(modes):
-            raise InputError(f"modes: {modes} is not allowed; it must name one set of items or more")
+            raise InputError(
+                f"modes: {modes} is not allowed; it must be one or more sets of items, each with at least one item"
+            )
         if min(map(min, modes)) < 0:
             raise InputError(f"modes: {modes} is not allowed; items are numbered from 0")
         table = torch.zeros(len(modes), max(map(max, modes)) + 1, dtype=torch.float64)
@@ -159,27 +167,27 @@ class SetOverlap(Proxy):
         return objects[:, :items].to(torch.float64) @ self._modes.T
 
     def n_modes(self, objects: Tensor) -> int:
-        """The sets that were given."""
+        """Number of sets that were given."""
         return len(self._modes)
 
     def modes(self, objects: Tensor) -> Tensor:
-        """(n,) int64 the first mode all of whose items a set holds, else -1."""
+        """(n,) int64, the first mode whose items are all in the set; -1 for none."""
         share, mode = self._shares(objects).max(1)
         return torch.where(share > 1 - 1e-9, mode, -1)
 
 
 @PROXIES.register
 class HammingDistance(Proxy):
-    """Number of letters by which a word differs from the nearest of some given words, which are the modes.
+    """Number of letters in which a word differs from the nearest one of given words, the modes.
 
-    Open places of unfinished words differ from every letter.
+    Open places of an unfinished word count as different from every letter.
 
     Args:
         modes: words of the environment's length.
         letters: the environment's alphabet.
 
     Raises:
-        InputError: if there is no mode, they differ in length, or one has a letter that is not in the alphabet.
+        InputError: if there is no mode, if the modes differ in length, or if a letter is not in the alphabet.
 
     Source: Malkin et al., "Trajectory balance: Improved credit assignment in GFlowNets", NeurIPS 2022.
     """
@@ -192,7 +200,7 @@ class HammingDistance(Proxy):
     def __init__(self, modes: list[str], letters: str) -> None:
         super().__init__()
         if not modes or len(set(map(len, modes))) > 1:
-            raise InputError(f"modes: {modes} is not allowed; it must name one word or more, all of one length")
+            raise InputError(f"modes: {modes} is not allowed; it must be one or more words of equal length")
         unknown = sorted(set("".join(modes)) - set(letters))
         if unknown:
             raise InputError(f"modes: {''.join(unknown)!r} is not allowed; allowed letters: {letters}")
@@ -206,15 +214,15 @@ class HammingDistance(Proxy):
 
     def _distances(self, objects: Tensor) -> Tensor:
         if objects.shape[1] != self._modes.shape[1]:
-            raise InputError(f"modes: their length is {self._modes.shape[1]}; words have {objects.shape[1]} letters")
+            raise InputError(f"modes: they have {self._modes.shape[1]} letters, but the words have {objects.shape[1]}")
         return (objects.unsqueeze(1) != self._modes).sum(2)
 
     def n_modes(self, objects: Tensor) -> int:
-        """The words that were given."""
+        """Number of words that were given."""
         return len(self._modes)
 
     def modes(self, objects: Tensor) -> Tensor:
-        """(n,) int64 the mode that a word is, else -1."""
+        """(n,) int64, the mode that is equal to the word; -1 for none."""
         distance, mode = self._distances(objects).min(1)
         return torch.where(distance == 0, mode, -1)
 

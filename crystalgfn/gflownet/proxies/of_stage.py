@@ -1,4 +1,4 @@
-"""A proxy that looks at one part of what a stack builds."""
+"""A proxy for one part of the objects that a stack builds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crystalgfn.registry import PROXIES
 
 @PROXIES.register
 class OfStage(Proxy):
-    """What another proxy says of the objects of one stage of a `Stack`.
+    """Applies another proxy to the objects of one stage of a `Stack`.
 
     Args:
         stage: name of the stage.
@@ -33,7 +33,7 @@ class OfStage(Proxy):
             return objects[self.stage]
         except (KeyError, IndexError, TypeError):
             stages = getattr(objects, "of_stage", {})
-            allowed = ", ".join(stages) or "none, the environment is no Stack"
+            allowed = ", ".join(stages) or "none, because the environment is not a Stack"
             raise refuse("stage", repr(self.stage), f"allowed: {allowed}") from None
 
     def forward(self, objects: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The proxies of a run: evaluated and checked together, their predictions as one matrix with named columns."""
+"""The proxies of a run: they are evaluated and checked together, and give one matrix with named columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 
 UNCERTAINTY = "_uncertainty"
-"""What the name of a property gets for the column of its uncertainty."""
+"""Suffix of the column name for the uncertainty of a property."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Column:
     """A column of predictions.
 
     Attributes:
-        name: name in tables and of tags.
-        unit: its unit, or an empty string.
-        is_property: whether it is a property itself; otherwise it is the uncertainty of one.
+        name: name of the column in tables and of the tag in TensorBoard.
+        unit: unit of the values, or an empty string.
+        is_property: True for a property, False for the uncertainty of a property.
     """
 
     name: str
@@ -32,13 +32,14 @@ class Column:
 
 
 class ProxySet(nn.Module):
-    """Several proxies of the same objects.
+    """Several proxies for the same objects.
 
     Args:
-        proxies: one or more, each for another property.
+        proxies: one or more proxies, each for a different property.
 
     Raises:
-        InputError: if there is none, two predict properties of one name, or a name is taken by another column.
+        InputError: if there is no proxy, if two proxies predict a property of the same name, or if a name is reserved
+            for another column.
     """
 
     def __init__(self, proxies: Proxy | Sequence[Proxy]) -> None:
@@ -56,9 +57,11 @@ class ProxySet(nn.Module):
         names = [column.name for column in columns]
         for name in names:
             if names.count(name) > 1:
-                raise InputError(f"proxy: two of the proxies predict {name!r}; each needs another property")
+                raise InputError(f"proxy: two of the proxies predict {name!r}; each must predict a different property")
             if name in ("log_reward", "log_pf"):
-                raise InputError(f"proxy: {name!r} is not allowed as the name of a property; it is a column of its own")
+                raise InputError(
+                    f"proxy: {name!r} is not allowed as the name of a property; it is the name of another column"
+                )
 
     def __iter__(self) -> Any:
         return iter(self.members)
@@ -67,20 +70,21 @@ class ProxySet(nn.Module):
     def predict(
         self, objects: Any, n: int, device: torch.device, describe: Callable[[int], str]
     ) -> tuple[dict[str, Prediction], Tensor]:
-        """What each proxy says, checked.
+        """Evaluate all proxies and check their predictions.
 
         Args:
-            objects: what the environment's ``decode`` returned for n states.
+            objects: n objects, as the environment's ``decode`` returned them.
             n: number of objects.
-            device: where the predictions have to be.
-            describe: words for the object in a row, for messages.
+            device: device on which the predictions must be.
+            describe: returns a text for the object of a row, for messages.
 
         Returns:
-            the predictions by name of the property, in float64, and (n,) bool, whether all of a row are finite.
+            the predictions in float64, by name of the property, and (n,) bool, whether all predictions of a row are
+            finite.
 
         Raises:
-            InputError: if a proxy returns something else than a tensor (n,) of floating-point numbers on that device,
-                or none or a negative uncertainty though it said it has one.
+            InputError: if a proxy does not return a tensor (n,) of floating-point numbers on that device, or if a proxy
+                with ``has_uncertainty`` returns no uncertainty or a negative one.
         """
         predictions: dict[str, Prediction] = {}
         good = torch.ones(n, dtype=torch.bool, device=device)
@@ -113,7 +117,16 @@ class ProxySet(nn.Module):
         return torch.stack(found, dim=1)
 
     def complaint(self, predictions: Mapping[str, Prediction], row: int, described: str) -> str:
-        """What is not finite about an object."""
+        """Text for messages that names the first prediction of an object that is not finite.
+
+        Args:
+            predictions: from `predict`.
+            row: row of the object.
+            described: text for the object.
+
+        Raises:
+            ValueError: if all predictions for the object are finite.
+        """
         for proxy in self:
             prediction = predictions[proxy.name]
             for what, values in ((proxy.name, prediction.value), ("its uncertainty", prediction.uncertainty)):
@@ -123,7 +136,7 @@ class ProxySet(nn.Module):
 
 
 def _checked(values: Any, what: str, n: int, device: torch.device) -> Tensor:
-    """Predictions as float64, if they are a tensor (n,) of floating-point numbers."""
+    """Predictions as float64, after the check that they are a tensor (n,) of floating-point numbers on the device."""
     if not isinstance(values, Tensor):
         raise InputError(f"{what}: returned {type(values).__name__}; it must be a tensor of shape ({n},)")
     if values.shape != (n,):
@@ -131,5 +144,5 @@ def _checked(values: Any, what: str, n: int, device: torch.device) -> Tensor:
     if not values.is_floating_point():
         raise InputError(f"{what}: returned {values.dtype}; it must be floating point")
     if values.device != device:
-        raise InputError(f"{what}: returned a tensor on {values.device}; it must be on {device}, as the objects are")
+        raise InputError(f"{what}: returned a tensor on {values.device}; it must be on {device}, like the objects")
     return values.detach().to(torch.float64)

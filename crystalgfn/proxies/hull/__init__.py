@@ -1,4 +1,4 @@
-"""Stability: the convex hull of formation energies, fast enough for training."""
+"""Stability: the convex hull of formation energies, fast enough for use during training."""
 
 from crystalgfn.proxies.hull.build import build_hull
 from crystalgfn.proxies.hull.hull import ConvexHull, load_hull

@@ -1,4 +1,4 @@
-"""Make a hull from a table of reference phases, and report on it."""
+"""Make a hull from a table of reference phases, with a model card and metrics."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from crystalgfn.proxies.hull.phases import PhaseTable, ordered_elements, read_ph
 from crystalgfn.proxies.hull.sampling import fractions, random_compositions
 
 PUBLISHED = "energy_above_hull"
-"""Column that the report compares with, if the table has it."""
+"""Column of published energies above the hull; if the table has it, the metrics include a comparison."""
 
 SAMPLES = 20_000
-"""Random compositions that the file is compared with all facets on."""
+"""Number of random compositions for which the written hull is compared with all facets."""
 
 CHECKED = 1000
-"""The most of them that are also solved as linear programs."""
+"""Largest number of these compositions that are also solved as linear programs."""
 
 LIMITS = """\
-- A phase that the table lacks is no competitor: crystals look more stable than they are.
-- Energies are those of the table, at 0 K and without zero-point energy, with the errors of its level of theory.
-- Negative energies above the hull are below every known mixture: a discovery, or an error of the prediction."""
+- Phases that are not in the table are not considered: crystals can look more stable than they are.
+- Energies are those of the table: at 0 K, without zero-point energy, and with the errors of its level of theory.
+- A negative energy above the hull is below every known mixture: it is a discovery, or an error of the prediction."""
 
 
 def build_hull(
@@ -48,27 +48,27 @@ def build_hull(
     command: str = "",
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Make a hull from a table and write it with a model card (``.md``) and metrics (``.json``) beside it.
+    """Make a hull from a table and write it, with a model card (``.md``) and metrics (``.json``) next to it.
 
     Args:
         table: CSV or parquet file with a column ``formula`` and one of formation energies.
         out: file to write, ending in ``.pt``.
         label: column with the formation energy [eV/atom], relative to the elements' ground states.
-        elements: symbols of the hull's elements; null for all in the table.
-        max_elements: most elements of a composition.
-        seed: seed of the random compositions that the file is checked on.
-        samples: number of them.
-        command: how the command was called, for the card.
-        log: called with lines of progress.
+        elements: symbols of the hull's elements; None for all elements of the table.
+        max_elements: largest number of elements in a composition.
+        seed: seed of the random compositions that are used to check the hull.
+        samples: number of these compositions.
+        command: the command line, for the card.
+        log: called with each line of progress.
 
     Returns:
-        the metrics.
+        the metrics, as in the JSON file.
 
     Raises:
         InputError: if the table or an option cannot be used or the output cannot be written.
     """
     if out.suffix != ".pt":
-        raise InputError(f"out: {out} must end in .pt; the card and the metrics take its name with .md and .json")
+        raise InputError(f"out: {out} must end in .pt; the card and the metrics get the same name with .md and .json")
     at_least("max_elements", max_elements, 1)
     for path in (out, out.with_suffix(".md"), out.with_suffix(".json")):
         check_writable(path)
@@ -91,7 +91,7 @@ def build_hull(
     }
     with atomic_path(out) as temporary:
         ConvexHull(phases.elements, starts, potentials, max_elements).save(temporary, {"settings": settings})
-        hull = load_hull(temporary)  # all that follows is measured on what the file holds
+        hull = load_hull(temporary)  # the metrics describe the hull as the file stores it
         metrics: dict[str, Any] = {
             "settings": settings,
             "rows": {"table": source.rows, "phases": source.used},
@@ -118,10 +118,18 @@ def build_hull(
 def errors(
     hull: ConvexHull, every: SystemFacets, max_elements: int, seed: int, samples: int
 ) -> dict[str, dict[str, float]]:
-    """How far the hull is from all facets before rounding, and from the linear program, on random compositions.
+    """Differences of the hull from all facets before rounding, and from the linear program, on random compositions.
+
+    Args:
+        hull: the hull, with rounded chemical potentials.
+        every: all facets before rounding.
+        max_elements: largest number of elements in a composition.
+        seed: seed of the compositions.
+        samples: number of compositions.
 
     Returns:
-        for each of the two the number n of compositions and the largest difference ``max`` [eV/atom].
+        for ``facets`` and ``linear program``: the number of compositions ``n`` and the largest difference ``max``
+        [eV/atom].
     """
     rows = random_compositions(len(hull.elements), samples, max_elements, np.random.default_rng([seed, 1]))
     sample = fractions(rows)
@@ -135,10 +143,16 @@ def errors(
 
 
 def compare(hull: ConvexHull, source: PhaseTable, label: str) -> dict[str, float] | None:
-    """Energies above the hull of the table's rows beside a published column, if there is one.
+    """Compare the energies above the hull of the table's rows with a published column.
+
+    Args:
+        hull: the hull.
+        source: the table.
+        label: column with the formation energy [eV/atom].
 
     Returns:
-        number of rows n, percentiles of the difference, ours minus theirs [eV/atom], and the mean absolute one.
+        number of rows ``n``, mean absolute difference, and percentiles of the difference, this hull minus the published
+        values [eV/atom]; None if the table has no published values.
     """
     import pandas as pd
 
@@ -167,18 +181,19 @@ def card(metrics: dict[str, Any]) -> str:
         "# Convex hull of formation energies [eV/atom]",
         "",
         f"{metrics['facets']:,} facets of the {metrics['systems']:,} chemical systems, for compositions of up to "
-        f"{settings['max_elements']} of the elements {' '.join(settings['elements'])}. Written by `crystalgfn "
-        f"build-hull`. It holds chemical potentials, no formulas or structures; {metrics['bytes'] / 1e6:.1f} MB.",
+        f"{settings['max_elements']} of the elements {' '.join(settings['elements'])}. Written by "
+        f"`crystalgfn build-hull`. It contains chemical potentials, no formulas or structures; "
+        f"{metrics['bytes'] / 1e6:.1f} MB.",
         "",
         "## Reference phases",
-        f"- Table: `{settings['table']}`, column `{settings['label']}`; all rows are used, of any split: the phases "
-        "are what a crystal competes with.",
+        f"- Table: `{settings['table']}`, column `{settings['label']}`. The rows of all splits are used, because a "
+        "crystal can decompose into any of these phases.",
         f"- {rows['phases']:,} phases from {rows['table']:,} rows, and the pure elements at 0 eV/atom, by definition; "
         f"{metrics['on_hull']:,} of them are on the hull.",
         *(f"- Left out: {count:,} rows, {reason}." for reason, count in metrics["dropped"].items()),
         "",
         "## Facets",
-        f"- All facets of every system: the hull is exact, but for chemical potentials rounded to {STEP:g} eV/atom.",
+        f"- All facets of every system. The hull is exact, except that potentials are rounded to {STEP:g} eV/atom.",
         *([f"- Command: `{settings['command']}`."] if settings["command"] else []),
         f"- Seed {settings['seed']}; {metrics['seconds']} s; {metrics['machine']}.",
         "",
@@ -195,6 +210,6 @@ def card(metrics: dict[str, Any]) -> str:
             "",
             f"Energy above this hull minus the table's column `{PUBLISHED}`, {published['n']:,} rows: mean absolute "
             f"difference {published['mean_absolute']:.4f} eV/atom; percentiles {shown}. They differ where one "
-            "hull knows phases, or energies, that the other does not.",
+            "hull contains phases, or energies, that the other does not contain.",
         ]
     return "\n".join([*lines, "", "## Limits", LIMITS, ""])

@@ -1,10 +1,12 @@
-"""All facets of the hull of every chemical system, by walking from facet to facet.
+"""All facets of the hull of every chemical system, found by steps from facet to facet.
 
-A facet of a system of m elements is a set of m phases, and its chemical potentials mu (m values) solve
-``mu · c_i = e_i`` for them. It belongs to the hull if ``mu · c_i <= e_i`` for every other phase of the system. The
-facets of a system triangulate its compositions, so all are reached from one by stepping over edges: drop one phase,
-and follow the edge until another phase becomes tight. Hundreds of systems walk at once. A general hull program has
-trouble here: many phases lie on the same vertical boundary, where an element is absent.
+A facet of a system of m elements is a set of m phases. Its chemical potentials mu (m values) solve ``mu · c_i = e_i``
+for these phases. The facet belongs to the hull if ``mu · c_i <= e_i`` for every other phase of the system.
+
+The facets of a system triangulate its compositions, therefore all facets can be reached from one by steps over edges:
+remove one phase, and follow the edge until the inequality of another phase becomes an equality (the phase is *tight*).
+Hundreds of systems are processed at once. General programs for convex hulls are not used, because many phases lie on
+the same vertical boundary, where an element is absent; such programs have difficulties with this.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from crystalgfn.errors import InputError
 from crystalgfn.proxies.hull.phases import Floats, Integers, Phases
 
 MAX_SYSTEMS = 30_000
-"""Most chemical systems that are enumerated: 22 elements, five at a time, make 26,334."""
+"""Largest number of chemical systems that are enumerated; 22 elements, five at a time, make 26,334 systems."""
 
 _PERTURBATION = 1e-11
-"""Energies are shifted by up to this [eV/atom], so that no m + 1 phases are tight at once; potentials are not."""
+"""Energies are shifted by up to this [eV/atom], so that no m + 1 phases are tight at the same time.
+
+The chemical potentials are computed from the energies without this shift."""
 
 _FAR = 1e5
 """An edge longer than this [eV] leads out of the system."""
@@ -35,7 +39,7 @@ class SystemFacets:
     """Facets of every system of m elements.
 
     Attributes:
-        phases: the phases.
+        phases: the reference phases.
         systems: (s, m) indices of the elements of each system, in colexicographic order.
         starts: (s + 1,) facets of system i are those from ``starts[i]`` to ``starts[i + 1]``.
         members: (f, m) indices of the phases of each facet.
@@ -59,7 +63,7 @@ class SystemFacets:
         """Energy of the hull, and the facet that gives it, for compositions of up to m elements.
 
         Args:
-            fractions: (n, k) share of each element, rows adding up to 1.
+            fractions: (n, k) atomic fraction of each element; rows add up to 1.
 
         Returns:
             (n,) energy [eV/atom] and (n,) index of a facet.
@@ -68,7 +72,7 @@ class SystemFacets:
         system = _rank(np.sort(np.argsort(fractions <= 0, axis=1, kind="stable")[:, :size], axis=1))
         energy, facet = np.zeros(len(fractions)), np.zeros(len(fractions), dtype=np.int64)
         counts = np.diff(self.starts)
-        # Rows with about the same number of facets are padded together.
+        # Rows with similar numbers of facets are processed together, so that little padding is needed.
         order = np.argsort(counts[system], kind="stable")
         for rows in np.array_split(order, len(order) // 1000 + 1):
             if len(rows) == 0:
@@ -87,6 +91,10 @@ class SystemFacets:
 def enumerate_facets(phases: Phases, max_elements: int) -> SystemFacets:
     """All facets of all systems with ``max_elements`` of the elements (or all elements, if there are fewer).
 
+    Args:
+        phases: the reference phases.
+        max_elements: number of elements of a system.
+
     Raises:
         InputError: if there are more than `MAX_SYSTEMS` systems.
     """
@@ -95,10 +103,10 @@ def enumerate_facets(phases: Phases, max_elements: int) -> SystemFacets:
     if comb(k, size) > MAX_SYSTEMS:
         raise InputError(
             f"elements, max_elements: {k} elements have {comb(k, size):,} systems of {size}; allowed: up to "
-            f"{MAX_SYSTEMS:,}, so name fewer elements or lower max_elements"
+            f"{MAX_SYSTEMS:,}. Give fewer elements or a lower max_elements"
         )
-    # A phase with s elements is on the hull if it is on the hull of its own system: smaller systems thin out the phases
-    # before the largest ones are walked.
+    # A phase is on the hull if it is on the hull of the system of its own elements. Systems are therefore processed
+    # from small to large, and phases that are not on the hull are removed before the larger systems.
     kinds = (phases.fractions > 0).sum(1)
     shifted = phases.energies + np.random.default_rng(0).random(len(phases)) * _PERTURBATION
     keep = kinds == 1
@@ -130,14 +138,14 @@ def systems_of(k: int, m: int) -> Integers:
 
 
 def _rank(systems: Integers) -> Integers:
-    """(n,) colexicographic rank of (n, m) rising combinations."""
+    """(n,) colexicographic rank of (n, m) combinations, each in ascending order."""
     k, m = int(systems.max(initial=0)) + 1, systems.shape[1]
     table = np.array([[comb(i, j + 1) for j in range(m)] for i in range(k)], dtype=np.int64)
     return table[systems, np.arange(m)].sum(1)
 
 
 def _walk(fractions: Floats, energies: Floats, m: int) -> Iterator[tuple[Integers, Integers]]:
-    """All facets of all systems of m elements, some systems at a time.
+    """All facets of all systems of m elements, for up to 256 systems at a time.
 
     Yields:
         (f,) systems and (f, m) phases of their facets.
@@ -162,7 +170,7 @@ def _explore(shares: Floats, energies: Floats) -> tuple[Integers, Integers]:
     """The facets of s systems with up to p phases of m elements.
 
     Args:
-        shares: (s, p, m) share of the elements in each phase; zero for places without a phase.
+        shares: (s, p, m) atomic fractions of the elements in each phase; zero for places without a phase.
         energies: (s, p) energies, infinite for places without a phase.
 
     Returns:
@@ -204,7 +212,7 @@ def _corner(shares: Floats, energies: Floats) -> Integers:
 
 
 def _neighbours(shares: Floats, energies: Floats, row: Integers, basis: Integers) -> tuple[Integers, Integers]:
-    """The facets that share m - 1 phases with each of f facets, those at the edge of the system left out."""
+    """The facets that share m - 1 phases with each of f facets; edges on the boundary of the system have none."""
     here, height = shares[row], energies[row]
     inverse = np.linalg.inv(np.take_along_axis(here, basis[:, :, None], axis=1))
     potentials = np.einsum("fij,fj->fi", inverse, np.take_along_axis(height, basis, axis=1))
@@ -222,6 +230,6 @@ def _neighbours(shares: Floats, energies: Floats, row: Integers, basis: Integers
 
 
 def _keys(row: Integers, basis: Integers) -> npt.NDArray[np.void]:
-    """One value for each facet, equal for equal ones."""
+    """One value for each facet; equal facets have equal values."""
     table = np.ascontiguousarray(np.concatenate([row[:, None], basis], axis=1).astype(np.int32))
     return table.view(np.dtype((np.void, table.dtype.itemsize * table.shape[1])))[:, 0]

@@ -23,27 +23,28 @@ from crystalgfn.proxies.hull.phases import Integers, ordered_elements
 FILE_FORMAT = "crystalgfn hull 2"
 
 _ROWS = 512
-"""Compositions whose facets are gathered at once."""
+"""Number of compositions that are evaluated at once, to bound memory."""
 
 
 class ConvexHull(nn.Module):
-    """Energy of the hull at any composition of up to m of k elements, by the facets of each system of m elements.
+    """Energy of the hull at any composition of up to m of k elements, from the facets of each system of m elements.
 
-    A facet is a set of chemical potentials that no reference phase undercuts: ``mu_f · c_i <= e_i`` for each phase i.
-    By duality the highest ``mu_f · c`` over the facets of a system is the energy of the cheapest mixture of its phases.
+    A facet is a set of chemical potentials that are not above any reference phase: ``mu_f · c_i <= e_i`` for each
+    phase i. By duality, the largest ``mu_f · c`` over the facets of a system is the lowest energy of a mixture of the
+    phases of the system.
 
     Args:
-        elements: symbols of the k elements, by atomic number.
+        elements: symbols of the k elements, in the order of atomic numbers.
         starts: (s + 1,) int64; facets of system i are the rows from ``starts[i]`` to ``starts[i + 1]``. Systems are all
             combinations of m elements in colexicographic order.
         potentials: (f, m) float64 chemical potentials [eV/atom] of the system's elements, in the order of atomic
             numbers.
-        max_elements: most elements of a composition; m is this or k, whichever is smaller.
+        max_elements: largest number of elements in a composition; m is the smaller of this and k.
 
     Raises:
-        InputError: for elements that are unknown or out of order, or tensors that make no hull.
+        InputError: if elements are unknown or out of order, or the tensors do not describe a hull.
 
-    Source: the dual of the linear program for the lowest mixture.
+    Source: the dual of the linear program for the mixture of lowest energy.
     """
 
     def __init__(self, elements: Sequence[str], starts: Tensor, potentials: Tensor, max_elements: int = 5) -> None:
@@ -78,7 +79,8 @@ class ConvexHull(nn.Module):
             (n,) float64 energy [eV/atom].
 
         Raises:
-            InputError: if a composition is empty or has an element that the hull does not know.
+            ValueError: if ``counts`` has another shape.
+            InputError: if a composition is empty, has an element that is not in the hull, or has too many elements.
         """
         if counts.ndim != 2 or counts.shape[1] != N_ELEMENTS:
             raise ValueError(f"counts: shape {tuple(counts.shape)} is not allowed; it must be (n, {N_ELEMENTS})")
@@ -91,14 +93,21 @@ class ConvexHull(nn.Module):
             symbols = element_symbols()
             raise InputError(
                 f"hull: has no phases with {', '.join(symbols[z] for z in found)}; its elements: "
-                f"{' '.join(self.elements)}. crystalgfn build-hull makes one for other elements"
+                f"{' '.join(self.elements)}. Use crystalgfn build-hull to make a hull for other elements"
             )
         if (atoms <= 0).any():
             raise InputError(f"hull: the composition in row {int((atoms <= 0).nonzero()[0])} has no atoms")
         return self.energy(known / atoms[:, None])
 
     def refused(self, counts: Tensor) -> list[str]:
-        """Why a composition has no energy: for each row of (n, 94) counts the reason, or an empty string."""
+        """Why compositions have no energy.
+
+        Args:
+            counts: (n, 94) atoms of each element; column Z - 1 holds element Z.
+
+        Returns:
+            the reason for each row, or an empty string if the composition has an energy.
+        """
         known = torch.zeros(N_ELEMENTS, dtype=torch.bool, device=counts.device)
         known[self.columns] = True
         present, symbols = counts > 0, element_symbols()
@@ -112,7 +121,7 @@ class ConvexHull(nn.Module):
 
     @torch.no_grad()
     def energy(self, fractions: Tensor) -> Tensor:
-        """(n,) float64 energy [eV/atom] for (n, k) shares of the hull's elements, rows adding up to 1.
+        """(n,) float64 energy [eV/atom] for (n, k) atomic fractions of the hull's elements; rows add up to 1.
 
         Raises:
             InputError: if a composition has more elements than the hull was made for.
@@ -123,13 +132,13 @@ class ConvexHull(nn.Module):
         if (present.sum(1) > size).any():
             most = int(present.sum(1).max())
             raise InputError(f"hull: made for up to {size} elements in a composition, not for {most}")
-        # The elements of each composition, filled up with others that it lacks.
+        # The elements of each composition, filled up to m with elements that it does not contain.
         chosen = (~present).to(torch.int8).argsort(dim=1, stable=True)[:, :size].sort(1).values
         system = self.ranks[chosen, torch.arange(size, device=chosen.device)].sum(1)
         shares = fractions.gather(1, chosen)
         first, last = self.starts[system], self.starts[system + 1] - 1
         result = torch.empty_like(shares[:, 0])
-        # Compositions with about the same number of facets are padded together.
+        # Compositions with similar numbers of facets are processed together, so that little padding is needed.
         for rows in (last - first).argsort().split(_ROWS):
             width = int((last - first)[rows].max()) + 1 if len(rows) else 0
             place = first[rows, None] + torch.arange(width, device=rows.device)
@@ -139,13 +148,13 @@ class ConvexHull(nn.Module):
         return result
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
-        """Write the hull to a file of tensors and plain values; it appears complete or not at all.
+        """Write the hull to a file of tensors and plain values; an interrupted write leaves no partial file.
 
         Chemical potentials are rounded to `crystalgfn.proxies.hull.packing.STEP`.
 
         Args:
             path: file to write.
-            about: plain values that say how the hull was made.
+            about: plain values that describe how the hull was made.
         """
         potentials, starts = self.potentials.cpu().numpy(), self.starts.cpu()
         content = {
@@ -159,10 +168,13 @@ class ConvexHull(nn.Module):
 
 
 def load_hull(path: Path | str) -> ConvexHull:
-    """Read a hull from a file that `ConvexHull.save` wrote.
+    """Read a hull from a file.
+
+    Args:
+        path: file that `ConvexHull.save` wrote.
 
     Raises:
-        InputError: if the file is missing, damaged or something else.
+        InputError: if the file is missing, damaged or does not contain a hull.
     """
     path = Path(path)
     content = read_plain(path, FILE_FORMAT, "no such file with a hull", "a hull", "make it with crystalgfn build-hull")
@@ -178,10 +190,12 @@ def load_hull(path: Path | str) -> ConvexHull:
 
 
 def _checked(elements: Sequence[str], max_elements: int) -> tuple[tuple[str, ...], int]:
-    """The elements and the size of the systems."""
+    """The elements, checked, and the number of elements of a system."""
     symbols = ordered_elements(elements)
     if symbols != tuple(elements):
-        raise InputError(f"elements: {' '.join(elements)} are not in the order of atomic numbers, each once")
+        raise InputError(
+            f"elements: {' '.join(elements)} is not allowed; give each element once, in the order of atomic numbers"
+        )
     between("max_elements", max_elements, 1, N_ELEMENTS)
     return symbols, min(max_elements, len(symbols))
 
@@ -194,5 +208,5 @@ def _check_starts(starts: Tensor, k: int, size: int) -> None:
 
 
 def _elements_of_facets(k: int, size: int, starts: Tensor) -> Integers:
-    """(f, m) the elements, from 0, of each facet's system."""
+    """(f, m) indices, from 0, of the elements of each facet's system."""
     return np.repeat(systems_of(k, size), starts.diff().numpy(), axis=0)

@@ -1,8 +1,9 @@
-"""Facets packed for a file.
+"""Compact storage of facets in a file.
 
-A facet of a small chemical system recurs in every system that contains it, so few chemical potentials are different:
-583,000 of 6.2 million for 22 elements. Each element's different ones are listed in rising order, as whole numbers of
-steps, and the facets name places in the lists. Both are then compressed (LZMA, which Python brings along).
+A facet of a small chemical system occurs again in every system that contains it, so that few chemical potentials are
+different: 583,000 of 6.2 million for 22 elements. The different potentials of each element are listed in ascending
+order, as multiples of `STEP`. The facets refer to places in these lists. Lists and places are compressed with LZMA,
+from Python's standard library.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from crystalgfn.proxies.hull.phases import Floats, Integers
 
 STEP = 1e-7
-"""Chemical potentials are rounded to whole numbers of this [eV/atom]; energies of the hull change by half as much."""
+"""Chemical potentials are rounded to multiples of this [eV/atom]; energies of the hull change by at most half of it."""
 
 
 def pack_facets(potentials: Floats, elements: Integers) -> dict[str, Tensor]:
@@ -25,7 +26,7 @@ def pack_facets(potentials: Floats, elements: Integers) -> dict[str, Tensor]:
 
     Args:
         potentials: (f, m) chemical potentials [eV/atom].
-        elements: (f, m) the element, from 0, that each of them is of.
+        elements: (f, m) index, from 0, of the element of each potential.
 
     Returns:
         ``sizes`` (k,) int64, how many different potentials each element has; ``steps`` and ``places``, uint8, the
@@ -52,7 +53,7 @@ def unpack_facets(packed: Mapping[str, Tensor], elements: Integers) -> Floats:
 
     Args:
         packed: what `pack_facets` returned.
-        elements: (f, m) as they were given to it.
+        elements: (f, m) the same indices that `pack_facets` got.
 
     Returns:
         (f, m) chemical potentials [eV/atom].
@@ -66,12 +67,12 @@ def unpack_facets(packed: Mapping[str, Tensor], elements: Integers) -> Floats:
     ends = np.cumsum(sizes)
     starts = ends - sizes
     rises = _decompress(packed["steps"], "<i8", int(ends[-1]))
-    # Each list rises from 0 by itself: one running sum, less what it was where the list begins.
+    # The rises of each list start from 0: take one running sum, and subtract its value at the start of each list.
     sums = np.concatenate([[0], np.cumsum(rises)])
     values = (sums[1:] - np.repeat(sums[starts], sizes)) * STEP
     places = _decompress(packed["places"], _place_type(int(sizes.max())), elements.size).reshape(elements.shape)
     if (places >= sizes[elements]).any():
-        raise ValueError("a facet names a potential that is not there")
+        raise ValueError("a facet refers to a potential that does not exist")
     result: Floats = values[places + starts[elements]]
     return result
 
@@ -85,7 +86,7 @@ def _compress(array: np.ndarray) -> Tensor:
 
 
 def _decompress(data: Tensor, kind: str, count: int) -> np.ndarray:
-    """``count`` numbers of a type; never much more memory than they take, whatever the data say."""
+    """``count`` numbers of a type; damaged data cannot make it use much more memory than the numbers need."""
     expected = count * np.dtype(kind).itemsize
     stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
     try:
@@ -93,5 +94,5 @@ def _decompress(data: Tensor, kind: str, count: int) -> np.ndarray:
     except lzma.LZMAError as error:
         raise ValueError(f"damaged: {error}") from None
     if len(found) != expected or not stream.eof or stream.unused_data:
-        raise ValueError(f"damaged: other than the {expected} bytes expected")
+        raise ValueError(f"damaged: the size is not the expected {expected} bytes")
     return np.frombuffer(found, dtype=kind)

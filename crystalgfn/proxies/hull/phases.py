@@ -1,4 +1,4 @@
-"""Reference phases: what a crystal can decompose into."""
+"""Reference phases: the phases that a crystal can decompose into."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ HIGHER = "not the lowest of its composition"
 
 @dataclass(frozen=True)
 class Phases:
-    """Reference phases of a set of elements, one for each composition, among them the pure elements at 0 eV/atom.
+    """Reference phases of a set of elements: one for each composition, including the pure elements at 0 eV/atom.
 
     Attributes:
-        elements: symbols of the k elements, by atomic number.
-        fractions: (p, k) share of each element in the atoms of each phase.
+        elements: symbols of the k elements, in the order of atomic numbers.
+        fractions: (p, k) atomic fraction of each element in each phase.
         energies: (p,) formation energy [eV/atom].
     """
 
@@ -48,14 +48,14 @@ class Phases:
     def of(
         cls, compositions: Sequence[Mapping[str, int]], energies: Sequence[float], elements: Iterable[str]
     ) -> Phases:
-        """The lowest phase of each composition, and the pure elements.
+        """The phase of lowest energy for each composition, and the pure elements.
 
-        A pure element has formation energy 0 by definition: rows of pure elements change nothing.
+        The formation energy of a pure element is 0 by definition, therefore phases of one element are ignored.
 
         Args:
             compositions: whole counts of the elements of each phase.
             energies: formation energy [eV/atom] of each phase.
-            elements: symbols of all elements; a phase with others is an error.
+            elements: symbols of all elements; a phase with other elements is an error.
 
         Raises:
             InputError: for an unknown element, one outside of ``elements``, or an energy that is not finite.
@@ -89,10 +89,13 @@ class Phases:
         """Exact energy of the hull, by a linear program for each composition (HiGHS).
 
         Args:
-            fractions: (n, k) share of each element; rows add up to 1.
+            fractions: (n, k) atomic fraction of each element; rows add up to 1.
 
         Returns:
             (n,) energy [eV/atom] of the lowest mixture of phases with that composition.
+
+        Raises:
+            RuntimeError: if a linear program fails.
         """
         from scipy.optimize import linprog
 
@@ -101,7 +104,7 @@ class Phases:
             # Phases with an element that the composition lacks cannot be part of the mixture.
             use = self.fractions @ (target == 0) == 0
             present = target > 0
-            # Each present element is a phase, so that a mixture exists.
+            # The pure elements are phases, so a mixture always exists.
             solution = linprog(self.energies[use], A_eq=self.fractions[use][:, present].T, b_eq=target[present])
             if solution.status != 0:
                 raise RuntimeError(f"the linear program of composition {target.tolist()} failed: {solution.message}")
@@ -111,12 +114,12 @@ class Phases:
 
 @dataclass(frozen=True)
 class PhaseTable:
-    """What was read of a table.
+    """Reference phases from a table, and how its rows were used.
 
     Attributes:
         phases: the phases.
         rows: number of rows of the table.
-        used: rows that stand for a phase.
+        used: number of rows that became a phase.
         dropped: number of rows left out, by reason.
         frame: the table as read.
         usable: indices of the rows, from 0, with a formula of the chosen elements and an energy.
@@ -137,14 +140,18 @@ def read_phases(
     max_elements: int = 5,
     strict: bool = False,
 ) -> PhaseTable:
-    """Reference phases from a table with the columns ``formula`` and an energy; unusable rows are counted.
+    """Read reference phases from a table; rows that cannot be used are left out and counted.
 
     Args:
-        path: CSV or parquet file.
+        path: CSV or parquet file with the columns ``formula`` and ``label``.
         label: column with the formation energy [eV/atom], relative to the elements' ground states.
-        elements: symbols of the elements; rows with others are left out. None for all that occur.
-        max_elements: phases with more elements are left out: no composition of so few elements can contain them.
-        strict: whether a formula that cannot be read is an error if the row has an energy.
+        elements: symbols of the elements; rows with other elements are left out. None for all elements of the table.
+        max_elements: phases with more elements are left out, because they cannot be part of a composition with at most
+            this number of elements.
+        strict: if true, a formula that cannot be read is an error, unless the row has no energy.
+
+    Returns:
+        the phases and the use of the rows.
 
     Raises:
         InputError: if the table cannot be read, lacks a column, has no usable row, or an element is unknown.
@@ -180,11 +187,13 @@ def read_phases(
 
 
 class ReferenceHull:
-    """The hull of a table of known crystals. Elements are on it at 0 eV/atom, whether the table has them or not.
+    """The hull of a table of known crystals.
+
+    The pure elements are always part of it, at 0 eV/atom, even if the table does not contain them.
 
     Args:
-        path: CSV or parquet table with the columns formula and formation_energy [eV/atom]; other columns are ignored,
-            rows without an energy too.
+        path: CSV or parquet table with the columns formula and formation_energy [eV/atom]; other columns and
+            rows without an energy are ignored.
 
     Raises:
         InputError: if the table cannot be read, lacks a column, has a bad formula, or no row with an energy.
@@ -198,11 +207,12 @@ class ReferenceHull:
         """Energy of a crystal above the hull of the table.
 
         Args:
-            composition: of the crystal.
+            composition: composition of the crystal.
             formation_energy: its formation energy [eV/atom].
 
         Returns:
-            eV/atom, negative below the hull. The crystal itself is not part of it, unless the table has it.
+            energy above the hull [eV/atom], negative for a crystal below the hull. The crystal itself is part of the
+            hull only if the table contains it.
         """
         shares = composition.element_composition.fractional_composition
         fractions = np.array([[shares[symbol] for symbol in self.phases.elements]])
@@ -210,10 +220,10 @@ class ReferenceHull:
 
 
 def ordered_elements(elements: Iterable[str]) -> tuple[str, ...]:
-    """Symbols by atomic number, each once.
+    """Symbols in the order of atomic numbers, each once.
 
     Raises:
-        InputError: for an unknown symbol or none at all.
+        InputError: if a symbol is unknown, or there are no symbols.
     """
     given = set(elements)
     unknown = sorted(given - set(element_symbols()))
@@ -226,9 +236,9 @@ def ordered_elements(elements: Iterable[str]) -> tuple[str, ...]:
 def _reason(
     composition: dict[str, int], energy: float, label: str, allowed: set[str] | None, max_elements: int
 ) -> str | None:
-    """Why a row is left out."""
+    """Why a row is left out; None if it is used."""
     if not math.isfinite(energy):
-        return f"{label} is missing or no finite number"
+        return f"{label} is missing or not a finite number"
     if allowed is not None and not allowed.issuperset(composition):
         return OUTSIDE
     if len(composition) > max_elements:

@@ -1,4 +1,4 @@
-"""Random compositions: those a hull is checked and measured on."""
+"""Random compositions, used to check a hull and to measure its errors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import numpy as np
 from crystalgfn.proxies.hull.phases import Floats, Integers
 
 MAX_COUNT = 16
-"""Atoms of one element in a random composition: from 1 to this."""
+"""Largest number of atoms of one element in a random composition; the smallest is 1."""
 
 
 def random_compositions(k: int, n: int, max_elements: int, stream: np.random.Generator) -> Integers:
-    """Random counts of one to ``max_elements`` elements: numbers of elements, elements and counts are uniform.
+    """Random counts of one to ``max_elements`` elements.
+
+    The number of elements, the elements and their counts are drawn uniformly.
 
     Args:
         k: number of elements to choose from.
         n: number of compositions.
-        max_elements: most elements of a composition.
+        max_elements: largest number of elements in a composition.
         stream: source of random numbers.
 
     Returns:
@@ -28,5 +30,5 @@ def random_compositions(k: int, n: int, max_elements: int, stream: np.random.Gen
 
 
 def fractions(counts: Integers) -> Floats:
-    """(n, k) share of each element in the atoms."""
+    """(n, k) atomic fraction of each element, from (n, k) numbers of atoms."""
     return counts / counts.sum(1, keepdims=True)

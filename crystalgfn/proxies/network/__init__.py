@@ -1,1 +1,1 @@
-"""The property network behind the proxies: its features, training, fine-tuning and error estimate."""
+"""The property network behind the proxies: features, training, fine-tuning and error estimate."""

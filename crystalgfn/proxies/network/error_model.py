@@ -1,10 +1,10 @@
-"""How wrong a property network is: a further network learns the size of errors on rows that were held out.
+"""The error estimate of a property network: a further network learns the size of errors on rows that were held out.
 
-Members that have seen a crystal know it too well, and members that agree can be wrong together, so neither training
-errors nor the spread of an ensemble tell the error on a new crystal. Here the training rows are cut into parts by
-reduced formula; for each part a member is trained on the other parts, and its errors on the part are those that the
-error network learns. Its prediction and the disagreement of the members are then brought together, with three numbers,
-on the validation rows.
+The members have smaller errors on training rows than on new crystals, and members that agree can be wrong together.
+Therefore neither training errors nor the spread of an ensemble give the error on a new crystal. Here the training rows
+are divided into parts by reduced formula. For each part a member is trained on the other parts, and the error network
+learns the errors of this member on the part. The calibration, three numbers that are fitted to the validation rows,
+then combines the output of the error network with the disagreement of the members.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from crystalgfn.proxies.network.property_network import LOG_RANGE, Outputs, Prop
 from crystalgfn.proxies.network.splits import reduced_formulas
 
 _AVERAGE = 0.998
-"""Decay of the moving average of the weights, at most."""
+"""Largest decay of the moving average of the weights."""
 
 _PRIOR_ROWS = 20.0
-"""Validation rows that the prior of the calibration weighs: that the error network ranks errors well by itself."""
+"""Weight of the prior of the calibration, in validation rows.
+
+The prior assumes that the error network alone ranks errors well."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class ErrorConfig:
     """The network that predicts the error.
 
     Attributes:
-        folds: parts that the training rows are cut into; for each one a member is trained on the others.
+        folds: number of parts of the training rows; for each part a member is trained on the other parts.
         epochs: passes over the training rows.
         learning_rate: highest learning rate of the schedule.
         embedding: width of the embedding of an element in a crystal.
@@ -54,7 +56,7 @@ class ErrorConfig:
     prototype_dropout: float = 0.3
 
     def sizes(self, network: NetworkSizes) -> NetworkSizes:
-        """Sizes of the error network beside members of some sizes."""
+        """Sizes of the error network, for members of given sizes."""
         return replace(
             network,
             members=1,
@@ -66,13 +68,13 @@ class ErrorConfig:
         )
 
     def settings(self, members: OptimizerConfig) -> OptimizerConfig:
-        """How it is trained, beside members that are trained in some way."""
+        """How the error network is trained, for members that are trained in a given way."""
         return replace(
             members,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             prototype_dropout=self.prototype_dropout,
-            # It is trained for fewer steps than a member.
+            # The error network is trained for fewer steps than a member.
             average=min(members.average, _AVERAGE),
         )
 
@@ -94,17 +96,17 @@ def fit_errors(
     Args:
         model: the network; its error network and calibration change.
         crystals: n crystals.
-        target: (n,) float32, their property.
+        target: (n,) float32 property of the crystals.
         weight: (n,) weight of each crystal in the loss.
         train: indices of the training rows.
-        val: indices of the validation rows that calibrate.
+        val: indices of the validation rows, which are used for the calibration.
         config: how to train the error network.
-        optimizer: how the members were trained; those for the parts are trained in the same way.
-        seed: seeds the parts and the order of the rows.
-        log: takes each line of progress.
+        optimizer: how the members were trained; the members for the parts are trained in the same way.
+        seed: seed of the parts and of the order of the rows.
+        log: called with each line of progress.
 
     Raises:
-        InputError: if there are fewer than two reduced formulas in training.
+        InputError: if the training rows have fewer than two reduced formulas.
     """
     train = train[weight[train] > 0]
     parts = _parts(crystals, train, config.folds, seed)
@@ -129,11 +131,11 @@ def fit_errors(
         held_out.append(outputs)
         errors.append((outputs.value - target[outside]).abs())
         rows.append(outside)
-    # Dropout draws from the global generator, which the caller lends: the same draws however members were trained.
+    # Dropout uses the global generator. The seed makes its draws independent of the training of the members.
     torch.manual_seed(seed)
     index, sizes = torch.cat(rows), torch.cat(errors)
     with torch.no_grad():
-        # Start from the mean error everywhere.
+        # Start with the mean error as the prediction for every row.
         model.error.out.weight.mul_(0.1)
         model.error.out.bias.fill_(math.log(float((sizes / model.target_scale[3]).mean()) + 1e-6))
     features = model.error_inputs(model.inputs(crystals[index]), _join(held_out))
@@ -154,7 +156,7 @@ def fit_errors(
 
 
 def evaluate(model: PropertyNetwork, crystals: Crystals) -> Outputs:
-    """What the members say of any number of crystals, in batches."""
+    """Outputs of the members for any number of crystals, computed in batches."""
     with torch.no_grad():
         starts = range(0, max(len(crystals), 1), EVALUATION_BATCH)
         return _join([model.outputs(crystals[slice(s, s + EVALUATION_BATCH)]) for s in starts])
@@ -169,16 +171,16 @@ def fit_error_network(
     seed: int,
     log: Callable[[str], None],
 ) -> None:
-    """Train the error network of a model, from the weights that it has, on errors of held-out rows.
+    """Train the error network of a model on errors of held-out rows, starting from its present weights.
 
     Args:
         model: the network; its error network changes.
-        features: of k rows, as `PropertyNetwork.error_inputs` makes them.
+        features: features of k rows, from `PropertyNetwork.error_inputs`.
         errors: (k,) absolute errors, in the unit of the property.
         weight: (k,) weight of each row in the loss.
         settings: how to train.
-        seed: seeds the order of the rows. Dropout uses the global generator, which the caller lends.
-        log: takes each line of progress.
+        seed: seed of the order of the rows. Dropout uses the global generator; the caller seeds and restores it.
+        log: called with each line of progress.
     """
     scaled = errors / model.target_scale[3]
     weight = weight / weight.mean()
@@ -195,10 +197,11 @@ def fit_error_network(
 
 
 def _surprise(said: Tensor, error: Tensor) -> Tensor:
-    """Loss of a predicted logarithm of the mean error: the Poisson deviance up to a constant.
+    """Loss of a predicted logarithm of the mean error: the Poisson deviance, up to a constant.
 
-    Its minimum is the mean of the errors. The likelihood of a Laplace law has the same minimum, but a surprise among
-    crystals that are nearly always right, as metals are, outweighs all others there.
+    Its minimum is at the mean of the errors. The likelihood of a Laplace distribution has the same minimum. It is not
+    used, because one large error among crystals with nearly exact predictions, such as metals, would outweigh all
+    other errors.
     """
     return said.exp() - error * said
 
@@ -206,15 +209,15 @@ def _surprise(said: Tensor, error: Tensor) -> Tensor:
 def calibrate(
     model: PropertyNetwork, features: Features, disagreement: Tensor, errors: Tensor, weight: Tensor, prior: Tensor
 ) -> None:
-    """Fit the three numbers of the calibration to held-out rows; their mean uncertainty becomes their mean error.
+    """Fit the three numbers of the calibration to held-out rows, so that mean uncertainty and mean error agree.
 
     Args:
         model: the network; its calibration changes.
-        features: of k rows, as `PropertyNetwork.error_inputs` makes them.
+        features: features of k rows, from `PropertyNetwork.error_inputs`.
         disagreement: (k,) expected deviation of the members from the prediction, in the unit of the property.
         errors: (k,) absolute errors, in the unit of the property.
         weight: (k,) weight of each row.
-        prior: (3,) calibration that the exponents stay near to where there are few rows.
+        prior: (3,) calibration; its exponents change little if there are few rows.
     """
     with torch.no_grad():
         said = model.error(features, Constituents.of(features))[:, 0]
@@ -235,12 +238,16 @@ def calibrate(
 
 
 def _parts(crystals: Crystals, train: Tensor, folds: int, seed: int) -> Tensor:
-    """(k,) part of each training row; rows of one reduced formula are in one part."""
+    """(k,) part of each training row; all rows of one reduced formula are in the same part.
+
+    Raises:
+        InputError: if the training rows have fewer than two reduced formulas.
+    """
     keys = reduced_formulas(crystals[train])
     unique = sorted(set(keys))
     if len(unique) < 2:
         raise InputError(
-            "the training rows have one reduced formula; at least 2 are needed to learn the size of errors"
+            "the training rows have only one reduced formula; at least 2 are needed to learn the size of errors"
         )
     order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
     part = {key: place % min(folds, len(unique)) for key, place in zip(unique, order, strict=True)}

@@ -1,10 +1,10 @@
-"""What a property network sees of a crystal: numbers derived from its composition, space group and cell.
+"""The inputs of a property network: numbers derived from the composition, space group and cell of a crystal.
 
-Two kinds of features leave this module. *Row features* describe a crystal as a whole: statistics of element
+There are two kinds of features. *Row features* describe a crystal as a whole: statistics of element
 properties and the shape and size of the cell. *Constituent features* describe one element of a crystal: how many of
 its atoms there are, and which Wyckoff positions can hold them. The constituents of a batch are listed one after the
-other (ragged, no padding), the elements of each crystal by electronegativity, so that the order in which a formula
-was written cannot matter.
+other (ragged, no padding). The elements of each crystal are listed by electronegativity, so that the order in which a
+formula was written does not matter.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.descriptors import element_property_table, general_multiplicity
 
 FEATURE_VERSION = 1
-"""Raised whenever a feature changes its meaning: weights of another version cannot be used."""
+"""Increased whenever a feature changes its meaning; weights of another version cannot be used."""
 
 CELL_FEATURES = (
     "log_volume_per_atom",
-    "log_volume_over_atoms",  # over the sum of the volumes of its atoms
+    "log_volume_over_atoms",  # divided by the sum of the volumes of the atoms
     *(f"log_{length}" for length in "abc"),
-    *(f"log_{length}_over_edge" for length in "abc"),  # of a cube of the same volume
-    *(f"log_{length}_over_spacing" for length in "abc"),  # edge of a cube of the volume per atom
+    *(f"log_{length}_over_edge" for length in "abc"),  # edge of a cube of the same volume
+    *(f"log_{length}_over_spacing" for length in "abc"),  # edge of a cube with the volume per atom
     *(f"cos_{angle}" for angle in ("alpha", "beta", "gamma")),
     "log_atoms",
-    "log_atoms_over_multiplicity",  # of the general position
+    "log_atoms_over_multiplicity",  # multiplicity of the general position
     "elements",
     "largest_fraction",
 )
 """Names of the last row features, in order: size and shape of the cell, and numbers of atoms and elements."""
 
 _MAX_COUNT = 64
-"""Counts above this one share the entry of the tables of counts."""
+"""Largest count with an entry of its own in tables of counts; larger counts use the same entry."""
 
 _MIN_VOLUME = 1e-3
-"""Volume [Å³] of a cell without one: far outside of any training range, where it is saturated."""
+"""Volume [Å³] that is used for a cell without volume; it lies far outside any training range."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Features:
         fractions: (n, 94) float32, atomic fractions.
         space_group: (n,) int64, number of the space group minus 1.
         prototype: (n,) int64, hash of the space group and the counts by electronegativity.
-        n_elements: (n,) int64, elements of each crystal.
+        n_elements: (n,) int64, number of elements of each crystal.
         element: (m,) int64, atomic number minus 1, for the constituents in order of crystals.
-        count: (m,) int64, atoms of the element in the conventional cell, at most 64.
+        count: (m,) int64, atoms of the element in the conventional cell; 64 for larger numbers.
         constituent: (m, s) float32, constituent features.
     """
 
@@ -89,7 +89,7 @@ class Features:
 
     @staticmethod
     def cat(parts: Sequence[Features]) -> Features:
-        """One batch from several, in order."""
+        """One batch made from several, in order."""
         return Features(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Features)))
 
     def to(self, device: torch.device | str) -> Features:
@@ -113,10 +113,11 @@ def ragged_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
 
 
 class CrystalFeatures(nn.Module):
-    """Computes `Features` of a batch of crystals; has no parameters.
+    """Computes `Features` of a batch of crystals; it has no trainable parameters.
 
-    All tables come from pymatgen, spglib and pyxtal when the module is made and are not part of its state. The atomic
-    volumes that the size of a cell is compared with are an argument, as they are fitted on training data.
+    All tables come from pymatgen, spglib and pyxtal. They are made with the module and are not part of its state. The
+    atomic volumes, with which the volume of a cell is compared, are an argument because they are fitted to training
+    data.
 
     Args:
         atomic_volumes: (94,) volume of an atom of each element [Å³].
@@ -136,7 +137,7 @@ class CrystalFeatures(nn.Module):
         self.register_buffer("wyckoff_table", _wyckoff_table(), persistent=False)
         self.register_buffer("multiplicity", general_multiplicity(), persistent=False)
         self.register_buffer("atomic_volumes", atomic_volumes.to(torch.float64), persistent=False)
-        # Odd multipliers of a multiplicative hash; int64 products wrap around, which is what a hash wants.
+        # Odd multipliers of a multiplicative hash; the overflow of int64 products is part of the hash.
         weights = [(0x9E3779B97F4A7C15 * (2 * k + 1) ** 3) % 2**63 | 1 for k in range(N_ELEMENTS + 1)]
         self.register_buffer("hash_weights", torch.tensor(weights), persistent=False)
 
@@ -197,11 +198,11 @@ class CrystalFeatures(nn.Module):
         return Features(rows, fractions, group, prototype, n_elements, element, capped, constituent)
 
     def _composition(self, fractions: Tensor, element: Tensor, start: Tensor, n_elements: Tensor) -> Tensor:
-        """(n, 4 p) mean, standard deviation, least and largest of each element property."""
+        """(n, 4 p) mean, standard deviation, smallest and largest value of each element property."""
         mean = fractions @ self.properties
-        # E[x²] - E[x]² loses digits only where the deviation is small; properties are scaled to unit variance.
+        # E[x²] - E[x]² loses digits only if the deviation is small; properties are scaled to unit variance.
         deviation = (fractions @ self.properties.square() - mean.square()).clamp_min(1e-6).sqrt()
-        # Crystals with fewer elements than the widest one repeat their first element, which changes no extreme.
+        # Crystals with fewer elements than others repeat their first element, which does not change the extremes.
         width = int(n_elements.max()) if n_elements.numel() else 1
         places = torch.arange(width, device=start.device)
         constituents = start[:, None] + torch.where(places < n_elements[:, None], places, 0)
@@ -236,10 +237,10 @@ class CrystalFeatures(nn.Module):
 
 @cache
 def _wyckoff_table() -> Tensor:
-    """(230, 65, 3) float32, how a space group can hold 0 to 64 atoms of an element.
+    """(230, 65, 3) float32, how each space group can hold 0 to 64 atoms of an element.
 
-    The columns: the count is the multiplicity of a position without free coordinates; positions with a free
-    coordinate can hold it alone; logarithm of the count over the smallest multiplicity.
+    The three columns are: 1 if the count is the multiplicity of a position without free coordinates; 1 if positions
+    with a free coordinate alone can hold the count; the logarithm of the count over the smallest multiplicity.
     """
     table = torch.zeros(N_SPACE_GROUPS, _MAX_COUNT + 1, 3)
     for index, group in enumerate(space_groups()):
@@ -255,16 +256,16 @@ def _wyckoff_table() -> Tensor:
 
 
 def fit_atomic_volumes(crystals: Crystals) -> Tensor:
-    """Volume of an atom of each element that reproduces the volumes of the given cells best.
+    """Volume of an atom of each element, fitted to the volumes of the given cells.
 
-    Ridge regression of cell volumes, each row divided by its volume, on counts; the prior that elements without data
-    keep is the mean volume per atom.
+    The fit is a ridge regression of cell volumes on counts, with each row divided by its volume. The prior is the mean
+    volume per atom; elements without data keep it.
 
     Args:
-        crystals: the training crystals, all with a volume.
+        crystals: the training crystals; every cell must have a volume above 0.
 
     Returns:
-        (94,) float64, at least 1 Å³.
+        (94,) float64 volumes [Å³], at least 1.
     """
     volume = crystals.volume[:, None]
     design = crystals.counts.to(torch.float64) / volume

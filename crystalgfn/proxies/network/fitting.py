@@ -1,4 +1,4 @@
-"""The training loop of the networks behind a property: each on its own, judged on held-out rows after every epoch."""
+"""The training loop of the networks behind a property, with errors on held-out rows after the epochs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from crystalgfn.proxies.network.networks import Constituents, Member
 from crystalgfn.proxies.network.property_network import PropertyNetwork
 
 EVALUATION_BATCH = 2048
-"""Rows evaluated at once, to bound memory."""
+"""Number of rows that are evaluated at once, to bound memory."""
 
 _SECONDS_BETWEEN_LINES = 5
-"""Least time between two lines of progress of one network."""
+"""Least time [s] between two lines of progress of one network."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class OptimizerConfig:
 
     Attributes:
         epochs: passes over the training rows, for each member.
-        min_steps: least number of steps; a small table is passed over more often than ``epochs``.
-        batch_size: rows in a step; fewer where the table has less than eight times as many.
+        min_steps: smallest number of steps; for a small table there are more passes than ``epochs``.
+        batch_size: rows in a step; fewer if the table has less than eight times as many rows.
         learning_rate: highest learning rate of the schedule.
-        final_learning_rate: learning rate at the end, as a fraction of the highest; with the averaged weights, not
-            cooling down to 0 overfits less.
+        final_learning_rate: learning rate at the end, as a fraction of the highest. With averaged weights, a value
+            above 0 overfits less than 0.
         weight_decay: decay of the weight matrices and embeddings.
         loss_beta: error, in standard deviations of the label, at which the loss turns from squared to absolute.
         average: decay of the moving average of the weights, for each step.
         feature_noise: standard deviation of the noise on scaled row features.
         prototype_dropout: probability of hiding the prototype of a training row.
-        min_prototype_rows: training rows that a prototype needs for an embedding of its own.
+        min_prototype_rows: number of training rows that a prototype needs to get an embedding of its own.
         gradient_clip: largest norm of the gradient.
-        zero_loss: weight of the cross-entropy of zero or not, for a network with ``zero_share``.
+        zero_loss: weight of the cross-entropy of zero or not zero, for a network with ``zero_share``.
     """
 
     epochs: int = 25
@@ -62,12 +62,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of the training of one network.
+    """The batches for the training of one network.
 
     Attributes:
         steps: number of batches in all.
-        epochs: number of groups that they come in; the loss is reported after each.
-        groups: the groups of batches, each batch the indices of its rows; drawn while they are used.
+        epochs: number of groups of batches; the loss is reported after each group.
+        groups: the groups of batches; a batch holds the indices of its rows. Batches are drawn when they are used.
     """
 
     steps: int
@@ -76,7 +76,7 @@ class Batches:
 
     @classmethod
     def passes(cls, rows: Tensor, config: OptimizerConfig, generator: torch.Generator) -> Batches:
-        """Passes over some rows (k,), each in an order of its own."""
+        """Batches of passes over some rows (k,), each pass in a different random order."""
         size = min(config.batch_size, max(8, len(rows) // 8))
         steps = -(-len(rows) // size)
         epochs = max(config.epochs, -(-config.min_steps // steps))
@@ -96,19 +96,20 @@ def fit_ensemble(
     log: Callable[[str], None],
     title: str = "",
 ) -> None:
-    """Train every member, one after the other; the model holds their averaged weights in the end.
+    """Train every member, one after the other; afterwards the model has their averaged weights.
 
     Args:
         model: an untrained network, scaled to the training rows.
         crystals: n crystals.
-        target: (n,) float32, their property.
+        target: (n,) float32 property of the crystals.
         weight: (n,) weight of each crystal in the loss.
         train: indices of the training rows.
-        held_out: indices of other rows; they decide nothing here, their error is only shown.
+        held_out: indices of other rows; their error is reported, but has no influence on the training.
         config: how to train.
-        seed: seeds the order of the rows and the noise. Dropout uses the global generator, which the caller lends.
-        log: takes one line an epoch.
-        title: what the lines begin with.
+        seed: seed of the order of the rows and of the noise. Dropout uses the global generator; the caller seeds and
+            restores it.
+        log: called with each line of progress.
+        title: text at the start of each line.
     """
 
     def batches(generator: torch.Generator) -> Batches:
@@ -131,20 +132,21 @@ def fit_members(
     title: str = "",
     shown: str = "val",
 ) -> None:
-    """Train every member on batches of its own, one after the other; the model holds their averaged weights in the end.
+    """Train every member on its own batches, one after the other; afterwards the model has their averaged weights.
 
     Args:
         model: the network.
         features: scaled features of n crystals.
-        target: (n,) float32, their property.
+        target: (n,) float32 property of the crystals.
         weight: (n,) weight of each crystal in the loss.
         batches: makes the batches of a member, from the generator of the member.
-        held_out: indices of other rows, at least one; they decide nothing here, their error is only shown.
+        held_out: indices of other rows, at least one; their error is reported, but has no influence on the training.
         config: how to train.
-        seed: seeds the generators of the members. Dropout uses the global generator, which the caller lends.
-        log: takes each line of progress.
-        title: what the lines begin with.
-        shown: what the lines call the held-out rows.
+        seed: seed of the generators of the members. Dropout uses the global generator; the caller seeds and restores
+            it.
+        log: called with each line of progress.
+        title: text at the start of each line.
+        shown: name of the held-out rows in the lines.
     """
     others, labels = features[held_out], target[held_out]
     loss = _property_loss(model, target, weight, config)
@@ -157,7 +159,7 @@ def fit_members(
         own = batches(generator)
         epochs = own.epochs
         for epoch, mean_loss in fit_network(member, features, own, partial(loss, member), config, generator):
-            # Small tables have hundreds of epochs of a fraction of a second.
+            # Small tables have hundreds of epochs, each of which takes a fraction of a second.
             if epoch < epochs and time.time() - shown_at < _SECONDS_BETWEEN_LINES:
                 continue
             outputs = _evaluate(member, others)
@@ -180,15 +182,15 @@ def fit_network(
     config: OptimizerConfig,
     generator: torch.Generator,
 ) -> Iterator[tuple[int, float]]:
-    """Train one network; it holds its averaged weights in the end and while an epoch is reported.
+    """Train one network; it has its averaged weights at the end, and while an epoch is reported.
 
     Args:
-        network: what is trained.
+        network: the network to train.
         features: scaled features of n crystals.
         batches: the batches of rows.
         loss: loss of a batch, from the indices of its rows and their disturbed features.
         config: how to train.
-        generator: draws the noise.
+        generator: source of random numbers for the noise.
 
     Yields:
         number and mean loss of each epoch.
@@ -226,9 +228,9 @@ def fit_network(
 def _property_loss(
     model: PropertyNetwork, target: Tensor, weight: Tensor, config: OptimizerConfig
 ) -> Callable[[Member, Tensor, Features], Tensor]:
-    """The loss of a member on a batch: smoothed absolute error, and with ``zero_share`` the one of zero or not.
+    """The loss of a member on a batch: smoothed absolute error and, with ``zero_share``, cross-entropy of zero or not.
 
-    With ``zero_share`` crystals whose property is 0 tell nothing of the value that others have.
+    With ``zero_share``, crystals whose property is 0 contribute only to the cross-entropy.
     """
     mean, deviation = model.target_scale[2], model.target_scale[3]
     scaled = (target - mean) / deviation
@@ -253,7 +255,7 @@ def _learning_rate(step: int, total: int, final: float) -> float:
 
 
 def _disturbed(features: Features, config: OptimizerConfig, generator: torch.Generator) -> Features:
-    """Training rows with noise on the row features and some prototypes hidden."""
+    """Training rows with noise on the row features, and with some prototypes hidden."""
     row, prototype = features.row, features.prototype
     if config.feature_noise:
         row = row + config.feature_noise * torch.randn(row.shape, generator=generator)
@@ -264,24 +266,24 @@ def _disturbed(features: Features, config: OptimizerConfig, generator: torch.Gen
 
 
 def _evaluate(member: Member, features: Features) -> Tensor:
-    """(n, outputs) of a member for any number of rows."""
+    """(n, outputs) raw outputs of a member for any number of rows."""
     with torch.no_grad():
         parts = [features[part] for part in torch.arange(len(features)).split(EVALUATION_BATCH)]
         return torch.cat([member(part, Constituents.of(part)) for part in parts])
 
 
 def _mae(model: PropertyNetwork, raw: list[Tensor], target: Tensor) -> str:
-    """Mean absolute error of some members together, from their raw outputs, with its unit."""
+    """Mean absolute error of some members together, from their raw outputs, as text with the unit."""
     error = (model.combine(torch.stack(raw)).value - target).abs().mean()
     return f"{float(error):.4f} {model.unit}".strip()
 
 
 class _Average:
-    """Moving average of a network's parameters; as a context it stands in for them.
+    """Moving average of a network's parameters; in its ``with`` block the network has the averaged parameters.
 
     Args:
         network: the network.
-        decay: decay for each step; smaller at the start, so that the initial weights are soon forgotten.
+        decay: decay for each step; it is smaller in the first steps, so that the initial weights soon have no effect.
     """
 
     def __init__(self, network: Member, decay: float) -> None:
@@ -292,7 +294,7 @@ class _Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameters after a step."""
+        """Include the parameters after a step."""
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
@@ -311,5 +313,5 @@ class _Average:
         self._swap()
 
     def keep(self) -> None:
-        """Leave the average in the network for good."""
+        """Set the parameters of the network to the average permanently."""
         self._swap()

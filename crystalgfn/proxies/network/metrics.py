@@ -1,4 +1,4 @@
-"""Errors of a trained property network by group of rows, and how well its uncertainty tells them."""
+"""Errors of a trained property network for groups of rows, and how well its uncertainty predicts them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LABEL_PERCENTILES = (5, 50)
 
 @dataclass(frozen=True)
 class ReferenceLabels:
-    """Which labels are reference values; the others are known less exactly or come from another population.
+    """Which labels are reference values; other labels are less exact, or belong to another kind of crystals.
 
     Attributes:
-        column: column that says so; null if all labels are reference values.
-        value: value of that column in reference rows; headline errors are those of these rows.
-        other_weight: weight of any other row in the training loss, where a reference row weighs 1.
+        column: column that marks reference values; null if all labels are reference values.
+        value: value of this column in reference rows; the main errors of the model card are those of reference rows.
+        other_weight: weight of every other row in the training loss; a reference row has the weight 1.
     """
 
     column: str | None = None
@@ -44,11 +44,11 @@ class ReferenceLabels:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What the model card tells apart.
+    """Groups of rows for which the model card lists errors.
 
     Attributes:
-        group_columns: columns by whose values errors are listed.
-        elements: errors and label percentiles are also given for crystals of these elements alone.
+        group_columns: columns of the table; errors are listed for each of their values.
+        elements: errors and label percentiles are also listed for the crystals that contain only these elements.
     """
 
     group_columns: tuple[str, ...] = ()
@@ -56,10 +56,15 @@ class ReportConfig:
 
 
 def check_report(reference: ReferenceLabels, report: ReportConfig, table: CrystalTable) -> None:
-    """Make sure that the card can be written, before training.
+    """Check, before training, that the model card can be written.
+
+    Args:
+        reference: which labels are reference values.
+        report: the groups of rows for which errors are listed.
+        table: the table.
 
     Raises:
-        InputError: for a column that the table does not have or an unknown element.
+        InputError: if the table does not have a column, or an element is unknown.
     """
     columns = [*report.group_columns, *([reference.column] if reference.column else [])]
     missing = [column for column in columns if column not in table.frame.columns]
@@ -68,7 +73,9 @@ def check_report(reference: ReferenceLabels, report: ReportConfig, table: Crysta
         raise InputError(f"reference, report: {table.path} has no column(s) {', '.join(missing)}; it has: {present}")
     unknown = [symbol for symbol in report.elements if symbol not in atomic_numbers()]
     if unknown:
-        raise InputError(f"report.elements: unknown element(s) {', '.join(unknown)}")
+        raise InputError(
+            f"report.elements: unknown element(s) {', '.join(unknown)}; allowed: symbols of the elements 1 to 94"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,9 @@ class Predictions:
 
     Attributes:
         value: (n,) the property.
-        uncertainty: (n,) its expected absolute error.
-        disagreement: (n,) that of the members of the ensemble.
-        not_zero: (n,) probability that the property is not exactly zero; None for one without many zeros.
+        uncertainty: (n,) expected absolute error of the property.
+        disagreement: (n,) disagreement of the members of the ensemble.
+        not_zero: (n,) probability that the property is not exactly zero; None for a network without ``zero_share``.
     """
 
     value: Tensor
@@ -99,13 +106,21 @@ class Predictions:
 def errors(
     reference: ReferenceLabels, report: ReportConfig, table: CrystalTable, rows: Tensor, predictions: Predictions
 ) -> dict[str, dict[str, float]]:
-    """Errors on some rows, by group.
+    """Errors on some rows, for groups of these rows.
+
+    Args:
+        reference: which labels are reference values.
+        report: the groups of rows.
+        table: the table.
+        rows: indices of some usable rows.
+        predictions: predictions for all usable rows.
 
     Returns:
-        for each group of rows: ``n``; ``mae``, ``rmse`` and ``bias`` (mean error); the mean ``uncertainty`` and mean
-        ``disagreement`` of the members, and the rank correlation (Spearman) of either with the absolute error. For a
-        property with many zeros also ``n_not_zero``, ``mae_not_zero`` of the rows whose label is not zero, and
-        ``auroc``, the area under the curve of telling these from the others.
+        for each group of rows: number of rows ``n``; ``mae``, ``rmse`` and ``bias`` (mean error); the mean
+        ``uncertainty``, the mean ``disagreement`` of the members, and the rank correlation (Spearman) of each of these
+        two with the absolute error. For a network with ``zero_share`` also: number ``n_not_zero`` and ``mae_not_zero``
+        of the rows whose label is not zero, and ``auroc``, the area under the ROC curve for the distinction of these
+        rows from the others.
     """
     assert table.labels is not None
     frame = table.frame.iloc[table.rows[rows].tolist()]
@@ -126,7 +141,17 @@ def errors(
 def calibration(
     reference: ReferenceLabels, table: CrystalTable, rows: Tensor, predictions: Predictions
 ) -> list[dict[str, float]]:
-    """Mean uncertainty and MAE of the reference rows among some rows, in fifths by uncertainty; empty below 50 rows."""
+    """Mean uncertainty and MAE of the reference rows, in five groups of equal size by uncertainty.
+
+    Args:
+        reference: which labels are reference values.
+        table: the table.
+        rows: indices of some usable rows; reference rows among them are used.
+        predictions: predictions for all usable rows.
+
+    Returns:
+        ``uncertainty`` and ``mae`` of each group, from low to high uncertainty; empty for fewer than 50 rows.
+    """
     assert table.labels is not None
     rows = rows[reference.rows(table)[rows]]
     if len(rows) < 50:
@@ -140,7 +165,7 @@ def calibration(
 
 
 def label_percentiles(report: ReportConfig, table: CrystalTable, rows: Tensor) -> dict[str, Any]:
-    """Percentiles of the label over some rows, all and those of the chosen elements."""
+    """Percentiles of the label over some rows, and over those of them that contain only the chosen elements."""
     assert table.labels is not None
     result = {"all rows": percentiles(table.labels[rows], LABEL_PERCENTILES)}
     within = rows[_within(report, table, rows)] if report.elements else rows[:0]
@@ -150,13 +175,13 @@ def label_percentiles(report: ReportConfig, table: CrystalTable, rows: Tensor) -
 
 
 def _by_value(frame: pd.DataFrame, column: str) -> dict[str, Tensor]:
-    """Mask of the rows with each value of a column, missing values left out."""
+    """Mask of the rows for each value of a column; missing values are left out."""
     values = frame[column].dropna().astype(str).unique()
     return {v: torch.tensor((frame[column].astype(str) == v).tolist(), dtype=torch.bool) for v in sorted(values)}
 
 
 def _errors(predictions: Predictions, labels: Tensor) -> dict[str, float]:
-    """Errors of one group; a rank correlation or area that the rows do not define is left out."""
+    """Errors of one group; a rank correlation or area that is not defined for the rows is left out."""
     error = predictions.value.double() - labels
     size = error.abs()
     result = {
@@ -182,7 +207,7 @@ def _errors(predictions: Predictions, labels: Tensor) -> dict[str, float]:
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two vectors, ties sharing their mean rank; NaN where it is not defined."""
+    """Rank correlation of two vectors; ties get their mean rank; NaN if the correlation is not defined."""
     return float(pearson(ranks(a), ranks(b))) if len(a) > 2 else float("nan")
 
 
@@ -198,7 +223,7 @@ def _within(report: ReportConfig, table: CrystalTable, rows: Tensor) -> Tensor:
 
 
 def percentiles(values: Tensor, chosen: tuple[float, ...]) -> dict[str, float]:
-    """Some percentiles of values (n,), rounded."""
+    """Chosen percentiles of values (n,), rounded to 4 decimal places."""
     import numpy as np
 
     return {f"{p:g}": round(float(np.percentile(values.numpy(), p)), 4) for p in chosen}

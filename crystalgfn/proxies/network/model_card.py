@@ -1,4 +1,4 @@
-"""The model card of a trained property network, in Markdown, and its numbers, as JSON."""
+"""The model card of a trained property network, in Markdown, and its metrics, as JSON."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from crystalgfn.proxies.network.splits import SplitTable
 VOLUME_PERCENTILES = (0.1, 0.5, 1, 5, 50, 95, 99, 99.5, 99.9)
 
 LIMITS = """\
-- The network sees composition, space group and cell, no atomic positions: two crystals that differ in positions only
-  get one value.
-- It is trained on relaxed cells: features of a cell are saturated at the range of the training rows, and the
-  prediction at the range of their labels. A prediction for a cell outside of that range is that for a cell at its
-  edge, with an uncertainty that grows with the distance from the range; how fast is an assumption. Look at the volume
-  per atom before you trust it.
-- Elements, space groups and prototypes (space group and counts) without training rows are described by their
-  properties and classes only.
-- The uncertainty is the mean absolute error that crystals like this one had when they were held out. It is calibrated
-  on crystals from the same sources as the table; crystals that a generator chose may be worse."""
+- The network uses composition, space group and cell, but no atomic positions: two crystals that differ only in atomic
+  positions get the same value.
+- It is trained on relaxed cells. Features of a cell are limited to the range of the training rows, and predictions to
+  the range of their labels. A cell outside the range gets the prediction for a cell at the edge of the range, with an
+  uncertainty that grows with the distance from the range; the rate of this growth is an assumption. Check the volume
+  per atom before you trust a prediction.
+- Elements, space groups and prototypes (space group and counts) without training rows are described only by their
+  properties and classes.
+- The uncertainty is the mean absolute error of similar crystals that were held out. It is calibrated on crystals from
+  the same sources as the table. Errors can be larger for crystals that a generative model proposes."""
 
 
 def write_report(
@@ -49,7 +49,7 @@ def write_report(
 
     Args:
         reference: which labels are reference values.
-        report: what is told apart.
+        report: the groups of rows for which errors are listed.
         split: the table with all usable rows, and their split.
         predictions: predictions for the usable rows.
         settings: settings of the training, as plain values.
@@ -88,8 +88,8 @@ def model_card(metrics: dict[str, Any], reference: ReferenceLabels, report: Repo
     lines = [
         f"# {settings['property']}{unit}",
         "",
-        f"Ensemble of {settings['network']['members']} networks from composition, space group and cell, and one for "
-        f"its error; {settings['parameters']:,} parameters. Written by `crystalgfn train-proxy`.",
+        f"Ensemble of {settings['network']['members']} networks that use composition, space group and cell, and one "
+        f"network that predicts the error; {settings['parameters']:,} parameters. Written by `crystalgfn train-proxy`.",
         "",
         "## Training",
         f"- Table: `{settings['table']}`, label `{settings['label']}`; split: {settings['split']}.",
@@ -113,7 +113,7 @@ def model_card(metrics: dict[str, Any], reference: ReferenceLabels, report: Repo
         f"## Errors{unit}",
         "",
     ]
-    titles = {"test": "Test rows", "val": "Validation rows, on which uncertainties were calibrated"}
+    titles = {"test": "Test rows", "val": "Validation rows, which were used to calibrate the uncertainty"}
     for split in [name for name in titles if name in metrics["errors"]]:
         lines += [f"{titles[split]}:", "", *error_table(metrics["errors"][split]), ""]
         if zero_share:
@@ -123,8 +123,9 @@ def model_card(metrics: dict[str, Any], reference: ReferenceLabels, report: Repo
     if report.elements:
         lines += [f"Chosen elements: {' '.join(report.elements)}.", ""]
     lines += [
-        "Uncertainty: the mean of the predicted absolute error, to compare with the MAE. Rank correlation: of the "
-        "uncertainty and the absolute error (Spearman); in brackets that of the disagreement of the members alone.",
+        "Uncertainty: the mean of the predicted absolute error; compare it with the MAE. Rank correlation (Spearman): "
+        "of the uncertainty and the absolute error; in brackets, of the disagreement of the members and the absolute "
+        "error.",
         "",
         *_calibration_lines(metrics, "reference rows" if reference.column else "rows", unit),
         "## Training range",
@@ -142,7 +143,11 @@ def model_card(metrics: dict[str, Any], reference: ReferenceLabels, report: Repo
 
 
 def error_table(groups: dict[str, dict[str, float]]) -> list[str]:
-    """Lines of a table of the errors of groups of rows, as `crystalgfn.proxies.network.metrics.errors` gives them."""
+    """Lines of a Markdown table of errors.
+
+    Args:
+        groups: errors of groups of rows, from `crystalgfn.proxies.network.metrics.errors`.
+    """
     lines = [
         "| rows | n | MAE | RMSE | mean error | uncertainty | rank correlation |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -167,12 +172,12 @@ def _zero_table(groups: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _calibration_lines(metrics: dict[str, Any], rows: str, unit: str) -> list[str]:
-    """MAE by predicted uncertainty on the test rows, if there are enough of them."""
+    """Lines of a table of the MAE by predicted uncertainty; empty if there are too few test rows."""
     bins = metrics["calibration"].get("test", [])
     if not bins:
         return []
     return [
-        f"Test {rows} by their uncertainty, in fifths{unit}:",
+        f"Test {rows} in five groups by their uncertainty{unit}:",
         "",
         "| | " + " | ".join(("lowest", "2nd", "3rd", "4th", "highest")) + " |",
         "|---|--:|--:|--:|--:|--:|",
@@ -187,5 +192,5 @@ def _list(values: dict[str, float]) -> str:
 
 
 def settings_text(values: dict[str, Any]) -> str:
-    """Settings in one line."""
+    """Settings as one line of text."""
     return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -1,7 +1,7 @@
-"""One member of a property network: from features of crystals to one or two numbers.
+"""One member of a property network: it computes one or two numbers from the features of a crystal.
 
-It embeds the elements of a crystal in the context of its space group and cell, lets every pair of them exchange a
-message, and reads the output from their average together with the row features.
+The network embeds the elements of a crystal, in the context of the space group and cell. Every pair of elements
+exchanges a message. The output is computed from the average of the elements' embeddings and the row features.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ class NetworkSizes:
     """Sizes of a property network.
 
     Attributes:
-        members: networks in the ensemble; the prediction is their mean.
+        members: number of networks in the ensemble; the prediction is their mean.
         embedding: width of the embedding of an element in a crystal.
-        rounds: exchanges of messages between the elements of a crystal.
+        rounds: number of exchanges of messages between the elements of a crystal.
         hidden: width of the layers that read the property.
         layers: number of residual layers that read the property.
         prototype: width of the embedding of a prototype (space group and counts).
         dropout: probability of dropping a hidden unit while training.
         zero_share: for a property that is exactly zero for many crystals, such as the band gap of metals: each member
-            also says how probable another value is, and learns the value from crystals that have one.
+            also predicts the probability of another value, and learns the value only from crystals where it is not
+            zero.
     """
 
     members: int = 3
@@ -48,13 +49,13 @@ class NetworkSizes:
 
 @dataclass(frozen=True)
 class Constituents:
-    """Index arithmetic of a batch, shared by the members.
+    """Indices of the constituents of a batch and of their pairs; all members use the same.
 
     Attributes:
         row: (m,) crystal of each constituent.
         fraction: (m, 1) atomic fraction of each constituent.
         receiver: (p,) constituent that receives the message of each ordered pair of constituents of one crystal.
-        sender: (p,) constituent that sends it.
+        sender: (p,) constituent that sends the message of each pair.
     """
 
     row: Tensor
@@ -82,8 +83,8 @@ class Member(nn.Module):
         sizes: sizes of the network.
         row_size: number of row features.
         constituent_size: number of constituent features.
-        n_prototypes: known prototypes; index 0 stands for every other one.
-        outputs: numbers read for each crystal.
+        n_prototypes: number of known prototypes; index 0 stands for all others.
+        outputs: number of outputs for each crystal.
     """
 
     def __init__(
@@ -95,8 +96,8 @@ class Member(nn.Module):
         self.groups: Tensor
         self.register_buffer("properties", element_property_table(), persistent=False)
         self.register_buffer("groups", space_group_table(), persistent=False)
-        # What is special to one element, group, count or prototype starts at zero and has to be earned from data,
-        # so that those without data are described by their classes and properties alone.
+        # Embeddings of single elements, groups, counts and prototypes start at zero and change only with data. Without
+        # data, elements, groups, counts and prototypes are described only by their classes and properties.
         self.element = nn.Linear(self.properties.shape[1], d)
         self.element_own = zeros_embedding(N_ELEMENTS, d)
         self.count_own = zeros_embedding(65, d)
@@ -105,7 +106,7 @@ class Member(nn.Module):
         self.prototype_own = zeros_embedding(n_prototypes + 1, sizes.prototype)
         context = row_size + d + sizes.prototype
         self.context = nn.Linear(context, d)
-        # Files of weights say "site" for a constituent.
+        # Files of weights use the name "site" for a constituent.
         self.context_to_site = nn.Linear(d, d)
         self.site = nn.Linear(constituent_size, d)
         self.messages = nn.ModuleList(Message(d) for _ in range(sizes.rounds))
@@ -138,7 +139,7 @@ class Member(nn.Module):
 
 
 class Message(nn.Module):
-    """Each element of a crystal hears from each other one, weighted by the sender's fraction."""
+    """Each element of a crystal receives messages from the elements, weighted by the sender's atomic fraction."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -149,7 +150,7 @@ class Message(nn.Module):
     def forward(self, embedding: Tensor, constituents: Constituents) -> Tensor:
         received = self.receive(embedding).index_select(0, constituents.receiver)
         sent = self.send(embedding).index_select(0, constituents.sender)
-        # The largest tensors of a batch: written over where no gradient needs them.
+        # These are the largest tensors of a batch: they are overwritten in place if no gradient needs them.
         pair = silu(received.add_(sent), inplace=not torch.is_grad_enabled())
         pair = pair.mul_(constituents.fraction.index_select(0, constituents.sender))
         heard = torch.zeros_like(embedding).index_add(0, constituents.receiver, pair)
@@ -173,7 +174,7 @@ class Block(nn.Module):
 
 
 def zeros_embedding(n: int, size: int) -> nn.Embedding:
-    """Embedding that starts at zero."""
+    """Embedding of n entries, (n, size), with initial weights of zero."""
     embedding = nn.Embedding(n, size)
     nn.init.zeros_(embedding.weight)
     return embedding

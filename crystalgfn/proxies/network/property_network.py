@@ -1,7 +1,7 @@
-"""An ensemble of networks with all it needs to predict a property: scaling, training range, prototypes, own error.
+"""An ensemble of networks with everything it needs: scaling, training range, prototypes and error estimate.
 
-Its file is self-describing: sizes, feature version, property and unit stand beside the weights, and everything in it
-is a tensor or a plain Python value, so that reading it runs no code.
+A file of weights also contains sizes, feature version, property and unit. Everything in the file is a tensor or a
+plain Python value, so that reading it runs no code.
 """
 
 from __future__ import annotations
@@ -23,32 +23,34 @@ from crystalgfn.proxies.network.networks import Constituents, Member, NetworkSiz
 FILE_FORMAT = "crystalgfn property network 2"
 
 OUTSIDE_UNCERTAINTY = 0.1
-"""Rise of the uncertainty, in standard deviations of the label, for each standard deviation by which a feature leaves
-the range of the training rows. An assumption: nothing is known of the error there, except that it is larger."""
+"""Rise of the uncertainty, in standard deviations of the label, for each standard deviation by which a feature lies
+outside the range of the training rows.
+
+The value is an assumption: the training rows show only that the error is larger there."""
 
 LOG_RANGE = (-8.0, 4.0)
-"""Limits of the logarithm of an uncertainty [deviations of the label]: no crystal is certain or doubted without end."""
+"""Limits of the logarithm of an uncertainty [standard deviations of the label]; they keep it above 0 and finite."""
 
 _OUTSIDE = 5e-4
-"""Fraction of the training values on each side of a feature that do not count for its range."""
+"""Fraction of the training values at each end that is ignored when the range of a feature is determined."""
 
 _PIECE = 256
-"""Crystals evaluated at once on a CPU: what lies between two layers then fits its cache."""
+"""Number of crystals that are evaluated at once on a CPU, so that the values between two layers fit its cache."""
 
 _LEAST_DISAGREEMENT = 1e-3
-"""Smallest disagreement [standard deviations of the label], so that it has a logarithm."""
+"""Smallest disagreement that is used [standard deviations of the label], so that its logarithm is finite."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the members of an ensemble say together of n crystals.
+    """Outputs of the members of an ensemble for n crystals, and the prediction from them.
 
     Attributes:
-        members: (members, n) the value each member predicts; for a property with many zeros, if it is not zero.
-        not_zero: (n,) probability that the property is not exactly zero; 1 for a property without many zeros.
-        value: (n,) the prediction: the mean of the members; for a property with many zeros 0 unless another value is
-            the more probable: the median of the two cases, not a mixture that is true of neither.
-        disagreement: (n,) expected absolute deviation of what the members say from the prediction.
+        members: (members, n) value that each member predicts; with ``zero_share``, the value if it is not zero.
+        not_zero: (n,) probability that the property is not exactly zero; 1 without ``zero_share``.
+        value: (n,) the prediction: the mean of the members. With ``zero_share`` it is 0 unless another value is more
+            probable; this is the median of the two cases, because their mean would be wrong in both.
+        disagreement: (n,) expected absolute deviation of the members from the prediction.
     """
 
     members: Tensor
@@ -63,10 +65,10 @@ class Estimate:
 
     Attributes:
         value: (n,) the property.
-        uncertainty: (n,) its expected absolute error.
+        uncertainty: (n,) expected absolute error of the property.
         not_zero: (n,) probability that the property is not exactly zero.
         outside: (n,) the sum over the row features of their distance from the training range, each in standard
-            deviations of the training rows; 0 inside.
+            deviations of the training rows; 0 inside the range.
     """
 
     value: Tensor
@@ -76,15 +78,15 @@ class Estimate:
 
 
 class PropertyNetwork(nn.Module):
-    """Predicts one property of crystals, by an ensemble, and how wrong the prediction may be, by a further network.
+    """Predicts one property of crystals with an ensemble, and the error of the prediction with a further network.
 
     Args:
         sizes: sizes of the members.
-        error_sizes: sizes of the network that predicts the error; ``members`` and ``zero_share`` mean nothing there.
+        error_sizes: sizes of the network that predicts the error; ``members`` and ``zero_share`` are not used.
         atomic_volumes: (94,) volume of an atom of each element [Å³].
         prototypes: (k,) int64, sorted hashes of the prototypes that have an embedding of their own.
-        property_name: what is predicted.
-        unit: its unit.
+        property_name: name of the property.
+        unit: unit of the property.
     """
 
     def __init__(
@@ -112,19 +114,19 @@ class PropertyNetwork(nn.Module):
         self.calibration: Tensor
         self.register_buffer("atomic_volumes", atomic_volumes.to(torch.float64))
         self.register_buffer("prototypes", prototypes)
-        # Rows: lowest, highest, mean, standard deviation of the training values.
+        # The rows are the lowest and highest value, mean and standard deviation of the training values.
         self.register_buffer("row_scale", torch.ones(4, self.features.row_size))
-        # Files of weights say "site" for a constituent.
+        # Files of weights use the name "site" for a constituent.
         self.register_buffer("site_scale", torch.ones(4, self.features.constituent_size))
         self.register_buffer("target_scale", torch.ones(4))
-        # Lowest and highest label, zeros included.
+        # Lowest and highest label, including zeros.
         self.register_buffer("label_range", torch.ones(2))
-        # log(uncertainty) = c0 + c1 log(predicted error) + c2 log(disagreement), all in deviations of the label.
+        # log(uncertainty) = c0 + c1 log(predicted error) + c2 log(disagreement), in standard deviations of the label.
         self.register_buffer("calibration", torch.tensor([0.0, 1.0, 0.0]))
         row, constituent, known = self.features.row_size, self.features.constituent_size, len(prototypes)
         outputs = 2 if sizes.zero_share else 1
         self.members = nn.ModuleList(Member(sizes, row, constituent, known, outputs) for _ in range(sizes.members))
-        # Its initial weights are drawn apart: members are the same with any error network.
+        # The random state is restored after this, so that the training of the members does not depend on this network.
         with torch.random.fork_rng(devices=[]):
             self.error = Member(error_sizes, row + 2, constituent, known)
 
@@ -145,10 +147,10 @@ class PropertyNetwork(nn.Module):
             sizes: sizes of the members.
             error_sizes: sizes of the network that predicts the error.
             crystals: n training crystals.
-            target: (n,) their property.
-            min_prototype_rows: training rows that a prototype needs for an embedding of its own.
-            property_name: what is predicted.
-            unit: its unit.
+            target: (n,) property of the crystals.
+            min_prototype_rows: number of training rows that a prototype needs to get an embedding of its own.
+            property_name: name of the property.
+            unit: unit of the property.
         """
         volumes = fit_atomic_volumes(crystals)
         features = CrystalFeatures(volumes)(crystals)
@@ -164,7 +166,7 @@ class PropertyNetwork(nn.Module):
         return network
 
     def inputs(self, crystals: Crystals) -> Features:
-        """Features saturated at their training range and scaled; ``prototype`` holds the index of a known prototype."""
+        """Features, limited to their training range and scaled; ``prototype`` is the index of a known one, or 0."""
         return self._scaled(self.features(crystals))
 
     def _scaled(self, raw: Features) -> Features:
@@ -185,7 +187,7 @@ class PropertyNetwork(nn.Module):
         )
 
     def forward(self, crystals: Crystals) -> Estimate:
-        """The estimate for n crystals, within the range of the labels in training."""
+        """The estimate for n crystals; values are within the range of the training labels."""
         if crystals.space_group.device.type != "cpu" or len(crystals) <= _PIECE:
             return self._estimate(crystals)
         pieces = [self._estimate(crystals[i : i + _PIECE]) for i in range(0, len(crystals), _PIECE)]
@@ -204,13 +206,13 @@ class PropertyNetwork(nn.Module):
         return Estimate(outputs.value, uncertainty, outputs.not_zero, outside)
 
     def outputs(self, crystals: Crystals) -> Outputs:
-        """What the members say of n crystals."""
+        """Outputs of the members for n crystals, and the prediction from them."""
         features = self.inputs(crystals)
         constituents = Constituents.of(features)
         return self.combine(torch.stack([member(features, constituents) for member in self.members]))
 
     def combine(self, raw: Tensor) -> Outputs:
-        """One prediction from the raw outputs (members, n, outputs) of the members."""
+        """Combine the raw outputs (members, n, outputs) of the members into one prediction."""
         members = self.unscale(raw[..., 0])
         mean = members.mean(0)
         if not self.sizes.zero_share:
@@ -222,18 +224,19 @@ class PropertyNetwork(nn.Module):
         return Outputs(members, not_zero, value, deviation.mean(0))
 
     def error_inputs(self, features: Features, outputs: Outputs) -> Features:
-        """Features of the error network: those of the members, the value they mean and whether it is zero."""
+        """Features of the error network: those of the members, the mean of the members, and whether it may be zero."""
         _, _, mean, deviation = self.target_scale
         said = torch.stack([(outputs.members.mean(0) - mean) / deviation, 2 * outputs.not_zero - 1], dim=1)
         return replace(features, row=torch.cat([features.row, said], dim=1))
 
     def log_uncertainty(self, predicted: Tensor, disagreement: Tensor, calibration: Tensor) -> Tensor:
-        """(n,) logarithm of the uncertainty [deviations of the label], inside of the training range.
+        """(n,) logarithm of the uncertainty [standard deviations of the label], inside the training range.
 
         Args:
-            predicted: (n,) logarithm of the expected absolute error [deviations of the label], by the error network.
-            disagreement: (n,) that of the members, in the unit of the property.
-            calibration: (3,) shift, exponent of the predicted error and of the disagreement.
+            predicted: (n,) output of the error network: logarithm of the expected absolute error
+                [standard deviations of the label].
+            disagreement: (n,) disagreement of the members, in the unit of the property.
+            calibration: (3,) shift, exponent of the predicted error, and exponent of the disagreement.
         """
         apart = (disagreement / self.target_scale[3]).clamp_min(_LEAST_DISAGREEMENT).log()
         shift, slope, other = calibration
@@ -246,13 +249,13 @@ class PropertyNetwork(nn.Module):
 
     @torch.no_grad()
     def round_weights(self) -> None:
-        """Give the weights of all networks the precision that they have in a file."""
+        """Round the weights of all networks to half precision, as in a file."""
         for network in (self.members, self.error):
             for parameter in network.parameters():
                 parameter.copy_(parameter.half())
 
     def save(self, path: Path) -> None:
-        """Write the network to a file, weights of the networks in half precision."""
+        """Write the network to a file; the weights of the networks are stored in half precision."""
         state = {k: v.half() if k.startswith(("members.", "error.")) else v for k, v in self.state_dict().items()}
         content = {
             "feature_version": FEATURE_VERSION,
@@ -267,11 +270,11 @@ class PropertyNetwork(nn.Module):
 
     @classmethod
     def load(cls, path: Path, property_name: str | None = None) -> PropertyNetwork:
-        """Read a network; it comes back in evaluation mode, without gradients.
+        """Read a network, in evaluation mode and without gradients.
 
         Args:
             path: a file that `save` wrote.
-            property_name: the property it has to predict; None for any.
+            property_name: property that the network must predict; None for any property.
 
         Raises:
             InputError: if the file is missing, damaged, of another architecture or for another property.
@@ -279,15 +282,15 @@ class PropertyNetwork(nn.Module):
         content = read_plain(path, FILE_FORMAT, "no such file of weights", "weights", "train the network again")
         if content.get("feature_version") != FEATURE_VERSION:
             raise InputError(
-                f"{path}: made for feature version {content.get('feature_version')!r}; this is version "
-                f"{FEATURE_VERSION}: train the network again"
+                f"{path}: made for feature version {content.get('feature_version')!r}; allowed: version "
+                f"{FEATURE_VERSION}. Train the network again"
             )
         if property_name is not None and content.get("property") != property_name:
             raise InputError(f"{path}: predicts {content.get('property')!r}, not {property_name!r}")
         try:
             network = cls._from_content(content)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            # Torch has one line for each parameter, after a headline.
+            # The message of torch is a headline, then one line for each parameter.
             first, *others = str(error).splitlines()[1:] or [str(error)]
             more = f" (and {len(others)} more)" if others else ""
             raise InputError(f"{path}: weights and architecture do not fit: {first.strip()}{more}") from None
@@ -297,15 +300,19 @@ class PropertyNetwork(nn.Module):
 
     @classmethod
     def _from_content(cls, content: dict[str, Any]) -> PropertyNetwork:
-        """A network from the content of its file, checked part by part."""
+        """Make a network from the content of its file.
+
+        Raises:
+            ValueError: if the content does not describe a network. Damaged content can raise other errors, too.
+        """
         state = content["state"]
         volumes, prototypes = state["atomic_volumes"], state["prototypes"]
         if volumes.shape != (N_ELEMENTS,) or prototypes.ndim != 1 or prototypes.dtype != torch.int64:
-            raise ValueError("atomic volumes or prototypes have another shape or type")
+            raise ValueError("atomic volumes or prototypes have a wrong shape or type")
         if not isinstance(content["unit"], str) or not is_property_name(content["property"]):
-            raise ValueError(f"property {content['property']!r}, unit {content['unit']!r}")
+            raise ValueError(f"property {content['property']!r} or unit {content['unit']!r} is not allowed")
         sizes, error_sizes = _sizes(content["sizes"]), _sizes(content["error_sizes"])
-        # Initial weights are drawn and overwritten: nobody else's random numbers may change through it.
+        # The initial weights are overwritten: drawing them must not change the random numbers of the caller.
         with torch.random.fork_rng(devices=[]):
             network = cls(sizes, error_sizes, volumes, prototypes, content["property"], content["unit"])
         network.load_state_dict(
@@ -316,7 +323,7 @@ class PropertyNetwork(nn.Module):
 
 
 def is_property_name(name: object) -> bool:
-    """Whether something can name a property: an identifier, as it becomes a column and a tag."""
+    """Whether something can be the name of a property: an ASCII identifier, because it names a column and a tag."""
     return isinstance(name, str) and name.isidentifier() and name.isascii()
 
 
@@ -324,28 +331,28 @@ def _sizes(values: dict[str, Any]) -> NetworkSizes:
     """Sizes from a file.
 
     Raises:
-        ValueError: if they are others than this version knows, or out of bounds.
+        ValueError: if their names are not those of this version, or a size is out of bounds.
     """
     names = {field.name for field in fields(NetworkSizes)}
     if set(values) != names:
-        raise ValueError(f"sizes are {sorted(values)}, needed: {sorted(names)}")
+        raise ValueError(f"sizes are {sorted(values)}; needed: {sorted(names)}")
     if any(value < 0 or value > 4096 for value in values.values()):
-        raise ValueError(f"sizes outside of 0 to 4096: {values}")
+        raise ValueError(f"some sizes are outside of 0 to 4096: {values}")
     return NetworkSizes(**values)
 
 
 def _scale(values: Tensor) -> Tensor:
-    """(4, f) range, mean and standard deviation of features (n, f); the mean and deviation are of saturated values."""
+    """(4, f) range, mean and standard deviation of features (n, f), the last two after limiting them to the range."""
     ordered = values.sort(dim=0).values
     outside = int(_OUTSIDE * len(values))
     lowest, highest = ordered[outside], ordered[len(values) - 1 - outside]
     inside = torch.minimum(torch.maximum(values, lowest), highest)
     deviation = inside.std(0, correction=0)
-    # A feature that is constant in training tells nothing: it becomes 0.
+    # A feature that is constant in training carries no information: it becomes 0.
     return torch.stack([lowest, highest, inside.mean(0), torch.where(deviation > 1e-6, deviation, 1.0)])
 
 
 def _apply_scale(values: Tensor, scale: Tensor) -> Tensor:
-    """Features (n, f) saturated at their range, with mean 0 and deviation 1 over the training data."""
+    """Features (n, f), limited to their range and scaled to mean 0 and deviation 1 over the training data."""
     lowest, highest, mean, deviation = scale
     return (torch.minimum(torch.maximum(values, lowest), highest) - mean) / deviation

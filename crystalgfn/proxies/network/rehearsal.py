@@ -1,9 +1,10 @@
-"""Crystals that a network knows about, made up from what its file holds, to rehearse where its table is not at hand.
+"""Made-up crystals that resemble the training rows of a network, for fine-tuning without the table of these rows.
 
-The file has no crystals, but it tells the elements and space groups that were trained on, volumes of atoms, and mean
-and deviation of every feature. Counts are small multiples of the smallest multiplicity of the group; in most crystals
-the charges of common oxidation states can add up to 0; cells get the usual volume for their atoms, and ratios of
-lengths and angles that the group allows.
+During fine-tuning, the network is trained to keep its predictions for these crystals (rehearsal). A file of weights
+contains no crystals, but it shows which elements and space groups were trained on, and it contains atomic volumes and
+the mean and deviation of every feature. Counts are small multiples of the smallest multiplicity of the space group. In
+most made-up crystals, the charges of common oxidation states can add up to 0. Cells have the usual volume for their
+atoms, and ratios of lengths and angles that the space group allows.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.proxies.network.property_network import PropertyNetwork
 
 _MULTIPLES = (1, 1, 1, 2, 2, 3, 4, 6)
-"""Counts in units of the smallest multiplicity, each as often as it is listed."""
+"""Counts in units of the smallest multiplicity; each entry is drawn with the same probability."""
 
 _BALANCED = 0.75
-"""Share of the crystals whose charges can add up to 0, if a way was found."""
+"""Share of the crystals for which elements are chosen whose charges can add up to 0, if such elements were drawn."""
 
 _TRIES = 16
-"""Choices of elements for a crystal; the first one whose charges can balance is taken."""
+"""Number of draws of elements for a crystal; the first draw whose charges can add up to 0 is used."""
 
 
 def made_up_crystals(network: PropertyNetwork, n: int, generator: torch.Generator) -> Crystals:
@@ -34,7 +35,10 @@ def made_up_crystals(network: PropertyNetwork, n: int, generator: torch.Generato
     Args:
         network: a trained network.
         n: number of crystals.
-        generator: draws them.
+        generator: source of random numbers.
+
+    Returns:
+        n crystals.
     """
     groups = _trained(network, "group_own")
     group = groups[torch.randint(len(groups), (n,), generator=generator)]
@@ -47,18 +51,18 @@ def made_up_crystals(network: PropertyNetwork, n: int, generator: torch.Generato
 
 
 def _trained(network: PropertyNetwork, table: str) -> Tensor:
-    """Trained rows of an embedding of the members, or all if none is: rows without data stay at 0, where they start."""
+    """Indices of the trained rows of an embedding, which are not at their initial 0; all rows if there are none."""
     size = torch.stack([getattr(member, table).weight.abs().sum(1) for member in network.members]).sum(0)
     return (size > 0 if bool((size > 0).any()) else size == 0).nonzero()[:, 0]
 
 
 def _with_elements(network: PropertyNetwork, counts: Tensor, generator: torch.Generator) -> Tensor:
-    """(n, 94) counts, from those (n, 3) by electronegativity: elements for them, most with balance."""
+    """(n, 94) counts: elements for (n, 3) counts in the order of electronegativity, most with charges that balance."""
     order = network.features.order[torch.isin(network.features.order, _trained(network, "element_own"))]
     n, places = counts.shape[0], min(3, len(order))
     drawn = torch.rand(n, _TRIES, len(order), generator=generator).topk(places, dim=2).indices
     drawn = torch.nn.functional.pad(drawn, (0, 3 - places)).sort(dim=2).values
-    # Places without an element have no say: the first ones of the order are taken for the elements that there are.
+    # A place with the count 0 has no element: a crystal of k elements gets the first k of the three drawn elements.
     elements = order[drawn]
     balanced = _can_balance(elements, counts)
     first = balanced.long().argmax(1)
@@ -83,7 +87,7 @@ def _can_balance(elements: Tensor, counts: Tensor) -> Tensor:
 
 
 def _cells(network: PropertyNetwork, group: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-    """(n, 6) lattice parameters: usual volumes for the atoms, ratios of lengths and angles that the group allows."""
+    """(n, 6) lattice parameters, with usual volumes, and with ratios of lengths and angles that the group allows."""
     n = len(group)
     noise = torch.randn(n, 6, generator=generator, dtype=torch.float64)
     _, _, mean, deviation = network.row_scale[:, network.features.column("log_volume_over_atoms")].double()

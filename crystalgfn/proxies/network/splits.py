@@ -1,4 +1,4 @@
-"""The table that a property network is trained on, and its split into rows to train, validate and test with."""
+"""The table that a property network is trained on, and its split into training, validation and test rows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class DataConfig:
     """The table and which of its rows are used.
 
     Attributes:
-        path: CSV or parquet file with columns formula, space_group, a, b, c, alpha, beta, gamma and the label.
+        path: CSV or parquet file with the columns formula, space_group, a, b, c, alpha, beta, gamma and the label.
         label: column with the property to learn.
-        split: column with train, val or test; where the table has none, rows are split by reduced formula.
-        bad_rows: stop at the first row that cannot be read, or skip such rows and count them.
+        split: column with train, val or test; if the table has no such column, rows are split by reduced formula.
+        bad_rows: what to do with rows that cannot be read: stop at the first one (``error``), or skip and count them
+            (``skip``).
         volume_per_atom: lowest and highest volume per atom [Å³] of a training row.
         label_range: lowest and highest label of a training row; no limits if null.
     """
@@ -41,7 +42,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SplitTable:
-    """The usable rows of a table, by split, and how many rows were left out for which reason."""
+    """The usable rows of a table, by split.
+
+    Attributes:
+        table: the table with its usable rows.
+        rows: indices of the usable rows of each split.
+        dropped: number of rows that were left out, by reason.
+        split_by: how the rows were split, in words.
+    """
 
     table: CrystalTable
     rows: dict[str, Tensor]
@@ -52,7 +60,11 @@ class SplitTable:
 def split_table(data: DataConfig, seed: int) -> SplitTable:
     """Read a table and split its usable rows.
 
-    Rows of the validation and test split are never filtered by volume or label, so that errors are not flattered.
+    Validation and test rows are never filtered by volume or label, so that errors are not underestimated.
+
+    Args:
+        data: the table and which of its rows are used.
+        seed: seed of the split, if the table has none.
 
     Raises:
         InputError: if the table cannot be used or a split has no rows.
@@ -60,7 +72,9 @@ def split_table(data: DataConfig, seed: int) -> SplitTable:
     table = read_table(data.path, label=data.label, strict=data.bad_rows == "error")
     dropped: Counter[str] = Counter(f"{p.column} {p.what}" for p in table.problems if p is not None)
     if len(table.rows) < 4:
-        raise InputError(f"{data.path}: {len(table.rows)} usable rows; at least 4 are needed ({dict(dropped)})")
+        raise InputError(
+            f"{data.path}: {len(table.rows)} usable rows; at least 4 are needed (left out: {dict(dropped) or 'none'})"
+        )
     if data.split in table.frame.columns:
         names = table.frame[data.split].iloc[table.rows.tolist()].tolist()
         unknown = sorted({str(name) for name in names if name not in SPLITS})
@@ -83,7 +97,7 @@ def split_table(data: DataConfig, seed: int) -> SplitTable:
 
 
 def split_by_formula(crystals: Crystals, seed: int) -> list[str]:
-    """A split for each crystal: 80 % train, 10 % val, 10 % test of the reduced formulas.
+    """The split of each crystal: 80 % of the reduced formulas are train, 10 % val and 10 % test.
 
     Raises:
         InputError: if there are fewer than 4 reduced formulas.
@@ -99,13 +113,13 @@ def split_by_formula(crystals: Crystals, seed: int) -> list[str]:
 
 
 def reduced_formulas(crystals: Crystals) -> list[tuple[tuple[int, int], ...]]:
-    """A key for each crystal, the same for all with one reduced formula: pairs of Z - 1 and count."""
+    """A key for each crystal, equal for crystals of the same reduced formula: pairs of Z - 1 and count."""
     rows = reduced_counts(crystals.counts).tolist()
     return [tuple((z, count) for z, count in enumerate(row) if count) for row in rows]
 
 
 def _filter(data: DataConfig, crystals: Crystals, labels: Tensor, rows: Tensor, dropped: Counter[str]) -> Tensor:
-    """Training rows within the limits; the others are counted."""
+    """Training rows within the limits; the others are counted in ``dropped``."""
     lowest, highest = data.volume_per_atom
     volume = (crystals.volume / crystals.n_atoms)[rows]
     good = (volume >= lowest) & (volume <= highest)

@@ -1,8 +1,8 @@
 """Training a property network on a table of crystals.
 
-`train_proxy` is behind ``crystalgfn train-proxy``. It reads and checks the table, leaves out odd training rows and says
-which, trains the members of the ensemble one after the other and then the network that knows their errors, and writes
-the weights, a model card and the metrics.
+``crystalgfn train-proxy`` calls `train_proxy`. It reads and checks the table, and leaves out and counts unusual
+training rows. Then it trains the members of the ensemble one after the other, and the network that predicts their
+errors. It writes the weights, a model card and the metrics.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from crystalgfn.proxies.network.property_network import PropertyNetwork, is_prop
 from crystalgfn.proxies.network.splits import SPLITS, DataConfig, SplitTable, split_table
 
 _TAKEN = (*CRYSTAL_COLUMNS, "reason", "log_reward", "log_pf")
-"""Columns of the tables that commands write, which cannot be properties."""
+"""Columns of the tables that commands write; a property cannot have these names."""
 
 
 def train_proxy(
@@ -49,29 +49,30 @@ def train_proxy(
 ) -> dict[str, Any]:
     """Train a property network on a table and write its weights, a model card and metrics.
 
-    The same table, settings, seed and number of threads on the same machine give the same weights. Draws nothing from
-    the global random generator.
+    The same table, settings, seed and number of threads give the same weights on the same machine. The state of the
+    global random generator does not change.
 
     Args:
-        data: the table and which of its rows are used.
+        data: the table of crystals and which of its rows are used.
         out: file of the weights (``.pt``); the card (``.md``) and the metrics (``.json``) get the same name.
-        property_name: name of the property, an identifier: column of tables and tag in TensorBoard; the label if null.
+        property_name: name of the property, an identifier; it names a column of tables and a tag in TensorBoard. If
+            null, the name is that of the label.
         unit: unit of the label.
-        seed: seeds the split (where the table has none), the initial weights and the order of the rows.
-        threads: threads of torch while training.
-        network: sizes of the members.
-        optimizer: how they are trained.
-        error: the network that predicts their error.
-        reference: which labels are reference values, and what the other rows weigh.
-        report: what the model card tells apart.
+        seed: seed of the split (if the table has no split), of the initial weights and of the order of the rows.
+        threads: number of threads of torch during training.
+        network: sizes of the networks of the ensemble.
+        optimizer: how the networks of the ensemble are trained.
+        error: the network that predicts the error of the ensemble.
+        reference: which labels are reference values, and the weight of the other rows.
+        report: groups of rows for which the model card lists errors.
         command: the command line, for the model card.
-        log: takes each line of progress.
+        log: called with each line of progress.
 
     Returns:
         the metrics, as in the JSON file.
 
     Raises:
-        InputError: for a table or settings that cannot be used, or outputs that cannot be written; all of it is
+        InputError: if the table or the settings cannot be used, or the outputs cannot be written. All of this is
             checked before training.
     """
     started = time.time()
@@ -91,7 +92,7 @@ def train_proxy(
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        # Layers draw their initial weights and dropout masks from the global generator: lend it to this run only.
+        # Initial weights and dropout masks come from the global generator; its state is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = _fit(name, unit, seed, network, optimizer, error, reference, split, weight, log)
@@ -99,7 +100,7 @@ def train_proxy(
         seconds = time.time() - started
         model.about = {"seed": seed, "rows": len(split.rows["train"]), "label": data.label}
         model.save(out)
-        # Metrics are those of the file: what is read back went through half precision.
+        # The metrics describe the network in the file, which is stored in half precision.
         model = PropertyNetwork.load(out, name)
         predictions = predict(model, split.table.crystals)
     finally:
@@ -163,7 +164,7 @@ def _fit(
     weight: Tensor,
     log: Callable[[str], None],
 ) -> PropertyNetwork:
-    """A trained network."""
+    """Make and train a network."""
     table, train, val = split.table, split.rows["train"], split.rows["val"]
     assert table.labels is not None
     target = table.labels.float()
@@ -176,11 +177,11 @@ def _fit(
         name,
         unit,
     )
-    # Epochs are judged, and uncertainties calibrated, on reference rows, unless there are none.
+    # Errors are reported, and uncertainties calibrated, on reference rows, unless there are none.
     exact = reference.rows(table)
     judged = val[exact[val]] if bool(exact[val].any()) else val
     fit_ensemble(model, table.crystals, target, weight, train, judged, optimizer, seed, log)
-    # Errors are those of the members as the file holds them, whatever was drawn to train them.
+    # Errors are those of the members in the file. The seed makes them independent of earlier random numbers.
     model.eval().round_weights()
     torch.manual_seed(seed)
     fit_errors(model, table.crystals, target, weight, train, judged, error, optimizer, seed, log)
@@ -191,12 +192,14 @@ def _weights(data: DataConfig, network: NetworkSizes, reference: ReferenceLabels
     """(n,) weight of each usable row in the loss.
 
     Raises:
-        InputError: if no training row has a weight, or zeros are to be told apart and there are none, or nothing else.
+        InputError: if all training rows have the weight 0, or ``zero_share`` is true and no label, or each label, is 0.
     """
     weight = torch.where(reference.rows(split.table), 1.0, reference.other_weight)
     train = split.rows["train"]
     if not bool((weight[train] > 0).any()):
-        raise InputError(f"{data.path}: no training row has a weight: none is {reference.column} = {reference.value}")
+        raise InputError(
+            f"{data.path}: no training row has a weight above 0: no row has {reference.column} = {reference.value}"
+        )
     assert split.table.labels is not None
     zeros = split.table.labels[train] == 0
     if network.zero_share and bool(zeros.all() | ~zeros.any()):
@@ -208,16 +211,14 @@ def _weights(data: DataConfig, network: NetworkSizes, reference: ReferenceLabels
 
 
 def _check_name(name: str) -> None:
-    """Refuse names of properties that cannot name a column or are taken."""
+    """Raise an error if a property cannot have a name: it cannot name a column, or another column has it."""
     if not is_property_name(name):
         raise InputError(
-            f"property_name: {name!r} is not allowed; allowed: letters, digits and _, with no digit in front, as it "
-            "names a column and a tag"
+            f"property_name: {name!r} is not allowed; allowed: letters, digits and _, but no digit at the start, "
+            "because it names a column and a tag"
         )
     if name in _TAKEN or name.endswith("_uncertainty"):
-        raise InputError(
-            f"property_name: {name!r} is not allowed; tables have a column of that name for something else"
-        )
+        raise InputError(f"property_name: {name!r} is not allowed; tables use a column of this name for something else")
 
 
 def _check_settings(
@@ -229,7 +230,7 @@ def _check_settings(
     error: ErrorConfig,
     reference: ReferenceLabels,
 ) -> None:
-    """Refuse settings that cannot work, with the name of the field."""
+    """Raise an error that names the field, for settings that cannot be used."""
     if out.suffix != ".pt":
         raise InputError(f"out: {out} must end in .pt")
     limits: list[tuple[str, float, float, float]] = [

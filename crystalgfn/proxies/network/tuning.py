@@ -1,10 +1,11 @@
 """Fine-tuning a trained property network with new labelled crystals, without forgetting the old ones.
 
-What a generator proposes is unlike the table that a proxy was trained on, and the proxy errs in the generator's favour
-there. `tune` goes on from the trained weights: every batch mixes new rows with old ones. Members stay different, as
-each one sees its own bootstrap of the new rows in its own order. Where the old rows are not at hand, the network
-rehearses what it said before of crystals that are made up (`rehearsal.py`). The network that knows the
-errors learns those that the proxy made on the new rows before it saw them.
+The crystals that a generative model proposes differ from the table that a proxy was trained on, and their predictions
+are too good on average. `tune` continues the training from the trained weights; every batch contains new and old rows.
+The members stay different, because each member is trained on its own bootstrap of the new rows in its own order. If
+the old rows are not available, the network is trained to keep its predictions for made-up crystals (`rehearsal.py`).
+The network that predicts the error learns the errors that the proxy made on the new rows before it was trained on
+them.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from crystalgfn.proxies.network.rehearsal import made_up_crystals
 from crystalgfn.proxies.network.splits import reduced_formulas
 
 _GROUP = 50
-"""Steps between two lines of progress, at least."""
+"""Steps after which progress can be reported; also the smallest number of steps for few new rows."""
 
 _CALIBRATION_SHARE = 0.25
-"""Share of the reduced formulas with known errors that calibrate; the error network learns from the others."""
+"""Share of the reduced formulas with known errors that is used for the calibration; the error network learns from
+the others."""
 
 _MADE_UP = 8000
-"""Made-up crystals to rehearse with, where there are no old rows."""
+"""Number of made-up crystals that are used if there are no old rows."""
 
 _LEAST_ERRORS = 40
-"""Known errors that the error network needs to learn; fewer do no more than calibrate it."""
+"""Number of known errors that is needed to train the error network; fewer are used only for the calibration."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,19 @@ class TuningConfig:
     """How a network is fine-tuned: AdamW with warm-up and a cosine schedule; the averaged weights are kept.
 
     Attributes:
-        steps: steps for each member.
-        passes: most passes over the new rows; few rows get fewer steps, though not below 50.
+        steps: number of steps for each member.
+        passes: largest number of passes over the new rows; few rows get fewer steps, but at least 50.
         batch_size: rows in a step.
-        old_share: share of old rows in a batch, or of made-up crystals in their place.
+        old_share: share of old rows in a batch, or of made-up crystals if there are no old rows.
         learning_rate: highest learning rate of the schedule.
         final_learning_rate: learning rate at the end, as a fraction of the highest.
         loss_beta: error, in standard deviations of the old labels, at which the loss turns from squared to absolute.
         average: decay of the moving average of the weights, for each step.
         prototype_dropout: probability of hiding the prototype of a row.
         gradient_clip: largest norm of the gradient.
-        support: new rows that have to lie at or beyond the end of a widened range of a feature.
-        error_steps: steps of the network that predicts the error.
-        error_learning_rate: its highest learning rate.
+        support: the range of a feature is widened only to values that at least this number of new rows reach or exceed.
+        error_steps: number of steps for the network that predicts the error.
+        error_learning_rate: highest learning rate of the network that predicts the error.
     """
 
     steps: int = 600
@@ -75,13 +77,13 @@ class TuningConfig:
     error_learning_rate: float = 1e-3
 
     def check(self, name: str = "tuning") -> None:
-        """Refuse settings that cannot work.
+        """Raise an error for settings that cannot be used.
 
         Args:
-            name: what fields are called in the message, before the dot.
+            name: name before the dot in the field names of the message.
 
         Raises:
-            InputError: with the name of the field.
+            InputError: if a setting is out of bounds; the message names the field.
         """
         limits: dict[str, tuple[float, float]] = {
             "steps": (1, 1_000_000),
@@ -114,32 +116,33 @@ def tune(
     seed: int = 0,
     log: Callable[[str], None] = print,
 ) -> PropertyNetwork:
-    """A network that knows new crystals, too. Draws nothing from the global random generator.
+    """Train a network further on new crystals; the global random generator does not change.
 
-    Predictions are limited to the range of the labels in training, features to that of the training rows; both grow
-    with the new rows (`TuningConfig.support`). Prototypes that have no embedding of their own get none.
+    Predictions are limited to the range of the training labels, and features to the range of the training rows. Both
+    ranges grow with the new rows (`TuningConfig.support`). Prototypes without an embedding of their own do not get one.
 
     Args:
         network: a trained network; it does not change.
         new: n crystals.
-        target: (n,) their property, in the unit of the network.
-        weight: (n,) weight of each in the loss, against each other; all the same if None.
-        errors: (n,) absolute errors of predictions made before the crystals were trained on; NaN where not known. The
-            error network learns them, together with those on ``held_out``, or else the errors that it expected of
-            made-up crystals. If None, or none is known, the error network and its calibration stay as they are.
-        old: crystals that were trained on before and their property. If None, what the network says of made-up
-            crystals is rehearsed instead.
-        held_out: crystals with their property that nothing was trained on, such as the validation rows of the table;
-            their error is shown, and with ``errors`` the error network learns it.
+        target: (n,) property of the crystals, in the unit of the network.
+        weight: (n,) relative weight of each crystal in the loss; None for equal weights.
+        errors: (n,) absolute errors of predictions made before the crystals were trained on; NaN if an error is not
+            known. The error network learns these errors, together with the errors on ``held_out``. With neither
+            ``held_out`` nor ``old``, it learns them together with the errors that it predicts for made-up crystals. If
+            ``errors`` is None, or no error is known, the error network and its calibration do not change.
+        old: crystals of the earlier training, and their property. If None, the network is trained to keep its
+            predictions for made-up crystals.
+        held_out: crystals that were not used for training, such as the validation rows of the table, and their
+            property. Their error is reported; if ``errors`` is given, the error network learns it.
         config: how to tune.
-        seed: seeds the bootstraps, the order of the rows and dropout.
-        log: takes each line of progress.
+        seed: seed of the bootstraps, of the order of the rows and of dropout.
+        log: called with each line of progress.
 
     Returns:
-        the tuned network, in evaluation mode, its weights in the precision of a file.
+        the tuned network, in evaluation mode, with weights in the precision of a file.
 
     Raises:
-        InputError: for labels, weights, errors or settings that cannot be used.
+        InputError: if labels, weights, errors or settings cannot be used.
     """
     config.check()
     weight = torch.ones(len(new)) if weight is None else weight.float()
@@ -212,14 +215,14 @@ def _mixed(
 ) -> Batches:
     """Batches of new and old rows for one member.
 
-    The new rows are a bootstrap by reduced formula: as many formulas as there are, drawn with replacement, each with
-    all of its rows.
+    The new rows are a bootstrap by reduced formula: as many formulas as there are in the new rows are drawn, with
+    replacement. Each of them brings all of its rows.
 
     Args:
         keys: reduced formula of each new row; new rows have the indices 0 to n - 1.
         old: indices of the old rows.
         config: size of a batch, share of old rows, number of steps.
-        seed: draws the bootstrap and the order of the rows.
+        seed: source of random numbers for the bootstrap and the order of the rows.
     """
     rows_of = defaultdict(list)
     for row, key in enumerate(keys):
@@ -242,7 +245,7 @@ def _mixed(
 
 
 def _endless(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Parts (size,) of passes over some rows (k,), each pass in an order of its own."""
+    """Endless batches (size,) of passes over some rows (k,), each pass in a different random order."""
     waiting = rows[:0]
     while True:
         while len(waiting) < size:
@@ -253,15 +256,15 @@ def _endless(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Te
 
 @torch.no_grad()
 def _widen(model: PropertyNetwork, raw: Features, target: Tensor, support: int) -> None:
-    """Widen the range of labels to the new ones, and that of features where enough new rows lie beyond it.
+    """Widen the range of labels to the new labels, and the ranges of features to values that enough new rows reach.
 
-    Mean and standard deviation stay: the trained weights are for features that are scaled by them.
+    Mean and standard deviation do not change, because the trained weights depend on this scaling.
 
     Args:
-        model: its scales change.
+        model: the network; its ranges change.
         raw: unscaled features of the n new crystals.
-        target: (n,) their property.
-        support: rows that have to lie at or beyond the new end of a range.
+        target: (n,) property of the new crystals.
+        support: number of new rows that must lie at or beyond the new end of a range.
     """
     for scale, values in ((model.row_scale, raw.row), (model.site_scale, raw.constituent)):
         if len(values) >= support:
@@ -284,11 +287,11 @@ def _tune_errors(
     seed: int,
     log: Callable[[str], None],
 ) -> None:
-    """Train the error network on known errors and calibrate it on those of other reduced formulas.
+    """Train the error network on known errors, and calibrate it on errors of other reduced formulas.
 
-    Other crystals with their errors are rehearsed, and new rows together weigh as much as these together. What the
-    members say is that of the tuned network, as for crystals to come, although it was not tuned yet when it made the
-    errors on the new rows.
+    The error network also learns the errors of other crystals, so that it does not forget them. All new rows together
+    have the same weight as all other crystals together. The inputs of the error network are the outputs of the tuned
+    members, as for future crystals. The errors on the new rows were made before tuning.
     """
     known = errors.isfinite()
     new, weight, errors = new[known], weight[known], errors[known]
@@ -323,7 +326,7 @@ def _tune_errors(
 
 
 def _learn_and_judge(crystals: Crystals, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the rows that the error network learns from and of those that calibrate it, by reduced formula."""
+    """Indices of the rows that train the error network, and of those that calibrate it; split by reduced formula."""
     keys = reduced_formulas(crystals)
     unique = sorted(set(keys))
     order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -340,20 +343,22 @@ def _check_rows(
     old: tuple[Crystals, Tensor] | None,
     held_out: tuple[Crystals, Tensor] | None,
 ) -> None:
-    """Refuse rows that nothing can be learned from."""
+    """Raise an error for rows that cannot be used for training."""
     n = len(new)
     columns = {"target": target, "weight": weight, **({} if errors is None else {"errors": errors})}
     for name, values in columns.items():
         if values.shape != (n,):
-            raise InputError(f"{name}: shape {tuple(values.shape)} is not allowed; allowed: ({n},), one a new crystal")
+            raise InputError(
+                f"{name}: shape {tuple(values.shape)} is not allowed; allowed: ({n},), one for each new crystal"
+            )
     if not bool(target.isfinite().all()):
         raise InputError("target: every new crystal needs a finite label")
     if not bool((weight.isfinite() & (weight >= 0)).all()):
         raise InputError("weight: some are negative or not finite; allowed: 0 or more")
     if not bool((weight > 0).any()):
-        raise InputError("no new crystal has a weight; at least one is needed")
+        raise InputError("weight: no new crystal has a weight above 0; at least one is needed")
     if errors is not None and bool((errors < 0).any()):
-        raise InputError("errors: some are negative; allowed: absolute errors, NaN where they are not known")
+        raise InputError("errors: some are negative; allowed: absolute errors, or NaN if an error is not known")
     for name, part in (("old", old), ("held_out", held_out)):
         if part is None:
             continue

@@ -1,7 +1,8 @@
-"""Fine-tuning from tables: what ``crystalgfn tune-proxy`` does.
+"""Fine-tuning of a property network from tables.
 
-Reads the new rows and the old table, holds out a share of the new reduced formulas, tunes, and writes the weights, a
-card and the metrics: errors before and after, on new rows that were held out and on the test rows of the old table.
+``crystalgfn tune-proxy`` calls `tune_proxy`. It reads the new rows and the old table, holds out a share of the new
+reduced formulas, and tunes the network. It writes the weights, a card and the metrics. The metrics are errors before
+and after tuning, on the new rows that were held out and on the test rows of the old table.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from crystalgfn.proxies.network.training import predict
 from crystalgfn.proxies.network.tuning import TuningConfig, tune
 
 WEIGHT, ERROR_BEFORE = "weight", "error_before"
-"""Optional columns of the new rows: weight in the loss; absolute error of a prediction made before training on them."""
+"""Optional columns of the new rows: weight in the loss, and absolute error of a prediction made before training."""
 
 SHIPPED = "shipped"
-"""Name of the weights of `FormationEnergy`."""
+"""Name of the default shipped weights of `FormationEnergy`."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class OldTable:
     """The table that the network was trained on.
 
     Attributes:
-        path: CSV or parquet file; without one the network rehearses what it said of made-up crystals.
-        label: column with the property; the network's property if null.
-        split: column with train, val or test; where the table has none, rows are split by reduced formula.
-        bad_rows: stop at the first row that cannot be read, or skip such rows and count them.
+        path: CSV or parquet file; if null, the network is trained to keep its predictions for made-up crystals.
+        label: column with the property; if null, the name of the network's property.
+        split: column with train, val or test; if the table has no such column, rows are split by reduced formula.
+        bad_rows: what to do with rows that cannot be read: stop at the first one (``error``), or skip and count them
+            (``skip``).
         volume_per_atom: lowest and highest volume per atom [Å³] of a training row.
         label_range: lowest and highest label of a training row; no limits if null.
     """
@@ -75,33 +77,35 @@ def tune_proxy(
 ) -> dict[str, Any]:
     """Fine-tune a property network and write its weights, a card and metrics.
 
-    The same tables, settings, seed and number of threads on the same machine give the same weights. Draws nothing from
-    the global random generator.
+    The same tables, settings, seed and number of threads give the same weights on the same machine. The state of the
+    global random generator does not change.
 
     Args:
         new: table of new rows: crystals, the label, and optionally ``weight`` (in the loss) and ``error_before``
-            (absolute error of a prediction made before the row was trained on; empty where not known; without this
-            column errors are those of the network that is tuned).
+            (absolute error of a prediction made before the row was trained on; empty if it is not known). Without the
+            column ``error_before``, the errors of the network before tuning are used.
         out: file of the weights (``.pt``); the card (``.md``) and the metrics (``.json``) get the same name.
-        weights: file of the network to start from, or ``shipped`` for the one of the formation energy.
-        label: column of the new rows with the property; the network's property if null.
+        weights: file of the network to start from, or ``shipped`` for the shipped network of the formation energy.
+        label: column of the new rows with the property; if null, the name of the network's property.
         test_share: share of the reduced formulas of the new rows that are held out to measure errors; 0 for none.
-        seed: seeds which formulas are held out, bootstraps, and the split of an old table that has none.
-        threads: threads of torch.
+        seed: seed of the held-out formulas, of the bootstraps, of the order of the rows, and of the split of the old
+            table (if the table has no split).
+        threads: number of threads of torch.
         data: the table that the network was trained on.
-        tuning: how to tune.
-        reference: which labels of the old table are reference values; the others train as they do, but judge nothing.
-        report: how errors on the old table are told apart.
-        new_groups: columns of the new rows by whose values errors are listed.
+        tuning: settings of the fine-tuning.
+        reference: which labels of the old table are reference values. Other rows are trained on in the same way, but
+            are not used for validation.
+        report: groups of rows of the old table for which errors are listed.
+        new_groups: columns of the new rows; errors are listed for each of their values.
         command: the command line, for the card.
-        log: takes each line of progress.
+        log: called with each line of progress.
 
     Returns:
         the metrics, as in the JSON file.
 
     Raises:
-        InputError: for tables, weights or settings that cannot be used, or outputs that cannot be written; all of it
-            is checked before training.
+        InputError: if tables, weights or settings cannot be used, or outputs cannot be written. All of this is
+            checked before training.
     """
     started = time.time()
     outputs = _check(out, test_share, seed, threads, tuning)
@@ -185,12 +189,12 @@ def tuning_card(metrics: dict[str, Any]) -> str:
     lines = [
         f"# {settings['property']}{unit}, tuned",
         "",
-        "A network that was trained before and goes on with new rows. Written by `crystalgfn tune-proxy`.",
+        "A trained network that was trained further on new rows. Written by `crystalgfn tune-proxy`.",
         "",
         "## Training",
         f"- Start: `{settings['weights_before']}`.",
         f"- New rows: `{settings['new']}`, label `{settings['label']}`.",
-        f"- Old rows: `{old}`." if old else "- No old rows: what the network said of made-up crystals was rehearsed.",
+        f"- Old rows: `{old}`." if old else "- No old rows: trained to keep its predictions for made-up crystals.",
         f"- Rows: {', '.join(f'{n} {name}' for name, n in metrics['rows'].items())}.",
         f"- Settings: {settings_text(settings['tuning'])}.",
         f"- Predictions are limited to {metrics['label_range'][0]:g} to {metrics['label_range'][1]:g}{unit}.",
@@ -211,7 +215,11 @@ def tuning_card(metrics: dict[str, Any]) -> str:
 
 
 def _check(out: Path, test_share: float, seed: int, threads: int, tuning: TuningConfig) -> dict[str, Path]:
-    """Refuse settings that cannot work, with the name of the field; the files beside the weights."""
+    """Raise an error that names the field, for settings that cannot be used.
+
+    Returns:
+        the files of the card and the metrics.
+    """
     if out.suffix != ".pt":
         raise InputError(f"out: {out} must end in .pt")
     between("test_share", test_share, 0, 0.9)
@@ -227,7 +235,7 @@ def _check(out: Path, test_share: float, seed: int, threads: int, tuning: Tuning
 def _old_table(
     data: OldTable, path: Path, network: PropertyNetwork, seed: int, reference: ReferenceLabels, report: ReportConfig
 ) -> SplitTable:
-    """The old table; of its validation rows those with reference labels, unless there are none."""
+    """The old table; only validation rows with reference labels are kept, unless there are none."""
     config = DataConfig(
         path, data.label or network.property_name, data.split, data.bad_rows, data.volume_per_atom, data.label_range
     )
@@ -239,10 +247,10 @@ def _old_table(
 
 
 def _numbers(rows: CrystalTable) -> tuple[Tensor, Tensor | None]:
-    """Weights (n,) of the new rows, and errors (n,) known of them; None without that column.
+    """(n,) weights of the new rows and (n,) errors before training; None if there is no column of errors.
 
     Raises:
-        InputError: for the first row that has a bad one.
+        InputError: if a value is not allowed; the message names the first row.
     """
     present = [column for column in (WEIGHT, ERROR_BEFORE) if column in rows.frame.columns]
     _, numbers = read_numbers(rows.path, present) if present else (None, torch.empty(len(rows.rows), 0))
@@ -262,7 +270,7 @@ def _numbers(rows: CrystalTable) -> tuple[Tensor, Tensor | None]:
 
 
 def _held_out(rows: CrystalTable, share: float, seed: int) -> Tensor:
-    """(n,) bool, the rows whose reduced formulas are held out.
+    """(n,) bool, whether the reduced formula of a row is held out.
 
     Raises:
         InputError: if no row would be left to train with.
@@ -272,7 +280,7 @@ def _held_out(rows: CrystalTable, share: float, seed: int) -> Tensor:
     count = max(1, round(share * len(unique))) if share else 0
     if count >= len(unique):
         raise InputError(
-            f"{rows.path}: {len(unique)} reduced formula(s), too few to hold some out; test_share: 0 holds out none"
+            f"{rows.path}: {len(unique)} reduced formula(s) are too few to hold some out; test_share: 0 holds out none"
         )
     order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = {unique[place] for place in order[:count]}
@@ -280,7 +288,7 @@ def _held_out(rows: CrystalTable, share: float, seed: int) -> Tensor:
 
 
 def _rows_of(table: CrystalTable, rows: Tensor) -> CrystalTable:
-    """The table with some of its usable rows alone."""
+    """The table with only some of its usable rows."""
     assert table.labels is not None
     return replace(table, rows=table.rows[rows], crystals=table.crystals[rows], labels=table.labels[rows])
 
@@ -292,7 +300,7 @@ def _before_and_after(
     report: ReportConfig,
     table: CrystalTable,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Errors of two networks on the usable rows of a table, by group."""
+    """Errors of two networks on the usable rows of a table, for groups of rows."""
     index = torch.arange(len(table.rows))
     return {
         name: errors(reference, report, table, index, predict(network, table.crystals))
@@ -301,8 +309,8 @@ def _before_and_after(
 
 
 def _size(mistakes: Tensor) -> str:
-    """What is known of the errors made before, in words."""
+    """Mean and number of the known errors before training, as text."""
     known = mistakes[mistakes.isfinite()]
     if not len(known):
-        return "no errors known of them"
+        return "no errors known"
     return f"mean error before {float(known.mean()):.4f} ({len(known)} known)"

@@ -1,4 +1,4 @@
-"""What a chemist expects of a crystal, as proxies: known prototypes, usual volumes, cations and anions in order."""
+"""Chemical priors as proxies: common formulas and prototypes, usual volumes, charges, and sizes of crystals."""
 
 from crystalgfn.proxies.priors.anions import AnionKinds, ElectronegativityOrder
 from crystalgfn.proxies.priors.rarity import FormulaRarity, PrototypeRarity

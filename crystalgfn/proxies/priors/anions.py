@@ -1,4 +1,4 @@
-"""Which elements are cations and which anions, and whether the cations are the less electronegative ones."""
+"""Which elements are cations or anions, and whether the cations are less electronegative than the anions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crystalgfn.proxies.network.features import ragged_ranges
 from crystalgfn.registry import PROXIES
 
 _MANY = 2**20
-"""So many partial assignments of a batch are searched for equal ones, which costs time but bounds the memory."""
+"""If a batch has more partial assignments, equal ones are merged; this costs time but bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Assignments:
     """The best neutral assignment of oxidation states for each of n crystals.
 
     Attributes:
-        neutral: (n,) bool, whether there is one.
+        neutral: (n,) bool, whether there is a neutral assignment.
         violation: (n,) float64, electronegativity of the most electronegative cation minus that of the least
-            electronegative anion, or 0 if that is negative; inf without an assignment.
-        anions: (n,) int64, elements with a negative oxidation state; 0 without an assignment.
+            electronegative anion, or 0 if this difference is negative; inf if there is no neutral assignment.
+        anions: (n,) int64, number of elements with a negative oxidation state; 0 if there is no neutral assignment.
     """
 
     neutral: Tensor
@@ -35,7 +35,7 @@ class Assignments:
 
 
 class _Assigning(Proxy):
-    """A proxy that looks at all neutral assignments with one oxidation state for each element.
+    """Base of proxies that search all neutral assignments with one oxidation state for each element.
 
     Args:
         oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
@@ -60,12 +60,16 @@ class _Assigning(Proxy):
         self.register_buffer("metal", metal, persistent=False)
 
     def assign(self, counts: Tensor) -> Assignments:
-        """The neutral assignment of least violation, and of fewest anions among those.
+        """The neutral assignment with the smallest violation and, if several are equal, with the fewest anions.
 
-        Partial assignments grow by an element at a time and are dropped where the rest cannot make them neutral.
+        Partial assignments are extended by one element at a time. They are dropped if the remaining elements cannot
+        make them neutral.
 
         Args:
-            counts: (n, 94) int64.
+            counts: (n, 94) int64 atoms of each element in the conventional cell.
+
+        Returns:
+            the best assignment of each of the n crystals.
         """
         n = counts.shape[0]
         crystal, element = counts.nonzero(as_tuple=True)
@@ -76,7 +80,7 @@ class _Assigning(Proxy):
         lowest, highest = _left(charges.amin(1), crystal, n), _left(charges.amax(1), crystal, n)
         row = torch.arange(n, device=counts.device)
         charge, anions = torch.zeros_like(row), torch.zeros_like(row)
-        # Ranks of electronegativity: of the most electronegative cation and the least electronegative anion.
+        # Ranks in electronegativity of the most electronegative cation and of the least electronegative anion.
         cation, anion = torch.full_like(row, -1), torch.full_like(row, len(self.electronegativities))
         done = [torch.stack([row, charge, anions, cation, anion])[:, n_elements == 0]]
         for place in range(width):
@@ -120,13 +124,15 @@ class _Assigning(Proxy):
 
 @PROXIES.register
 class ElectronegativityOrder(_Assigning):
-    """By how much the best neutral assignment has cations that are more electronegative than anions [Pauling units].
+    """Violation of the order of electronegativity [Pauling units]; 0 if no cation exceeds an anion.
 
-    0 where some neutral assignment of oxidation states, one for each element, has all cations below or at the
-    electronegativity of all anions. Otherwise the least, over the neutral assignments, of the most electronegative
-    cation minus the least electronegative anion. As in SMACT, metals alone and single elements are alloys and
-    elements, and get 0; SMACT fails a cation and an anion of exactly equal electronegativity, here they get 0.
-    Where no such assignment is neutral, the value is the largest difference that two elements can have, 3.28.
+    An assignment gives one oxidation state to each element. Its violation is the electronegativity of the most
+    electronegative cation minus that of the least electronegative anion, or 0 if this difference is negative. The value
+    is the smallest violation of all neutral assignments. If no assignment is neutral, the value is the largest
+    difference between two elements, 3.28.
+
+    Single elements, and crystals that contain only metals, get 0, as in SMACT. A cation and an anion of exactly equal
+    electronegativity also get 0, whereas SMACT rejects them.
 
     Args:
         oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
@@ -134,7 +140,7 @@ class ElectronegativityOrder(_Assigning):
     Raises:
         InputError: if no set has this name.
 
-    Source: Pauling electronegativities of pymatgen; the test of Davies et al., Chem 1, 617 (2016), as a margin.
+    Source: Pauling electronegativities of pymatgen; the test of Davies et al., Chem 1, 617 (2016), as a difference.
     """
 
     name = "electronegativity_order"
@@ -142,7 +148,7 @@ class ElectronegativityOrder(_Assigning):
     valid_range = (0.0, 4.0)
 
     def forward(self, objects: Crystals) -> Tensor:
-        """(n,) float64, 0 to 3.28."""
+        """(n,) float64 violation [Pauling units], 0 to 3.28."""
         found = self.assign(objects.counts)
         present = objects.counts > 0
         free = (present.sum(1) <= 1) | ~(present & ~self.metal).any(1)
@@ -154,10 +160,10 @@ class ElectronegativityOrder(_Assigning):
 class AnionKinds(_Assigning):
     """Number of elements that are anions in the best neutral assignment of oxidation states.
 
-    Best is the assignment with the cations most clearly below the anions in electronegativity
-    (`ElectronegativityOrder`), and of those equally good the one with fewest anions: sulfates, carbonates and borates
-    have one, oxygen. Hydrogen is an anion only where it is negative in that assignment: in LiH and NaBH4, not in
-    NaOH. Where no assignment is neutral, the elements that are no metals are counted, so alloys have 0.
+    The best assignment has the smallest violation of the order of electronegativity (`ElectronegativityOrder`) and, if
+    several are equal, the fewest anions. In sulfates, carbonates and borates, oxygen is the only anion. Hydrogen is an
+    anion only if it is negative in the best assignment: in LiH and NaBH4, but not in NaOH. If no assignment is neutral,
+    the elements that are not metals are counted. An alloy without a neutral assignment therefore has 0.
 
     Args:
         oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
@@ -170,21 +176,21 @@ class AnionKinds(_Assigning):
     valid_range = (0.0, 94.0)
 
     def forward(self, objects: Crystals) -> Tensor:
-        """(n,) float64 number of kinds of anions."""
+        """(n,) float64 number of elements that are anions."""
         found = self.assign(objects.counts)
         nonmetals = ((objects.counts > 0) & ~self.metal).sum(1)
         return torch.where(found.neutral, found.anions, nonmetals).to(torch.float64)
 
 
 def _left(charges: Tensor, crystal: Tensor, n: int) -> Tensor:
-    """(m,) sum of the numbers of the later elements of the same crystal, for elements in the order of crystals."""
+    """(m,) sum of the charges of the later elements of the same crystal; elements are sorted by crystal."""
     until = charges.cumsum(0)
     total = torch.zeros(n, dtype=charges.dtype, device=charges.device).index_add_(0, crystal, charges)
     return total.cumsum(0)[crystal] - until
 
 
 def _oxidation_state_table(name: str) -> tuple[Tensor, Tensor]:
-    """(94, s) int64 oxidation states, each element's first one repeated at the end of its row, and (94,) how many."""
+    """(94, s) int64 oxidation states of the elements, and (94,) how many each has; unused places repeat the first."""
     of_element = list(oxidation_state_set(name).values())
     width = max(map(len, of_element))
     rows = [[*own, *[own[0] if own else 0] * (width - len(own))] for own in of_element]
@@ -192,14 +198,14 @@ def _oxidation_state_table(name: str) -> tuple[Tensor, Tensor]:
 
 
 def _electronegativities() -> tuple[Tensor, Tensor, Tensor]:
-    """Different electronegativities in rising order, (94,) int64 the rank of each element, (94,) bool metals.
+    """The different electronegativities in ascending order, (94,) int64 rank of each element, (94,) bool if a metal.
 
     Elements without a value share the highest rank; they have no oxidation state in either set.
     """
     from pymatgen.core import Element
 
     elements = [Element(symbol) for symbol in element_symbols()]
-    # `Element.X` warns for noble gases; the raw table simply has no number for them.
+    # `Element.X` warns for noble gases; the raw table has no number for them.
     found = [element.data.get("X") for element in elements]
     numbers = [float(x) if isinstance(x, int | float) else math.nan for x in found]
     values = sorted({x for x in numbers if not math.isnan(x)})

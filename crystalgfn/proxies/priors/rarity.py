@@ -1,8 +1,9 @@
 """How rare the stoichiometry and the prototype of a crystal are among known crystals.
 
-Element-independent: NaCl and MgO are one formula (1, 1) and, in space group 225 with 4 and 4 atoms in the
-conventional cell, one prototype. Known crystals are not the only possible ones, so shares are smoothed: each level
-backs off to a simpler one with as many pseudo-counts as it has different outcomes.
+The elements do not matter: NaCl and MgO have the same anonymous formula (1, 1) and, in space group 225 with 4 and 4
+atoms in the conventional cell, the same prototype. Known crystals are not the only possible ones, therefore shares are
+smoothed: each distribution is mixed with a simpler one, which has as many pseudo-counts as there are different known
+outcomes.
 
 Source of the smoothing: Witten and Bell, IEEE Trans. Inf. Theory 37, 1085 (1991).
 """
@@ -26,10 +27,13 @@ from crystalgfn.registry import PROXIES
 
 
 class _Lookup(nn.Module):
-    """Numbers by the hash of a tuple of integers, 0 for others.
+    """Looks up the number of a tuple of integers by the hash of the tuple; 0 for tuples that are not in the table.
 
     Args:
-        table: a number for each tuple, all of the same kind.
+        table: the number of each tuple.
+
+    Raises:
+        ValueError: if two tuples have the same hash.
     """
 
     def __init__(self, table: Mapping[tuple[int, ...], float]) -> None:
@@ -38,14 +42,14 @@ class _Lookup(nn.Module):
         padded = torch.tensor([key + (0,) * (width - len(key)) for key in table])
         keys, order = hash_rows(padded).sort()
         if (keys.diff() == 0).any():
-            raise ValueError("two tuples of the table have one hash")
+            raise ValueError("two tuples of the table have the same hash")
         self.keys: Tensor
         self.values: Tensor
         self.register_buffer("keys", keys, persistent=False)
         self.register_buffer("values", torch.tensor(list(table.values()), dtype=torch.float64)[order], persistent=False)
 
     def forward(self, tuples: Tensor) -> Tensor:
-        """(n,) float64 the numbers of (n, k) int64 tuples; zeros at their end do not count."""
+        """(n,) float64 numbers of (n, k) int64 tuples; zeros at the end of a tuple are ignored."""
         keys = hash_rows(tuples)
         place = torch.searchsorted(self.keys, keys).clamp_max(len(self.keys) - 1)
         return torch.where(self.keys[place] == keys, self.values[place], 0.0)
@@ -54,9 +58,10 @@ class _Lookup(nn.Module):
 class _Formulas(nn.Module):
     """Smoothed logarithm of the share of a reduced anonymous formula f among known compositions.
 
-    p(f) = (n(f) + T q(f)) / (N + T) with n(f) of N compositions, T different formulas, and
-    q(f) = 2^-k prod_i (1 - r) r^(a_i - 1) for k elements with coefficients a_i; r makes the mean of a_i that of the
-    known ones. So a new formula is the rarer, the more elements and the larger coefficients it has.
+    p(f) = (n(f) + T q(f)) / (N + T), where n(f) of the N known compositions have the formula f, T is the number of
+    different formulas, and q(f) = 2^-k prod_i (1 - r) r^(a_i - 1) for k elements with coefficients a_i. The value of r
+    is chosen so that the mean of a_i equals that of the known compositions. A new formula is rarer if it has more
+    elements or larger coefficients.
     """
 
     def __init__(self, known: Mapping[Formula, int]) -> None:
@@ -76,9 +81,9 @@ class _Formulas(nn.Module):
 
 @PROXIES.register
 class FormulaRarity(Proxy):
-    """Minus the logarithm of the smoothed share of the anonymous reduced formula among known compositions.
+    """Rarity of the anonymous reduced formula: -ln p, with its smoothed share p among known compositions.
 
-    ABX3 and A2BX4 are common, A5B7X11 is not. Which elements there are does not matter.
+    ABX3 and A2BX4 are common, A5B7X11 is rare. The elements do not matter.
 
     Source: reduced formulas of the Materials Project (`crystalgfn.proxies.priors.tables`), each counted once.
     """
@@ -98,17 +103,19 @@ class FormulaRarity(Proxy):
 
 @PROXIES.register
 class PrototypeRarity(Proxy):
-    """Minus the logarithm of the smoothed share of the space group and the anonymous cell among known crystals.
+    """Rarity of the space group with the anonymous cell: -ln p, with their smoothed share p among known crystals.
 
-    The cell is z times the formula f: p(group, z, f) = p(f) p(group, z | f), where
+    The cell contains z times the formula f, and p(group, z, f) = p(f) p(group, z | f), where
 
     - p(f) is that of `FormulaRarity`;
-    - p(group, z | f) = (n(group, z, f) + T(f) p(group, z)) / (n(f) + T(f)), with T(f) different prototypes of the
-      formula, or 1 if it has none;
-    - p(group, z) = (n(group, z) + T p(group) / (z (z + 1))) / (N + T), with T different pairs;
+    - p(group, z | f) = (n(group, z, f) + T(f) p(group, z)) / (n(f) + T(f)), where T(f) is the number of
+      different prototypes of the formula, at least 1;
+    - p(group, z) = (n(group, z) + T p(group) / (z (z + 1))) / (N + T), where T is the number of different pairs
+      (group, z);
     - p(group) = (n(group) + 1) / (N + 230).
 
-    So a group that is new for a formula still has the share of the formula, and more the commoner it is by itself.
+    Here n counts known crystals and N is the number of all of them. If a space group is new for a formula, p is still
+    proportional to p(f), and it is larger for a space group that is more common.
 
     Source: crystals of the Materials Project (`crystalgfn.proxies.priors.tables`); a prototype counts once for each
     composition.

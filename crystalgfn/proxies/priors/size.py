@@ -1,4 +1,4 @@
-"""How many atoms and elements a crystal has: a soft preference beside the hard bounds of the environment."""
+"""Numbers of atoms and elements, for soft preferences in addition to the hard bounds of the environment."""
 
 from __future__ import annotations
 

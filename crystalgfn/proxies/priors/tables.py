@@ -1,4 +1,4 @@
-"""The tables that the priors need: how they are counted on known crystals, written and read."""
+"""The tables that the priors need: functions to count known crystals, and to write and read the tables."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DATA = Path(__file__).parent / "data"
-"""The shipped tables."""
+"""Folder of the shipped tables."""
 
 Formula = tuple[int, ...]
-"""An anonymous composition: counts from high to low, (3, 1, 1) for ABX3."""
+"""An anonymous composition: counts in descending order, such as (3, 1, 1) for ABX3."""
 
 
 def anonymous(crystals: Crystals) -> list[Formula]:
-    """Counts of each conventional cell without the elements' names, from high to low."""
+    """Counts of each conventional cell in descending order, without the names of the elements."""
     return [tuple(count for count in row if count) for row in anonymous_counts(crystals.counts).tolist()]
 
 
 def count_prototypes(crystals: Crystals) -> tuple[Counter[Formula], Counter[tuple[int, Formula]]]:
-    """How often each anonymous formula, and each space group with an anonymous cell, occurs.
+    """How often each anonymous formula and each prototype occurs.
 
-    A formula counts once for each composition, a prototype once for each composition that has it.
+    A formula counts once for each composition. A prototype, which is a space group with an anonymous cell, counts once
+    for each composition that has it.
 
     Args:
         crystals: known crystals.
 
     Returns:
-        reduced anonymous formulas, and (space group, anonymous counts of the conventional cell).
+        counts of the reduced anonymous formulas, and counts of the prototypes as (space group, anonymous counts of the
+        conventional cell).
     """
     compositions, prototypes = set(), set()
     parts = (crystals.space_group.tolist(), anonymous(crystals), map(tuple, reduced_counts(crystals.counts).tolist()))
@@ -50,7 +52,12 @@ def count_prototypes(crystals: Crystals) -> tuple[Counter[Formula], Counter[tupl
 
 
 def write_tables(crystals: Crystals, folder: Path = DATA) -> None:
-    """Count known crystals and write ``formulas.csv``, ``prototypes.csv`` and ``atomic_volumes.csv``."""
+    """Count known crystals and write ``formulas.csv``, ``prototypes.csv`` and ``atomic_volumes.csv``.
+
+    Args:
+        crystals: known crystals.
+        folder: folder of the tables; it is made if it does not exist.
+    """
     formulas, prototypes = count_prototypes(crystals)
     folder.mkdir(parents=True, exist_ok=True)
     rows = sorted(formulas.items(), key=lambda item: (-item[1], item[0]))

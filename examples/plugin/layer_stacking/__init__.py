@@ -1,7 +1,7 @@
 """Stacking sequences of close-packed layers, as an environment and a proxy for crystalgfn.
 
-In a close packing each layer lies in one of two ways on the two below it: its neighbours sit in the same place
-(hexagonal, h) or in different places (cubic, c). Polytypes such as those of SiC are words of h and c.
+In a close packing, a layer is hexagonal (h) if its two neighbours lie in the same position, and cubic (c) if not. So
+polytypes, such as those of SiC, are words of h and c.
 """
 
 from layer_stacking.environment import LayerStacking

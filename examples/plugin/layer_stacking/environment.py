@@ -6,22 +6,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from crystalgfn import ENVIRONMENTS, Environment
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.envs import CategoricalHead, Environment
-from crystalgfn.registry import ENVIRONMENTS
+from crystalgfn.gflownet.envs import CategoricalHead
 
 
 @ENVIRONMENTS.register
 class LayerStacking(Environment):
     """Stacking sequences of close-packed layers, as words of h and c.
 
-    State: for each layer 0 (open), 1 (h) or 2 (c).
+    A state has one number for each layer: 0 (open), 1 (h) or 2 (c).
 
     Args:
-        layers: length of the word.
+        layers: number of layers, which is the length of the word.
 
     Raises:
-        InputError: if there is no layer.
+        InputError: if ``layers`` is less than 1.
     """
 
     is_enumerable = True

@@ -1,12 +1,11 @@
-"""The proxy: how hexagonal a stacking is."""
+"""The proxy: the share of hexagonal layers."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from crystalgfn.gflownet.proxies import Proxy
-from crystalgfn.registry import PROXIES
+from crystalgfn import PROXIES, Proxy
 
 
 @PROXIES.register
@@ -18,5 +17,12 @@ class Hexagonality(Proxy):
     valid_range = (0.0, 1.0)
 
     def forward(self, objects: Tensor) -> Tensor:
-        """(n,) float64 share of True in (n, layers) bool."""
+        """Share of hexagonal layers.
+
+        Args:
+            objects: (n, layers) bool, True for hexagonal layers.
+
+        Returns:
+            (n,) float64.
+        """
         return objects.to(torch.float64).mean(1)
