@@ -1,13 +1,32 @@
-"""Import all classes that a config can name: those of this package, then those of installed plugins."""
+"""Import all classes that a config can name: those of this package, then those of installed plugins.
+
+A config may also name classes of the user's own. A checkpoint may not, unless the user says so: it may come from a
+stranger.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator, Mapping
 from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, PROXIES, REWARDS, Registry, load_plugins
+from crystalgfn.errors import InputError
+from crystalgfn.registry import (
+    ENVIRONMENTS,
+    LOSSES,
+    PLUGIN_GROUP,
+    POLICIES,
+    PROXIES,
+    REWARDS,
+    Registry,
+    load_plugins,
+)
 
 ROOMS = (
     "crystalgfn.gflownet.envs",
@@ -38,3 +57,142 @@ def load_everything() -> tuple[Registry[Any], ...]:
         sys.path.append(here)
     load_plugins()
     return ENVIRONMENTS, PROXIES, REWARDS, POLICIES, LOSSES
+
+
+# What a checkpoint may name
+
+_REGISTERED = {
+    "model.env": ENVIRONMENTS,
+    "model.proxy": PROXIES,
+    "model.reward": REWARDS,
+    "model.policy": POLICIES,
+    "model.loss": LOSSES,
+}
+"""Settings that name a registered class."""
+
+_PACKAGES = {
+    "model.replay": ("crystalgfn.gflownet.replay",),
+    "model.data_set": ("crystalgfn.gflownet.data_set",),
+    "trainer.accelerator": ("pytorch_lightning.accelerators",),
+    "trainer.callbacks": ("crystalgfn.callbacks", "pytorch_lightning.callbacks"),
+    "trainer.logger": ("pytorch_lightning.loggers",),
+    "trainer.plugins": ("pytorch_lightning.plugins",),
+    "trainer.profiler": ("pytorch_lightning.profilers",),
+    "trainer.strategy": ("pytorch_lightning.strategies",),
+}
+"""Settings that name a class of these packages, or of an installed plugin."""
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_FILES = ("ckpt", "csv", "json", "parquet", "pq", "pt", "yaml", "yml")
+"""Endings of file names, which look like class paths."""
+
+
+def foreign_classes(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Class paths in settings that name no class of this package, of Lightning or of an installed plugin.
+
+    Nothing is imported or called to find out, except for this package, Lightning and installed plugins. Values that are
+    no class paths for certain, but would be imported where a class is expected, count too.
+
+    Args:
+        settings: model, data, trainer and others, as a checkpoint holds them.
+
+    Returns:
+        for each such class path the setting that names it, such as ``model.proxy``, and the path.
+    """
+    load_everything()
+    found: list[tuple[str, str]] = []
+    for part, values in settings.items():
+        for name, value in values.items() if isinstance(values, Mapping) else [("", values)]:
+            place = f"{part}.{name}" if name else part
+            found += [(place, path) for path in _paths(value, place) if not _is_known(path, place)]
+            found += [(place, path) for path in _nested(value) if not _is_known(path, "")]
+            if part != "data":  # its texts are file names
+                found += [(place, text) for text in texts(value) if _would_import(text)]
+    return list(dict.fromkeys(found))
+
+
+def _paths(value: Any, place: str) -> Iterator[str]:
+    """Class paths of a setting itself."""
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, Mapping) and "class_path" in entry:
+            yield str(entry["class_path"])
+        elif isinstance(entry, str) and place in _REGISTERED:
+            yield entry
+
+
+def _nested(value: Any) -> Iterator[str]:
+    """Class paths among the arguments of a class."""
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, Mapping):
+            for inner in entry.values():
+                yield from (str(e["class_path"]) for e in _mappings(inner) if "class_path" in e)
+
+
+def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        yield value
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for entry in inner:
+        yield from _mappings(entry)
+
+
+def texts(value: Any, key: str = "", with_classes: bool = False) -> Iterator[str]:
+    """All texts of a setting; those of ``class_path`` only if asked for."""
+    if isinstance(value, str) and (with_classes or key != "class_path"):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from texts(inner, str(name), with_classes)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner, "", with_classes)
+
+
+def _is_known(path: str, place: str) -> bool:
+    """Whether a class path names a class that this setting may have; an empty place stands for any registered class."""
+    module, _, name = path.rpartition(".")
+    for registry in [_REGISTERED[place]] if place in _REGISTERED else [] if place else list(_REGISTERED.values()):
+        if name in registry and (not module or getattr(sys.modules.get(module), name, None) is registry.get(name)):
+            return True
+    if place in _REGISTERED:
+        return False
+    plugins = {point.module.partition(".")[0] for point in entry_points(group=PLUGIN_GROUP)}
+    if module and module.partition(".")[0] in plugins:
+        return isinstance(getattr(sys.modules.get(module), name, None), type)
+    packages = [package for p, names in _PACKAGES.items() if p == place or not place for package in names]
+    return any(
+        (not module or module == package or module.startswith(f"{package}."))
+        and isinstance(getattr(import_module(package), name, None), type)
+        for package in packages
+    )
+
+
+def _would_import(text: str) -> bool:
+    """Whether a parser that expects a class would import a module for this text."""
+    if not _DOTTED.fullmatch(text) or _is_known(text, ""):
+        return False
+    top, ending = text.partition(".")[0], text.rpartition(".")[2]
+    if PathFinder.find_spec(top, [str(Path.cwd())]) is not None:
+        return True
+    return ending not in _FILES and find_spec(top) is not None
+
+
+def check_policy(path: str) -> None:
+    """Refuse a class path of the setting ``policy`` that is no policy, before anything is called.
+
+    For all other settings the parser checks the base class itself. A policy is made later, by the model.
+
+    Raises:
+        InputError: if it cannot be imported or is no subclass of `crystalgfn.Policy`.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found = POLICIES.get(name) if not module else getattr(import_module(module), name)
+    except (ImportError, AttributeError, KeyError) as error:
+        raise InputError(f"model.policy: {path!r} cannot be imported: {error}") from None
+    base = import_module("crystalgfn.gflownet.policies").Policy
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise InputError(
+            f"model.policy: {path!r} is not allowed; it must be a subclass of crystalgfn.Policy, such as "
+            f"{', '.join(POLICIES)}"
+        )

@@ -271,9 +271,13 @@ def instantiate(settings: Mapping[str, Any], classes: Mapping[str, type], what: 
     from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
     from pytorch_lightning.cli import LightningArgumentParser
 
-    from crystalgfn.plugins import load_everything
+    from crystalgfn.plugins import check_policy, load_everything
 
     load_everything()
+    model = settings.get("model")
+    policy = model.get("policy") if isinstance(model, Mapping) else None
+    if policy is not None:
+        check_policy(str(policy.get("class_path") if isinstance(policy, Mapping) else policy))
     parser = LightningArgumentParser(exit_on_error=False)
     for name, cls in classes.items():
         if isabstract(cls):

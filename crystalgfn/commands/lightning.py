@@ -15,6 +15,10 @@ RESTRICT = "restrict"
 """Name of the option for the restriction, under ``data``."""
 
 
+TRUST = "--trust-checkpoint"
+"""Option that allows a checkpoint to name classes that are not part of this package or of an installed plugin."""
+
+
 def main(args: list[str]) -> int:
     """Run a command of the Trainer.
 
@@ -30,7 +34,9 @@ def main(args: list[str]) -> int:
     """
     settings, flags = take_configs(args[1:], SETTINGS)
     ckpt_path, flags = take_option(flags, "--ckpt_path")
-    run(args[0], settings, ckpt_path, flags=with_restriction(flags), exit_on_error=True)
+    trust = TRUST in flags
+    flags = [flag for flag in flags if flag != TRUST]
+    run(args[0], settings, ckpt_path, flags=with_restriction(flags), exit_on_error=True, trust=trust)
     return 0
 
 

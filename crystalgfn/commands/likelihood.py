@@ -56,6 +56,9 @@ def main(args: list[str]) -> int:
     )
     parser.add_argument("--restrict", help="YAML file that restricts the space of the model")
     parser.add_argument("--seed", type=int, default=0, help="seed of these trajectories (default 0)")
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="allow the checkpoint to name classes of your own, and run them"
+    )
     options = parser.parse_args(args)
     from crystalgfn.checks import at_least, between
     from crystalgfn.errors import InputError
@@ -76,7 +79,7 @@ def main(args: list[str]) -> int:
     table_kind(options.out)
     check_writable(options.out)
     check_writable(metrics_path)
-    module = load(options.ckpt_path).module
+    module = load(options.ckpt_path, options.trust_checkpoint).module
     if options.restrict is not None:
         module.env = module.env.restricted(read_restriction(options.restrict))
     frame, metrics = likelihood_table(

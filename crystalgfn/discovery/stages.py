@@ -131,7 +131,7 @@ class Stages:
         self._say(f"{name}: train")
         bar = _bar_callback(self._bar, f"{name}: train")
         with warnings_only():
-            run("fit", config, LAST, [bar])
+            run("fit", config, LAST, [bar], trust=True)
         newest = newest_checkpoint(folder / "train")
         assert newest is not None
         with atomic_path(folder / MODEL) as temporary:
@@ -355,7 +355,7 @@ class Stages:
         checkpoint = folder / (COMPACT if name == FINAL else MODEL)
         with warnings_only():
             data = {"num_samples": n, "seed": 1000 * self._settings.seed + number, "out": str(folder / SAMPLES)}
-            run("predict", {"data": data, "trainer": {"enable_progress_bar": False}}, checkpoint)
+            run("predict", {"data": data, "trainer": {"enable_progress_bar": False}}, checkpoint, trust=True)
 
     def _first_candidates(self) -> list[Candidate]:
         """Random, perturbed and real crystals, with the predictions of the proxy before any fine-tuning."""

@@ -9,7 +9,7 @@ import copy
 import io
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import nn
 from crystalgfn import __version__
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, write_through
+from crystalgfn.plugins import foreign_classes
 from crystalgfn.settings import current
 
 LAST = "last.ckpt"
@@ -181,6 +182,26 @@ def read_settings(path: str | Path) -> tuple[dict[str, Any], str]:
     if not isinstance(config, dict) or "model" not in config:
         raise InputError(f"ckpt_path: {path}, written by version {version}, contains no settings of a model")
     return current(config), version
+
+
+def refuse_foreign(settings: Mapping[str, Any], path: str | Path, own: Collection[str] = ()) -> None:
+    """Refuse settings of a checkpoint that name classes of somebody's own, before anything is imported or called.
+
+    Args:
+        settings: the settings that the checkpoint holds.
+        path: the checkpoint, for messages.
+        own: class paths that are allowed, because the user's own settings name them.
+
+    Raises:
+        InputError: with the first such class and the setting that names it.
+    """
+    for place, name in foreign_classes(settings):
+        if name not in own:
+            raise InputError(
+                f"ckpt_path: {path} names {name!r} in {place}, which is not part of crystalgfn or of an installed "
+                "plugin. A checkpoint from someone else could run code on your machine. If you trust this one, add "
+                "--trust-checkpoint (in Python: trust=True)"
+            )
 
 
 # Networks of another run

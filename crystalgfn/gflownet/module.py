@@ -19,7 +19,13 @@ from torchmetrics import MeanMetric, PearsonCorrCoef
 from crystalgfn.checks import at_least, between, one_of, positive
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
-from crystalgfn.gflownet.checkpoint_files import NETWORKS, read_checkpoint, read_settings, start_networks
+from crystalgfn.gflownet.checkpoint_files import (
+    NETWORKS,
+    read_checkpoint,
+    read_settings,
+    refuse_foreign,
+    start_networks,
+)
 from crystalgfn.gflownet.data import Samples, Ticket
 from crystalgfn.gflownet.data_set import DataSet
 from crystalgfn.gflownet.distributed import mean_over_processes, n_processes, sum_over_processes
@@ -39,6 +45,7 @@ from crystalgfn.gflownet.rollout import (
     sample_to_learn,
 )
 from crystalgfn.gflownet.step_guard import StepGuard
+from crystalgfn.plugins import texts
 from crystalgfn.random import generator
 from crystalgfn.settings import instantiate, merged
 
@@ -513,20 +520,27 @@ class GFlowNet(LightningModule):
             self._generator_state = None
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **settings: Any) -> GFlowNet:  # type: ignore[override]
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, trust: bool = False, **settings: Any
+    ) -> GFlowNet:
         """Load a model with its weights from a checkpoint, on the CPU and in evaluation mode.
 
         Args:
             checkpoint_path: file that a run has written; a compact checkpoint is allowed.
+            trust: whether the settings in the checkpoint may name classes that are not part of this package or of an
+                installed plugin. To use such a class runs its code.
             settings: settings of the model that replace those in the checkpoint, such as ``reward={...}``.
 
         Returns:
             the model.
 
         Raises:
-            InputError: if the file is missing or damaged, or its settings or weights do not fit this version.
+            InputError: if the file is missing or damaged, or its settings or weights do not fit this version,
+                or the settings name classes that are not trusted.
         """
         stored, version = read_settings(checkpoint_path)
+        if not trust:
+            refuse_foreign(stored, checkpoint_path, set(texts(settings, with_classes=True)))
         model = merged([stored["model"], settings])
         module: GFlowNet = instantiate({"model": model}, {"model": cls}, f"ckpt_path: {checkpoint_path}").model
         checkpoint = read_checkpoint(checkpoint_path)

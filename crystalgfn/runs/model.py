@@ -163,18 +163,20 @@ class SampledObjects:
         return build_crystals(self.crystals, **settings)
 
 
-def load(name: str | Path) -> Model:
+def load(name: str | Path, trust: bool = False) -> Model:
     """Load a trained model.
 
     Args:
         name: a checkpoint file, the folder of a run, or the name of a model that comes with the package, such as
             ``discovered``.
+        trust: whether the checkpoint may name classes that are not part of this package or of an installed plugin, such
+            as your own proxy in the current folder. To use such a class runs its code.
 
     Raises:
-        InputError: if there is no such file, or the file is damaged.
+        InputError: if there is no such file, the file is damaged, or it names classes that are not trusted.
     """
     path = find_checkpoint(name)
-    return Model(GFlowNet.load_from_checkpoint(path), path)
+    return Model(GFlowNet.load_from_checkpoint(path, trust), path)
 
 
 def fit(

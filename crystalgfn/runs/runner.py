@@ -26,10 +26,11 @@ from crystalgfn.gflownet.checkpoint_files import (
     newest_checkpoint,
     read_settings,
     refuse_compact,
+    refuse_foreign,
 )
 from crystalgfn.gflownet.data import Samples
 from crystalgfn.gflownet.module import GFlowNet, check_accelerator
-from crystalgfn.plugins import load_everything
+from crystalgfn.plugins import check_policy, load_everything, texts
 from crystalgfn.runs.quiet import quieten
 from crystalgfn.settings import instantiate, merged
 
@@ -66,6 +67,7 @@ class Request:
         settings: settings as in a config.
         ckpt_path: the checkpoint as given by the user: a file, a folder, a name or ``last``; None for no checkpoint.
         flags: options of the command line. They change the settings.
+        trust: whether the checkpoint may name classes that are not part of this package or of an installed plugin.
         checkpoint: the file that belongs to ``ckpt_path``; None until it is found.
     """
 
@@ -73,6 +75,7 @@ class Request:
     settings: dict[str, Any]
     ckpt_path: str | None
     flags: list[str]
+    trust: bool = False
     checkpoint: Path | None = None
 
     def args(self) -> list[str]:
@@ -100,6 +103,9 @@ class Runner(LightningCLI):
         path, is_fit = request.checkpoint, request.command == "fit"
         if path is not None:
             stored, version = read_settings(path)
+            if not request.trust:
+                own = {*texts(request.settings, with_classes=True), *request.flags}
+                refuse_foreign(stored, path, own | {flag.partition("=")[2] for flag in request.flags})
             if is_fit:
                 refuse_compact(path)
             Parser.origin = f"\n(settings come from {path}, written by version {version}; this is {__version__})"
@@ -122,6 +128,8 @@ class Runner(LightningCLI):
         return found
 
     def before_instantiate_classes(self) -> None:
+        policy = self.config[self.config.subcommand].model.policy
+        check_policy(str(getattr(policy, "class_path", policy)))
         check_accelerator(str(self.config[self.config.subcommand].trainer.accelerator))
         threads = self.config[self.config.subcommand].threads
         at_least("threads", threads, 1)
@@ -145,6 +153,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     flags: Sequence[str] = (),
     exit_on_error: bool = False,
+    trust: bool = False,
 ) -> Runner:
     """Run a command of the Trainer.
 
@@ -158,6 +167,10 @@ def run(
         flags: options of the command line. They change the settings.
         exit_on_error: whether the process ends with the parser's message if settings cannot be parsed, as in a
             command. Otherwise an InputError is raised.
+        trust: whether the checkpoint may name classes that are not part of this package or of an installed plugin. To
+            use such a class runs its code.
+        trust: whether the settings in the checkpoint may name classes that are not part of this package or of an
+            installed plugin. To use such a class runs its code.
 
     Returns:
         the finished run, with its ``trainer``, ``model`` and ``datamodule``.
@@ -169,6 +182,7 @@ def run(
     load_everything()
     settings = copy.deepcopy(dict(settings or {}))
     named = settings.pop("ckpt_path", None)
+    usage = f"crystalgfn {command} [--config CONFIG] [--ckpt_path CKPT_PATH [--trust-checkpoint]] [options]"
     defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     if command == "predict":
         callbacks = [SampleWriter(), *callbacks]
@@ -180,7 +194,7 @@ def run(
     if callbacks:
         defaults["callbacks"] = list(callbacks)
     ckpt_path = ckpt_path if ckpt_path is not None else named
-    request = Request(command, settings, None if ckpt_path is None else str(ckpt_path), list(flags))
+    request = Request(command, settings, None if ckpt_path is None else str(ckpt_path), list(flags), trust)
     try:
         return Runner(
             GFlowNet,
@@ -194,7 +208,7 @@ def run(
             parser_kwargs={
                 "prog": "crystalgfn",
                 command: {
-                    "usage": f"crystalgfn {command} [--config CONFIG] [--ckpt_path CKPT_PATH] [options]",
+                    "usage": usage,
                     "exit_on_error": exit_on_error,
                 },
                 "exit_on_error": exit_on_error,

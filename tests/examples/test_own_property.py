@@ -62,6 +62,6 @@ def test_trains_by_module_and_class(tmp_path):
 
     run("fit", "--config", "config.yaml", *quiet)
     checkpoint = tmp_path / "logs" / "lithium_capacity" / "version_0" / "checkpoints" / "last.ckpt"
-    run("predict", "--ckpt_path", str(checkpoint), "--data.num_samples", "20")
+    run("predict", "--ckpt_path", str(checkpoint), "--trust-checkpoint", "--data.num_samples", "20")
     table = pd.read_csv(tmp_path / "samples.csv")
     assert {"lithium_capacity", "formation_energy", "formation_energy_uncertainty", "log_reward"} <= set(table.columns)

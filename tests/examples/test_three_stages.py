@@ -132,7 +132,7 @@ def test_trains_by_module_and_class(tmp_path: Path) -> None:
 
     run("fit", "--config", "config.yaml", "--trainer.max_steps", "3", "--trainer.enable_progress_bar", "false")
     checkpoint = tmp_path / "logs" / "doped_film" / "version_0" / "checkpoints" / "last.ckpt"
-    run("predict", "--ckpt_path", str(checkpoint), "--data.num_samples", "20")
+    run("predict", "--ckpt_path", str(checkpoint), "--trust-checkpoint", "--data.num_samples", "20")
     table = pd.read_csv(tmp_path / "samples.csv")
     assert {"substrate", "dopants", "thickness", "figure_of_merit", "log_reward"} <= set(table.columns)
     assert set(table["substrate"]) <= set(FILM.SUBSTRATES)
