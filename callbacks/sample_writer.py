@@ -15,6 +15,7 @@ from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, check_writable, table_kind
 from crystalgfn.gflownet.data import Ticket
 from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.gflownet.proxies.names import check_property_name
 from crystalgfn.gflownet.proxies.proxy_set import ProxySet
 
 if TYPE_CHECKING:
@@ -67,8 +68,12 @@ class SampleWriter(Callback):
         if out is None:
             raise InputError("out: no file is given; set data.out to the table to write, such as samples.csv")
         self._path = Path(out)
-        table_kind(self._path)
-        check_writable(self._path)
+        try:
+            table_kind(self._path)
+            check_writable(self._path)
+        except InputError as error:
+            raise InputError(f"{'data.out' if self.out is None else 'out'}: {error}") from None
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=self._path.parent, prefix=f".{self._path.name}.parts-"))
 
     def on_predict_batch_end(
@@ -128,9 +133,15 @@ def samples_frame(env: Environment, proxies: ProxySet, outputs: Mapping[str, Any
 
     Returns:
         one row for each sample, with the columns of `SampleWriter`.
+
+    Raises:
+        InputError: if the name of a property is that of another column.
     """
     frame = env.to_frame(outputs["states"])
+    objects = list(frame.columns)
     for column, values in zip(proxies.columns, outputs["properties"].unbind(1), strict=True):
+        if column.is_property:
+            check_property_name("proxy: name", column.name, objects)
         frame[column.name] = values.double().cpu().numpy()
     for name in ("log_reward", "log_pf"):
         frame[name] = outputs[name].double().cpu().numpy()

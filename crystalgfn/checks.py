@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from crystalgfn.errors import InputError
+
+MOST_SHOWN = 80
+"""Largest number of characters of a quoted value in a message."""
+
+MOST_NAMES = 40
+"""Largest number of names in a list in a message."""
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """A text for messages; if it has more than ``most`` characters, its end is replaced by ``...``."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def shown(value: Any) -> str:
+    """A value as text for messages, shortened; texts that are empty or not printable are written as in Python."""
+    try:
+        if isinstance(value, str):
+            text = value[: MOST_SHOWN + 1]
+            return shortened(text if text.isprintable() and text else repr(text))
+        return shortened(str(value))
+    except (ValueError, RecursionError):  # such as integers with thousands of digits
+        return f"a {type(value).__name__}"
+
+
+def quoted(value: Any) -> str:
+    """Like `shown`, with texts in quotation marks."""
+    return repr(shortened(value)) if isinstance(value, str) else shown(value)
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names for messages, separated by commas: each is shortened, and only the first `MOST_NAMES` are given."""
+    every = list(names)
+    more = f" and {len(every) - MOST_NAMES} more" if len(every) > MOST_NAMES else ""
+    return ", ".join(shortened(str(name)) for name in every[:MOST_NAMES]) + more
 
 
 def refuse(name: str, value: Any, allowed: str) -> InputError:
@@ -20,7 +55,13 @@ def refuse(name: str, value: Any, allowed: str) -> InputError:
     Returns:
         the error, for the caller to raise.
     """
-    return InputError(f"{name}: {value} is not allowed; {allowed}")
+    return InputError(f"{name}: {shown(value)} is not allowed; {allowed}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Text for the end of a message that names the known word most like a word; empty if none is like it."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def at_least(name: str, value: float, least: float) -> None:

@@ -76,7 +76,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        print(f"crystalgfn: error: unknown command {name!r}; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
+        from crystalgfn.checks import did_you_mean
+
+        hint = did_you_mean(name, COMMANDS)
+        print(
+            f"crystalgfn: error: unknown command {name!r}{hint or ';'} allowed: {', '.join(COMMANDS)}", file=sys.stderr
+        )
         return 2
     # This matters with more than one thread: a waiting thread spins for a fraction of a millisecond, then sleeps. If it
     # slept at once, most of a second core would be wasted; if it spun longer, other processes could not use the core.

@@ -148,6 +148,14 @@ def texts(value: Any, key: str = "", with_classes: bool = False) -> Iterator[str
             yield from texts(inner, "", with_classes)
 
 
+def is_known(name: str) -> bool:
+    """Whether a class that settings can name has this short name."""
+    packages = {package for names in _PACKAGES.values() for package in names}
+    return any(name in registry for registry in load_everything()) or any(
+        isinstance(getattr(import_module(package), name, None), type) for package in packages
+    )
+
+
 def _is_known(path: str, place: str) -> bool:
     """Whether a class path names a class that this setting may have; an empty place stands for any registered class."""
     module, _, name = path.rpartition(".")

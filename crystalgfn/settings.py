@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 import crystalgfn
+from crystalgfn.checks import did_you_mean, quoted, shortened, shown
 from crystalgfn.errors import InputError
 
 BASE = "base"
@@ -67,7 +70,7 @@ def find_config(name: str, beside: Path | None = None) -> Path:
         return found
     known = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.yaml"))
     raise InputError(
-        f"config: there is no file {name}, and no shipped config has this name; shipped: {', '.join(known)}"
+        f"config: there is no file {shown(name)}, and no shipped config has this name; shipped: {', '.join(known)}"
     )
 
 
@@ -91,7 +94,9 @@ def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{what}: {path} is not a valid YAML file: {' '.join(str(error).split())}") from None
+        raise InputError(
+            f"{what}: {path} is not a valid YAML file: {shortened(' '.join(str(error).split()), 400)}"
+        ) from None
     if content is None:
         raise InputError(f"{what}: {path} is empty; it must contain named settings")
     if not isinstance(content, dict):
@@ -123,7 +128,9 @@ def _layers(path: Path, allowed: Sequence[str] | None, above: tuple[Path, ...]) 
     yield from _bases(path, content, allowed, above)
     for key, value in content.items():
         if allowed is not None and key not in allowed:
-            raise InputError(f"config: {path}: there is no setting {key!r}; allowed: {', '.join([BASE, *allowed])}")
+            raise InputError(
+                f"config: {path}: there is no setting {quoted(key)}; allowed: {', '.join([BASE, *allowed])}"
+            )
         if isinstance(value, dict) and BASE in value:
             content[key] = merged([*_bases(path, value, None, above), value])
     yield content
@@ -136,7 +143,9 @@ def _bases(
     names = content.pop(BASE, None) or []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"config: {path}: {BASE}: {names!r} is not allowed; it must be a file or a list of files")
+        raise InputError(
+            f"config: {path}: {BASE}: {quoted(names)} is not allowed; it must be a file or a list of files"
+        )
     for name in names:
         base = find_config(name, path.parent)
         if base.resolve() in above:
@@ -217,24 +226,47 @@ def current_class_path(path: str) -> str:
         path: a class path, or an option that sets one, such as ``--proxy=crystalgfn.proxies.Density``.
 
     Returns:
-        the short name of the class if the module does not contain it any more (after the option, if there is one);
-        any other text unchanged.
+        the short name of the class if another module contains it now (after the option, if there is one); any other
+        text unchanged.
     """
     option, equals, value = path.partition("=") if path.startswith("--") else ("", "", path)
-    module, _, name = value.rpartition(".")
-    if not value.startswith("crystalgfn.") or not name.isidentifier():
+    if not is_gone(value):
         return path
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is not None:
-        from importlib import import_module
+    from crystalgfn.plugins import is_known
 
-        if hasattr(import_module(module), name):
-            return path
     # Every class that a config can name has a short name, which does not depend on the module of the class.
-    return f"{option}{equals}{name}"
+    name = value.rpartition(".")[2]
+    return f"{option}{equals}{name}" if is_known(name) else path
+
+
+def is_gone(path: str) -> bool:
+    """Whether a text is a class path of this package, but its module does not contain such a class."""
+    module, _, name = path.rpartition(".")
+    if not path.startswith("crystalgfn.") or not name.isidentifier():
+        return False
+    try:
+        if find_spec(module) is None:
+            return True
+    except ModuleNotFoundError:
+        return True
+    from importlib import import_module
+
+    return not hasattr(import_module(module), name)
+
+
+def gone_classes(message: str) -> str:
+    """A line to add to a message that names class paths of this package that do not exist; empty if it names none."""
+    paths = dict.fromkeys(re.findall(r"crystalgfn(?:\.[A-Za-z_]\w*)+", message))
+    found = [path for path in paths if path.rpartition(".")[2][:1].isupper() and is_gone(path)]
+    return f"\n{gone(found[0])}" if found else ""
+
+
+def gone(path: str) -> str:
+    """Text that says that a class path of this package does not exist in this version."""
+    return (
+        f"{path}: crystalgfn {crystalgfn.__version__} has no such class; CHANGELOG.md says what was removed, and "
+        "'crystalgfn list' shows what there is"
+    )
 
 
 def current(settings: Any) -> Any:
@@ -293,7 +325,8 @@ def instantiate(settings: Mapping[str, Any], classes: Mapping[str, type], what: 
         # A copy is parsed because the parser replaces the containers of its input by its own.
         return make(parser.parse_object(current(copy.deepcopy(dict(settings)))))
     except Exception as error:  # the parser raises many types; an InputError of the class itself is clearer
-        raise InputError(f"{what}: {InputError.latest or ' '.join(str(error).split())}") from None
+        text = f"{what}: {InputError.latest or ' '.join(str(error).split())}"
+        raise InputError(text + gone_classes(text)) from None
 
 
 # Options of a command
@@ -326,7 +359,11 @@ def parse_function(
     """
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=prog, description=description)
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            super().error(with_suggestion(message, self._option_string_actions), ex)
+
+    parser = Parser(prog=prog, description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     add = parser.add_class_arguments if isinstance(function, type) else parser.add_function_arguments
     add(function, skip=set(skip), as_group=False)
@@ -338,6 +375,34 @@ def parse_function(
     values: dict[str, Any] = make(options).as_dict() | kept
     values.pop("config")
     return values
+
+
+def with_suggestion(message: str, known: Iterable[str]) -> str:
+    """Add the closest option to a parser's message about an unknown one.
+
+    Args:
+        message: the message; if it is about something else, it is returned unchanged.
+        known: the options of the command, such as ``--model.batch_size``.
+    """
+    argument = re.search(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message)
+    if argument is not None:
+        return message + did_you_mean(argument[2], _arguments(argument[1]))
+    unknown = re.search(r"unrecognized arguments: (--[^\s=]+)|does not accept option '([^']+)'", message)
+    if unknown is None:
+        return message
+    known = [option for option in known if option.startswith("--")]
+    flag = unknown[1] or f"--{unknown[2]}"
+    hint = did_you_mean(flag, known)
+    return message + (hint if unknown[1] else hint.replace(" --", " "))
+
+
+def _arguments(class_path: str) -> list[str]:
+    """Names of the arguments of a class that is already imported."""
+    from inspect import signature
+
+    module, _, name = class_path.rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    return list(signature(cls).parameters) if isinstance(cls, type) else []
 
 
 def _as_plain(value: Any) -> Any:

@@ -7,7 +7,21 @@ from collections.abc import Callable
 
 import pytest
 
-from crystalgfn.checks import at_least, between, finite, not_negative, one_of, positive, rising
+from crystalgfn.checks import (
+    MOST_NAMES,
+    at_least,
+    between,
+    finite,
+    listed,
+    not_negative,
+    one_of,
+    positive,
+    quoted,
+    refuse,
+    rising,
+    shortened,
+    shown,
+)
 from crystalgfn.errors import InputError
 
 CASES: list[tuple[Callable[..., None], tuple, list, list, str]] = [
@@ -33,3 +47,19 @@ def test_checks(check: Callable[..., None], limits: tuple, good: list, bad: list
             check("group.name", value, *limits)
         shown = repr(value) if check is one_of else value
         assert str(caught.value) == f"group.name: {shown} is not allowed; {allowed}"
+
+
+def test_quotations_are_short() -> None:
+    long = "x" * 10**6
+    for text in (shortened(long), shown(long), quoted(long), shown([long]), listed([long]), shown("\n" * 10**6)):
+        assert len(text) <= 82 and text.strip("']").endswith("...")
+    assert (shown("a b"), quoted("a b"), shown(""), shown("\n"), shown(1.5)) == (
+        "a b",
+        "'a b'",
+        "''",
+        repr("\n"),
+        "1.5",
+    )
+    assert shown(10**5000) == "a int"
+    assert listed(range(MOST_NAMES + 2)).endswith(f", {MOST_NAMES - 1} and 2 more") and listed("ab") == "a, b"
+    assert str(refuse("name", long, "it must be short")).endswith("... is not allowed; it must be short")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalgfn.crystal.formulas import parse_formula
+from crystalgfn.crystal.formulas import count_rows, parse_formula
 from crystalgfn.files import atomic_path, write_frame
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from crystalgfn.atoms.potentials.references import ElementReferences
-    from crystalgfn.proxies.hull.phases import ReferenceHull
+    from crystalgfn.proxies.hull import ConvexHull, ReferenceHull
 
 TABLE = "structures.csv"
 EXTXYZ = "structures.extxyz"
@@ -24,7 +24,8 @@ CIFS = "cif"
 COLUMNS = (
     "id", "row", "formula", "space_group", "space_group_built", "space_group_symmetric", "space_group_relaxed",
     "symmetry", "positions", "energy_built", "energy_relaxed", "chgnet_formation_energy_built",
-    "chgnet_formation_energy", "energy_above_hull", "volume_change", "min_distance_built", "min_distance_ratio_built",
+    "chgnet_formation_energy", "energy_above_hull", "has_competitor", "volume_change", "min_distance_built",
+    "min_distance_ratio_built",
     "min_distance_relaxed", "min_distance_ratio_relaxed", "tries", "proposed", "too_close", "failed",
     "relaxation_failures", "steps", "converged", "settled", "seconds", "cpu_seconds", "reason",
 )  # fmt: skip
@@ -43,7 +44,7 @@ def make_table(
     results: Sequence[Mapping[str, Any]],
     inputs: pd.DataFrame,
     references: ElementReferences,
-    hull: ReferenceHull | None,
+    hull: ConvexHull | ReferenceHull,
     relaxed: bool,
 ) -> pd.DataFrame:
     """Make the table of results, with one row for each crystal.
@@ -52,7 +53,7 @@ def make_table(
         results: n results of `crystalgfn.atoms.build.build`.
         inputs: n rows with id, row, formula and space_group, and the columns to copy from the user's table.
         references: elemental references.
-        hull: convex hull of known crystals; None for a table without the energy above the hull.
+        hull: convex hull of known crystals.
         relaxed: whether structures were relaxed.
 
     Returns:
@@ -63,6 +64,7 @@ def make_table(
     from crystalgfn.atoms.potentials.chgnet import FORBIDDEN
 
     rows = []
+    judged: list[tuple[dict[str, Any], float]] = []
     for result, given in zip(results, inputs.to_dict("records"), strict=True):
         row: dict[str, Any] = {str(key): value for key, value in given.items()}
         row |= {key: value for key, value in result.items() if not key.startswith("structure_")}
@@ -78,18 +80,39 @@ def make_table(
             missing = [symbol for symbol in references.missing(composition) if symbol not in FORBIDDEN]
             if missing and not row["reason"]:
                 row["reason"] = f"no formation energy: no reference for {', '.join(missing)}"
-            if hull is not None and best is not None and not missing:
-                row["energy_above_hull"] = hull.above_hull(composition, best)
+            if best is not None and not missing and not math.isnan(best):
+                judged.append((row, best))
         rows.append(row)
+    _compare(judged, hull)
     extra = [column for column in inputs.columns if column not in COLUMNS]
     dropped = set() if relaxed else {c for c in COLUMNS if c.endswith(("relaxed", "symmetric")) or c in _RELAXED_ONLY}
-    dropped |= {"energy_above_hull"} if hull is None else set()
     columns = [column for column in COLUMNS[:-1] if column not in dropped] + [*extra, "reason"]
     frame = pd.DataFrame(rows).reindex(columns=columns)
     for column in frame.columns:
         if column.startswith("space_group") or column in _WHOLE:
             frame[column] = pd.to_numeric(frame[column]).astype("Int64")
+    frame["has_competitor"] = frame["has_competitor"].astype("boolean")
     return frame
+
+
+def _compare(judged: Sequence[tuple[dict[str, Any], float]], hull: ConvexHull | ReferenceHull) -> None:
+    """Add the energy above the hull to rows, or the reason why there is none.
+
+    Args:
+        judged: n rows of the table, each with its formation energy [eV/atom].
+        hull: convex hull of known crystals.
+    """
+    from crystalgfn.proxies.hull import has_competitor, hull_energies
+
+    counts = count_rows(parse_formula(row["formula"]) for row, _ in judged)
+    levels = hull_energies(counts, hull)
+    columns = (judged, levels.tolist(), has_competitor(counts, levels).tolist(), hull.refused(counts))
+    for (row, energy), level, competes, refusal in zip(*columns, strict=True):
+        if refusal:
+            row["reason"] = row["reason"] or f"no energy above the hull: {refusal}"
+        else:
+            row["energy_above_hull"] = energy - level
+            row["has_competitor"] = competes
 
 
 def symmetry(structure: Structure, number: int, counts: Mapping[str, int]) -> str:

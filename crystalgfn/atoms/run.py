@@ -138,6 +138,12 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> Path:
     return out / CRYSTALS
 
 
+def kept(out: Path) -> str:
+    """What an interrupted run has left in its folder, and how to go on."""
+    done = len(list((out / CRYSTALS).glob("*.json")))
+    return f"{done} crystals are finished and kept in {out / CRYSTALS}; the same command continues with the others"
+
+
 def file_hash(path: Path) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a file, to detect that the file has changed."""
     with path.open("rb") as file:

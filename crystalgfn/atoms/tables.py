@@ -12,11 +12,12 @@ from crystalgfn.atoms import outputs, require_extra
 from crystalgfn.atoms.outputs import TABLE
 from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
 from crystalgfn.atoms.run import Workers, file_hash, results, run
-from crystalgfn.checks import at_least
+from crystalgfn.checks import at_least, listed, quoted
 from crystalgfn.crystal.formulas import reduced_counts, symbol_counts
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.errors import InputError
-from crystalgfn.proxies.hull.phases import ReferenceHull
+from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
+from crystalgfn.proxies.hull import ConvexHull, ReferenceHull, load_hull
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,7 @@ def build_table(
     proxy_column: str | None = None,
     chgnet_references: Path | None = None,
     distinct: bool = False,
+    hull: Path | None = None,
 ) -> pd.DataFrame:
     """Build the crystals of a table, and write structures and results to a folder.
 
@@ -52,11 +54,13 @@ def build_table(
         tries: number of arrangements that are relaxed in the sampled cell.
         seed: seed of the random choices.
         workers: where crystals are built.
-        reference: table of known crystals for the energy above the hull; None leaves that column out.
+        reference: table of known crystals, whose hull replaces the shipped one; None for no such table.
         proxy_column: column of the table to copy to the results, with ``proxy_`` before its name; None copies
             `PROXY_COLUMN` if the table has it.
         chgnet_references: file of elemental references; None for the shipped ones.
         distinct: whether to use only the first row of each reduced formula, after sorting by ``log_reward``.
+        hull: file with a hull for the energy above the hull, as ``crystalgfn build-hull`` writes it; None for the
+            shipped one. Not together with ``reference``.
 
     Returns:
         the table of results that was written.
@@ -70,12 +74,12 @@ def build_table(
     workers.check()
     references = ElementReferences.load(chgnet_references or SHIPPED)
     inputs, tasks = read_tasks(table, top, proxy_column, {"tries": tries, "seed": seed, "relax": relax}, distinct)
-    hull = ReferenceHull(reference) if reference is not None else None
+    known = _hull(reference, hull, "--")
     usable = [task for task in tasks if "counts" in task]
     settings = {"table": file_hash(table), "tries": tries, "seed": seed, "relax": relax}
     done = {result["id"]: result for result in run(usable, settings, out, workers)}
     found = [done.get(task["id"], task) for task in tasks]
-    frame = outputs.make_table(found, inputs, references, hull, relax)
+    frame = outputs.make_table(found, inputs, references, known, relax)
     outputs.write(out, frame, found)
     return frame
 
@@ -114,6 +118,7 @@ def build_crystals(
     jobs: int = 1,
     timeout: float = 600.0,
     reference: Path | None = None,
+    hull: Path | None = None,
 ) -> BuiltCrystals:
     """Place atoms in a batch of crystals with CHGNet. Needs ``crystalgfn[structures]``.
 
@@ -124,24 +129,26 @@ def build_crystals(
         seed: seed of the random choices.
         jobs: number of crystals built at the same time, each in a process of its own.
         timeout: time limit for each crystal [s].
-        reference: table of known crystals for the energy above the hull; None leaves that column out.
+        reference: table of known crystals, whose hull replaces the shipped one; None for no such table.
+        hull: file with a hull for the energy above the hull, as ``crystalgfn build-hull`` writes it; None for the
+            shipped one. Not together with ``reference``.
 
     Returns:
         the structures and a table of results.
 
     Raises:
-        InputError: if a package is missing or a setting is not allowed.
+        InputError: if a package is missing, a setting is not allowed, or a file cannot be used.
     """
     import pandas as pd
 
     require_extra()
     at_least("tries", tries, 1)
+    known = _hull(reference, hull)
     names = [f"row-{row:06d}" for row in range(1, len(crystals) + 1)]
     tasks = [
         task | {"id": name, "tries": tries, "seed": seed, "relax": relax}
         for name, task in zip(names, plain_crystals(crystals), strict=True)
     ]
-    hull = ReferenceHull(reference) if reference is not None else None
     done = {result["id"]: result for result in results(tasks, Workers(jobs, timeout=timeout), progress="build")}
     found = [done[name] for name in names]
     inputs = pd.DataFrame(
@@ -152,8 +159,23 @@ def build_crystals(
             "space_group": crystals.space_group.tolist(),
         }
     )
-    frame = outputs.make_table(found, inputs, ElementReferences.load(), hull, relax)
+    frame = outputs.make_table(found, inputs, ElementReferences.load(), known, relax)
     return BuiltCrystals(frame, [outputs.final_structure(result) for result in found])
+
+
+def _hull(reference: Path | None, hull: Path | None, dashes: str = "") -> ConvexHull | ReferenceHull:
+    """The hull of a table of known crystals, or that of a file; the shipped one if neither is given.
+
+    Raises:
+        InputError: if both are given, or a file cannot be used.
+    """
+    if reference is None:
+        return load_hull(SHIPPED_HULL if hull is None else hull)
+    if hull is not None:
+        raise InputError(
+            f"{dashes}hull: {hull} is not allowed together with {dashes}reference, from which a hull is made; give one"
+        )
+    return ReferenceHull(reference)
 
 
 def plain_crystals(crystals: Crystals) -> list[dict[str, Any]]:
@@ -189,8 +211,8 @@ def read_tasks(
     data = read_table(table, strict=False)
     frame = data.frame.reset_index(drop=True)
     if proxy_column is not None and proxy_column not in frame.columns:
-        present = ", ".join(str(c) for c in frame.columns)
-        raise InputError(f"--proxy-column: {table} has no column {proxy_column!r}; it has: {present}")
+        present = listed(frame.columns)
+        raise InputError(f"--proxy-column: {table} has no column {quoted(proxy_column)}; it has: {present}")
     order = np.arange(len(frame))
     if "log_reward" in frame.columns:
         rewards = pd.to_numeric(frame["log_reward"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
@@ -244,11 +266,19 @@ def summary(frame: pd.DataFrame, out: Path) -> list[str]:
         kept = (frame["symmetry"] == "sampled").sum()
         higher = (frame["symmetry"] == "higher").sum()
         lines[0] += f", {int(relaxed.sum())} relaxed, {kept} of these in the sampled group, {higher} in a higher one"
-    if "energy_above_hull" in frame.columns and frame["energy_above_hull"].notna().any():
-        above = frame["energy_above_hull"]
+    competes = frame["has_competitor"].fillna(False).astype(bool)
+    above = frame.loc[competes, "energy_above_hull"]
+    if len(above):
         lines.append(
             f"energy above hull: {int((above < 0.1).sum())} below 0.1 eV/atom, best {above.min():.3f}, "
             f"median {above.median():.3f} eV/atom"
+        )
+    alone = frame[frame["energy_above_hull"].notna() & ~competes]
+    if len(alone):
+        names = ", ".join(f"{row.id} {str(row.formula).replace(' ', '')}" for row in alone.head(5).itertuples())
+        lines.append(
+            f"warning: for {len(alone)} crystals the hull has no competing compound, only the pure elements; they are "
+            f"not counted above: {names}{', ...' if len(alone) > 5 else ''} (has_competitor is False)"
         )
     reasons = frame.loc[frame["reason"] != "", ["id", "reason"]]
     lines += [f"  {row.id}: {row.reason}" for row in reasons.head(5).itertuples()]

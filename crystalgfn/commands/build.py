@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalgfn.commands.workers import add_workers
+from crystalgfn.commands.options import Parser
+from crystalgfn.commands.workers import add_workers, told_if_stopped
 
 if TYPE_CHECKING:
     import argparse
@@ -28,25 +29,24 @@ def main(args: list[str]) -> int:
     from crystalgfn.atoms import require_extra
 
     require_extra()
-    from crystalgfn.atoms.run import Workers
+    from crystalgfn.atoms.run import Workers, kept
     from crystalgfn.atoms.tables import build_table, summary
 
     workers = Workers(options.jobs, options.backend, options.scheduler, options.timeout)
-    frame = build_table(
-        options.table, options.out, options.relax == "chgnet", options.top, options.tries, options.seed, workers,
-        options.reference, options.proxy_column, options.chgnet_references, options.distinct,
-    )  # fmt: skip
+    with told_if_stopped(lambda: kept(options.out)):
+        frame = build_table(
+            options.table, options.out, options.relax == "chgnet", options.top, options.tries, options.seed, workers,
+            options.reference, options.proxy_column, options.chgnet_references, options.distinct, options.hull,
+        )  # fmt: skip
     for line in summary(frame, options.out):
         print(line)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    import argparse
-
     from crystalgfn.atoms.tables import PROXY_COLUMN
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crystalgfn build",
         description="Find atomic positions for crystals given by space group, composition and cell, and evaluate "
         "the structures with CHGNet.",
@@ -76,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference",
         type=Path,
-        help="table of known crystals with formula and formation_energy, for the energy above the hull",
+        help="table of known crystals with formula and formation_energy; its hull replaces the shipped one",
+    )
+    parser.add_argument(
+        "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
     )
     parser.add_argument(
         "--proxy-column", help=f"column of the table to copy to the results (default: {PROXY_COLUMN}, if it exists)"

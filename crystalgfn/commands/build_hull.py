@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from crystalgfn.commands.options import Parser, Words
+
 
 def main(args: list[str]) -> int:
     """Run the command.
@@ -18,9 +20,7 @@ def main(args: list[str]) -> int:
         InputError: if the table or an option cannot be used.
         SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
-    import argparse
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crystalgfn build-hull",
         description="Make the convex hull of formation energies from a table of reference phases.",
     )
@@ -36,7 +36,9 @@ def main(args: list[str]) -> int:
     parser.add_argument(
         "--label", default="formation_energy", help="column with the formation energy in eV/atom (default %(default)s)"
     )
-    parser.add_argument("--elements", nargs="+", help="elements of the hull (default: all elements in the table)")
+    parser.add_argument(
+        "--elements", nargs="+", action=Words, help="elements of the hull (default: all elements in the table)"
+    )
     parser.add_argument(
         "--max_elements", type=int, default=5, help="largest number of elements in a composition (default %(default)s)"
     )

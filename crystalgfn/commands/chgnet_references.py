@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from crystalgfn.commands.options import Parser
+
 
 def main(args: list[str]) -> int:
     """Run the command.
@@ -18,9 +20,7 @@ def main(args: list[str]) -> int:
         InputError: if a table, the output or an option cannot be used.
         SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
-    import argparse
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crystalgfn chgnet-references",
         description="Fit elemental references, which convert CHGNet's energies to formation energies.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from crystalgfn.commands.workers import told_if_stopped
 from crystalgfn.discovery.settings import Run
 
 DESCRIPTION = (
@@ -31,7 +32,9 @@ def main(args: list[str]) -> int:
     require_extra()
     from crystalgfn.discovery.loop import run
 
-    run(Run(**values), _print)
+    settings = Run(**values)
+    with told_if_stopped(lambda: f"what is finished is kept in {settings.out}; the same command continues the run"):
+        run(settings, _print)
     return 0
 
 

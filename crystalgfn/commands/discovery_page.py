@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from crystalgfn.commands.options import Parser, Words
+
 TOP = 20
 """Number of crystals on the page by default."""
 
@@ -22,9 +24,7 @@ def main(args: list[str]) -> int:
         InputError: if a database, table, folder or option cannot be used.
         SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
-    import argparse
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crystalgfn discovery-page",
         description="Write a page of the best new crystals in a database: Markdown, a table, CIF files and pictures.",
     )
@@ -40,7 +40,7 @@ def main(args: list[str]) -> int:
         metavar="TABLE",
         help="use only the crystals of this table, as written by predict; all of them must be in the database",
     )
-    which.add_argument("--source", nargs="+", metavar="NAME", help="use only crystals with these sources")
+    which.add_argument("--source", nargs="+", action=Words, metavar="NAME", help="use only crystals with these sources")
     parser.add_argument("--top", type=int, default=TOP, help="number of crystals on the page (default %(default)s)")
     parser.add_argument(
         "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
@@ -78,14 +78,14 @@ def main(args: list[str]) -> int:
     else:
         frame = of_sources(frame, options.source, str(database))
     frame = with_shipped_energies(frame, options.chgnet_references, options.hull, options.offset)
-    outcome = Outcome(frame, KnownCrystals.read(options.reference))
+    outcome = Outcome(frame, KnownCrystals.read(options.reference), database.structure)
     shown = " ".join(_plain(word) for word in args)
     about = {"sampled by": f"`{options.recipe}`"} if options.recipe else {}
     about |= {
         "sources": ", ".join(f"{name} ({count})" for name, count in frame["source"].value_counts().items()),
         "this page": f"`crystalgfn discovery-page {shown}`",
     }
-    write_page(outcome, database.structure, options.out, top=options.top, about=about)
+    write_page(outcome, options.out, top=options.top, about=about)
     for name, text in outcome.rows().items():
         print(f"{name}: {text.replace('**', '')}")
     print(f"{options.out / PAGE}: the page")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystalgfn.commands.options import Parser, Words
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,9 +27,7 @@ def main(args: list[str]) -> int:
         InputError: if a table, setting or folder cannot be used.
         SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
-    import argparse
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crystalgfn evaluate",
         description="Measure validity, uniqueness, novelty, diversity and properties of samples. Writes a page and a "
         "file with all numbers.",
@@ -64,7 +64,11 @@ def main(args: list[str]) -> int:
         "--weights", type=Path, help="weights of the proxy (default: the shipped file, if there is one)"
     )
     parser.add_argument(
-        "--properties", nargs="+", metavar="COLUMN", help="columns to compare (default: all columns of numbers)"
+        "--properties",
+        nargs="+",
+        action=Words,
+        metavar="COLUMN",
+        help="columns to compare (default: all columns of numbers)",
     )
     parser.add_argument(
         "--oxidation-states",
@@ -131,21 +135,30 @@ def named_tables(entries: Sequence[str]) -> dict[str, Path]:
 
 def summary(metrics: dict[str, Any]) -> list[str]:
     """Lines with the main numbers of the samples, for the terminal."""
-    table = metrics["tables"]["samples"]
-    lines = [f"{table['file']}: {table['readable']:,} of {table['rows']:,} rows are crystals"]
-    for problem in table["problems"]:
-        rows = ", ".join(map(str, problem["rows"][:5])) + (", ..." if problem["count"] > 5 else "")
-        lines.append(
-            f"  not used: {problem['count']:,} (row {rows}): column {problem['column']} {problem['reason']}, "
-            f"first {problem['first_value']!r}"
-        )
+    tables, valid = metrics["tables"], metrics["validity"]["samples"]
     shares = {
         "unique": metrics["uniqueness"]["samples"]["crystals"],
-        "valid": metrics["validity"]["samples"]["valid"],
+        "valid": valid["valid"],
+        "charge neutral": valid["charge_neutral"],
+        "usual cell shape": valid["cell_shape"],
     }
     if metrics["novelty"] is not None:
         shares["new crystals among the unique ones"] = metrics["novelty"]["samples"]["new_crystal"]
-    return [*lines, *(f"  {name}: {value['count']:,} of {value['of']:,}" for name, value in shares.items())]
+        if tables["reference"]["problems"]:
+            shares["not counted as new, because the reference has them in a row that cannot be used"] = metrics[
+                "novelty"
+            ]["samples"]["not_comparable"]
+    lines = _rows(tables["samples"]) + [f"  {name}: {n['count']:,} of {n['of']:,}" for name, n in shares.items()]
+    faulty = [table for name, table in tables.items() if name != "samples" and table["problems"]]
+    return lines + [line for table in faulty for line in _rows(table)]
+
+
+def _rows(table: dict[str, Any]) -> list[str]:
+    """Lines with the number of rows of a table that are crystals, and why the others cannot be used."""
+    from crystalgfn.evaluation.pools import problem_lines
+
+    readable = f"{table['file']}: {table['readable']:,} of {table['rows']:,} rows are crystals"
+    return [readable, *problem_lines(table["problems"])]
 
 
 def _proxy(name: str | None, weights: Path | None) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from crystalgfn.commands.options import Parser
+
 
 def main(args: list[str]) -> int:
     """Run the command.
@@ -18,11 +20,7 @@ def main(args: list[str]) -> int:
         InputError: if the data set is unknown, or a file or option cannot be used.
         SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="crystalgfn import-matbench", description="Write a MatBench data set as a table of crystals."
-    )
+    parser = Parser(prog="crystalgfn import-matbench", description="Write a MatBench data set as a table of crystals.")
     parser.add_argument("name", help="name of the data set, such as matbench_mp_e_form or matbench_mp_gap")
     parser.add_argument(
         "--out", type=Path, required=True, help="table to write; its ending .csv or .parquet sets the format"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalgfn.commands.workers import add_workers
+from crystalgfn.commands.options import Parser
+from crystalgfn.commands.workers import add_workers, told_if_stopped
 
 if TYPE_CHECKING:
     import argparse
 
     from crystalgfn.discovery.candidate import Candidate
+    from crystalgfn.discovery.database import LabelDatabase
 
 
 def main(args: list[str]) -> int:
@@ -55,7 +57,8 @@ def main(args: list[str]) -> int:
     database = LabelDatabase(options.db, create=bool(waiting))
     if options.export is not None:
         check_writable(options.export)
-    new = evaluate(waiting, database, workers, options.tries, options.seed)
+    with told_if_stopped(lambda: _kept(waiting, database)):
+        new = evaluate(waiting, database, workers, options.tries, options.seed)
     frame = labels.with_energies(database.frame(), references, hull, options.offset)
     for line in summary(frame, str(database), len(waiting), new):
         print(line)
@@ -66,13 +69,25 @@ def main(args: list[str]) -> int:
         write_frame(rows, options.export)
         kinds = ", ".join(f"{count} {kind}" for kind, count in rows["kind"].value_counts(sort=False).items())
         print(f"{options.export}: {len(rows)} rows to train on ({kinds})")
+        impossible = int(labels.contradicts_itself(frame).sum())
+        if impossible:
+            print(
+                f"  left out: {impossible} failed crystals that cannot exist, because their cell does not have the "
+                "shape that the space group demands, or because no Wyckoff positions hold their atoms"
+            )
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    import argparse
+def _kept(waiting: list[Candidate], database: LabelDatabase) -> str:
+    """What an interrupted run has done, and how to go on."""
+    done = len({candidate.key for candidate in waiting} & database.keys())
+    return (
+        f"{done} of {len(waiting)} crystals are evaluated and kept in {database}; the same command evaluates the others"
+    )
 
-    parser = argparse.ArgumentParser(
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
         prog="crystalgfn label",
         description="Build and relax crystals with CHGNet and keep the results in a database. A proxy can be trained "
         "on them.",

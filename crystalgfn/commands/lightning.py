@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.checkpoint_files import newest_checkpoint
 from crystalgfn.runs.runner import SETTINGS, run
 from crystalgfn.settings import find_file, read_yaml, take_configs
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 RESTRICT = "restrict"
 """Name of the option for the restriction, under ``data``."""
@@ -36,8 +43,35 @@ def main(args: list[str]) -> int:
     ckpt_path, flags = take_option(flags, "--ckpt_path")
     trust = TRUST in flags
     flags = [flag for flag in flags if flag != TRUST]
-    run(args[0], settings, ckpt_path, flags=with_restriction(flags), exit_on_error=True, trust=trust)
+    _check_model(args[0], settings, ckpt_path, flags)
+    runner = run(args[0], settings, ckpt_path, flags=with_restriction(flags), exit_on_error=True, trust=trust)
+    if args[0] == "fit" and runner.trainer.is_global_zero:
+        print(trained(runner.trainer))
     return 0
+
+
+def trained(trainer: Trainer) -> str:
+    """Where a finished training has left its run, and the command that samples from it."""
+    # `trainer.log_dir` would wait for the other processes.
+    logs = [getattr(logger, "log_dir", None) for logger in trainer.loggers]
+    folder = Path(next((log for log in logs if log), trainer.default_root_dir))
+    written = [getattr(callback, "last_model_path", "") for callback in trainer.checkpoint_callbacks]
+    checkpoint = folder if newest_checkpoint(folder) is not None else next((path for path in written if path), None)
+    if checkpoint is None:
+        return f"{folder}: the run, without a checkpoint; with the callback Checkpoints you can sample from it"
+    next_command = f"crystalgfn predict --ckpt_path {shlex.quote(str(checkpoint))} --data.out samples.csv"
+    return f"{folder}: the run; sample from it with: {next_command}"
+
+
+def _check_model(command: str, settings: Mapping[str, Any], ckpt_path: str | None, flags: Sequence[str]) -> None:
+    """Raise an `InputError` if nothing defines a model; the parser would only list keys."""
+    is_help = any(flag in ("-h", "--print_config") or "help" in flag.split("=")[0] for flag in flags)
+    named = ckpt_path is not None or settings.get("ckpt_path") is not None or settings.get("model") is not None
+    if named or is_help or any(flag.startswith("--model") for flag in flags):
+        return
+    if command == "fit":
+        raise InputError("give --config or --ckpt_path, such as --config eform.yaml; nothing defines the model")
+    raise InputError("give --ckpt_path, such as --ckpt_path logs/eform or --ckpt_path discovered; there is no model")
 
 
 def take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:

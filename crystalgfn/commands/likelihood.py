@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from crystalgfn.commands.options import Parser
+
 
 def main(args: list[str]) -> int:
     """Run the command.
@@ -18,10 +20,9 @@ def main(args: list[str]) -> int:
         InputError: if a table, checkpoint, output or option cannot be used.
         SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
-    import argparse
     import json
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crystalgfn likelihood",
         description="Add log p(x) under a trained model and log R(x) to a table of objects, such as real crystals.",
     )

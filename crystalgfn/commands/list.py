@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
+from crystalgfn.commands.options import Parser
 from crystalgfn.registry import Registry
 
 
@@ -17,7 +17,7 @@ def main(args: list[str]) -> int:
     Returns:
         exit status 0.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crystalgfn list", description="Show the registered environments, proxies, rewards, policies and losses."
     )
     parser.parse_args(args)

@@ -1,8 +1,14 @@
-"""Options of the commands that build crystals in parallel."""
+"""Options of the commands that build crystals in parallel, and what these commands say if they are stopped."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
 
 
 def add_workers(parser: ArgumentParser) -> None:
@@ -15,3 +21,17 @@ def add_workers(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=600.0, help="time limit for each crystal in seconds (default 600)"
     )
+
+
+@contextmanager
+def told_if_stopped(kept: Callable[[], str]) -> Iterator[None]:
+    """Context that prints what is kept if Ctrl-C or SIGTERM ends its block.
+
+    Args:
+        kept: called after the signal; returns what is kept and how to go on.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(kept(), file=sys.stderr)
+        raise

@@ -7,6 +7,7 @@ have the unique axis b; trigonal cells (including rhombohedral lattices) and hex
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import shortened, shown
 from crystalgfn.crystal.crystallography.elements import N_ELEMENTS, electronegativity_order, element_symbols
 from crystalgfn.crystal.formulas import count_rows, formula_text, symbol_counts
+from crystalgfn.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +28,13 @@ LENGTHS = ("a", "b", "c")
 ANGLES = ("alpha", "beta", "gamma")
 LATTICE_PARAMETERS = LENGTHS + ANGLES
 """Names of the lattice parameters, in the order of the columns of `Crystals.lattice`."""
+
+VOLUME_TOLERANCE = 0.05
+"""Largest relative difference between the volume per atom of a structure and of its conventional cell, which is made
+symmetric."""
+
+OXIDATION_STATES = "oxidation_states"
+"""Column of tables of samples with a neutral assignment of oxidation states."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +150,58 @@ class Crystals:
     def from_structures(cls, structures: Iterable[Structure], symprec: float = 0.1) -> Crystals:
         """Make a batch of crystals from pymatgen structures, each converted to its conventional standard cell.
 
+        Deuterium counts as hydrogen.
+
         Args:
-            structures: ordered structures.
+            structures: ordered structures of the elements H to Pu.
             symprec: tolerance of the symmetry search [Å].
 
         Raises:
-            KeyError: if a structure contains an element beyond Pu.
+            InputError: if a structure is not ordered, contains something else than these elements, or cannot be
+                standardised; the message names the structure.
         """
-        from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-
         groups, compositions, lattice = [], [], []
-        for structure in structures:
-            analyzer = SpacegroupAnalyzer(structure, symprec=symprec)
-            cell = analyzer.get_conventional_standard_structure()
-            groups.append(analyzer.get_space_group_number())
-            compositions.append({str(k): int(v) for k, v in cell.composition.get_el_amt_dict().items()})
+        for number, structure in enumerate(structures, start=1):
+            name = f"structure {number} ({shortened(structure.composition.formula)})"
+            _check_sites(name, structure)
+            group, cell = _conventional_cell(name, structure, symprec)
+            groups.append(group)
+            compositions.append(Counter(element_symbols()[site.specie.Z - 1] for site in cell))
             lattice.append(cell.lattice.parameters)
         return cls.from_arrays(groups, compositions, lattice)
+
+
+def _check_sites(name: str, structure: Structure) -> None:
+    """Raise an `InputError` unless each site has one whole atom of an element from H to Pu."""
+    from pymatgen.core import DummySpecies
+
+    if not structure.is_ordered:
+        raise InputError(f"{name}: is not ordered; each site must have one atom, with occupancy 1")
+    for site in structure:
+        # The number Z of a dummy species is a hash.
+        if isinstance(site.specie, DummySpecies) or not 1 <= site.specie.Z <= N_ELEMENTS:
+            raise InputError(f"{name}: contains {shown(str(site.specie))}; allowed: the elements H to Pu")
+
+
+def _conventional_cell(name: str, structure: Structure, symprec: float) -> tuple[int, Structure]:
+    """Number of the space group of an ordered structure, and its conventional standard cell.
+
+    Raises:
+        InputError: if the cell does not have the volume per atom of the structure.
+    """
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    analyzer = SpacegroupAnalyzer(structure, symprec=symprec)
+    group, cell = analyzer.get_space_group_number(), analyzer.get_conventional_standard_structure()
+    before = structure.volume / len(structure)
+    if abs(cell.volume / len(cell) / before - 1) > VOLUME_TOLERANCE:
+        # pymatgen 2025.6.14 takes primitive hexagonal cells with a = c for rhombohedral ones and triples them. The
+        # cell of spglib has the axes of the conventional standard cell in these groups.
+        cell = analyzer.get_refined_structure()
+        after = cell.volume / len(cell)
+        if not 143 <= group <= 194 or abs(after / before - 1) > VOLUME_TOLERANCE:
+            raise InputError(
+                f"{name}: has {before:.4g} Å³ per atom, but {after:.4g} Å³ in the conventional cell with symprec "
+                f"{symprec:g} Å; they must agree. Use a smaller symprec"
+            )
+    return group, cell

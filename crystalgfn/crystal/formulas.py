@@ -20,7 +20,7 @@ _TOKEN = re.compile(r"\s*([A-Z][a-z]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)?")
 
 
 def parse_formula(formula: str, once: bool = False) -> dict[str, int]:
-    """Counts of the elements in a formula such as ``Na4 Cl4`` or ``Na4Cl4``; a missing count is 1.
+    """Counts of the elements in a formula such as ``Na4 Cl4``, ``Na4Cl4`` or ``Na4.0 Cl4.0``; no count means 1.
 
     Args:
         formula: the text.
@@ -44,12 +44,13 @@ def parse_formula(formula: str, once: bool = False) -> dict[str, int]:
         symbol, count = match.group(1), match.group(2) or "1"
         if symbol not in atomic_numbers():
             raise InputError(f"has an element {symbol!r} that is unknown or beyond Pu (Z = {N_ELEMENTS})")
-        if not count.isdigit():
+        whole, _, decimals = count.partition(".")
+        if not whole or count.endswith(".") or decimals.strip("0"):
             raise InputError(f"has a count of {symbol} that is not a whole number")
         if once and symbol in counts:
             raise InputError(f"names {symbol} twice")
         # Python raises an error for numbers with thousands of digits.
-        number = int(count) if len(count) < 20 else MAX_COUNT + 1
+        number = int(whole) if len(whole) < 20 else MAX_COUNT + 1
         total = counts.get(symbol, 0) + number
         if number < 1 or total > MAX_COUNT:
             raise InputError(f"has a count of {symbol} outside of 1 to {MAX_COUNT}")

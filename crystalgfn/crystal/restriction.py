@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
+from crystalgfn.checks import shown
 from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, atomic_numbers, space_groups
 from crystalgfn.crystal.crystallography.group_ranges import GROUPS_ALLOWED, group_range
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
@@ -113,26 +114,17 @@ class Restriction:
             return cls()
         if not isinstance(values, Mapping):
             raise InputError(
-                f"{PREFIX}: {_show(values)} is not allowed; it must be fields with values, or the name of a file"
+                f"{PREFIX}: {shown(values)} is not allowed; it must be fields with values, or the name of a file"
             )
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                raise InputError(f"{PREFIX}.{_show(name)}: there is no such field; allowed: {', '.join(known)}")
+                raise InputError(f"{PREFIX}.{shown(name)}: there is no such field; allowed: {', '.join(known)}")
         return cls(**values)
 
 
-def _show(value: Any) -> str:
-    """A value as text for messages, shortened if it is long."""
-    try:
-        text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
-    except (ValueError, RecursionError):  # such as integers with thousands of digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _error(name: str, value: Any, problem: str) -> InputError:
-    return InputError(f"{PREFIX}.{name}: {_show(value)} {problem}")
+    return InputError(f"{PREFIX}.{name}: {shown(value)} {problem}")
 
 
 def _list(name: str, value: Any, what: str) -> list[Any]:
@@ -200,7 +192,9 @@ def _formula(name: str, value: Any) -> str:
 
 def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
-        raise _error(name, value, f"is not allowed; it must be a whole number from 1 to {MAX_COUNT}")
+        is_whole = isinstance(value, float) and value.is_integer() and 1 <= value <= MAX_COUNT
+        hint = f"; write {int(value)}" if is_whole else ""
+        raise _error(name, value, f"is not allowed; it must be a whole number from 1 to {MAX_COUNT}{hint}")
     return value
 
 
@@ -236,6 +230,18 @@ def _classes(name: str, value: Any) -> tuple[str, ...]:
     return _unique(name, entries)
 
 
+def _as_number(value: Any) -> str:
+    """The end of a message about numbers that YAML reads as text, such as 1e1: how to write them."""
+    for entry in value if isinstance(value, list | tuple) else [value]:
+        try:
+            number = float(entry) if isinstance(entry, str) else math.nan
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            return f"; YAML reads {shown(entry)} as text, write {number!r}"
+    return ""
+
+
 def _range(name: str, value: Any) -> tuple[float, float]:
     largest = 180.0 if name in ("angles", "alpha", "beta", "gamma") else math.inf
     allowed = "low and high with 0 < low < high" + (" < 180 degrees" if largest < math.inf else "")
@@ -243,7 +249,7 @@ def _range(name: str, value: Any) -> tuple[float, float]:
         raise _error(name, value, f"is not allowed; it must be {allowed}")
     for end in value:
         if isinstance(end, bool) or not isinstance(end, int | float):
-            raise _error(name, value, f"is not allowed; it must be {allowed}")
+            raise _error(name, value, f"is not allowed; it must be {allowed}{_as_number(value)}")
     try:
         low, high = float(value[0]), float(value[1])
     except OverflowError:

@@ -14,6 +14,7 @@ from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
 from crystalgfn.discovery.labels import SURVIVES
 from crystalgfn.errors import InputError
+from crystalgfn.evaluation.pools import problem_lines, problems_of
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.runs.model import read_restriction
 from crystalgfn.settings import find_config, instantiate, read_config
@@ -43,7 +44,7 @@ def environment(config: str, restrict: str | None = None) -> Crystal:
 
 
 def table_crystals(path: Path) -> list[Candidate]:
-    """The usable crystals of a table, source ``table``. If rows are left out, a line with their number is printed.
+    """The usable crystals of a table, source ``table``. Other rows get no label; their reasons are counted and printed.
 
     Raises:
         InputError: if the table cannot be used or no row is a crystal.
@@ -53,7 +54,8 @@ def table_crystals(path: Path) -> list[Candidate]:
     if not len(data.rows):
         raise InputError(f"{path}: no row is a crystal; row 1: {bad[0][1]}")
     if bad:
-        print(f"{path}: {len(bad)} rows left out; row {bad[0][0]}: {bad[0][1]}")
+        print(f"{path}: {len(bad)} of {len(data.problems)} rows are refused and get no label")
+        print("\n".join(problem_lines(problems_of(data))))
     rows = data.frame.iloc[data.rows.tolist()]
     numbers = {name: pd.to_numeric(rows[name], errors="coerce").tolist() for name in NUMBERS if name in rows.columns}
     return candidates(data.crystals, "table", numbers=numbers)

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 
 from crystalgfn.checks import positive
+from crystalgfn.crystal.crystallography import has_room
+from crystalgfn.crystal.crystallography.cells import fits_group
 from crystalgfn.crystal.crystallography.elements import element_symbols
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.crystal.formulas import count_rows, parse_formula
 from crystalgfn.crystal.tables import CRYSTAL_COLUMNS
+from crystalgfn.proxies.hull import hull_energies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,21 +79,13 @@ def with_energies(
     return result
 
 
-def hull_energies(counts: torch.Tensor, hull: ConvexHull) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """(n,) energy of the hull [eV/atom] for (n, 94) counts; NaN if the hull does not have the elements."""
-    known = torch.tensor([reason == "" for reason in hull.refused(counts)], dtype=torch.bool)
-    energies = torch.full((len(counts),), float("nan"), dtype=torch.float64)
-    if known.any():
-        energies[known] = hull(counts[known]).cpu()
-    return energies.numpy()
-
-
 def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
     """Rows to train a proxy of the formation energy on.
 
     A crystal that could not be built gets an energy of ``cap`` above the hull. A crystal that was given up has no row,
-    because nothing is known about it. There is also no row for a crystal with elements that CHGNet does not know, and
-    no row for an energy lower than `FLOOR` above the hull.
+    because nothing is known about it, and neither has a crystal that contradicts itself (`contradicts_itself`). There
+    is also no row for a crystal with elements that CHGNet does not know, and no row for an energy lower than `FLOOR`
+    above the hull.
 
     If the relaxed crystal has the formula and space group of the sampled crystal and nearly the same cell
     (`SAME_LENGTHS`, `SAME_ANGLES`), both rows describe one crystal. The sampled row then takes the lower of the two
@@ -116,6 +111,7 @@ def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
     lower = np.fmin(formation["sampled"], formation["relaxed"])
     hull = frame["hull_energy"].to_numpy(dtype=float)
     failed = (frame["status"] == "failed").to_numpy() & frame["gave_up_after"].isna().to_numpy() & _judged(frame)
+    failed &= ~contradicts_itself(frame)
     weight = np.where(same, 0.5, 1.0)
     parts = []
     for kind, energy, cells, weights in (
@@ -134,6 +130,27 @@ def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
     rows = pd.concat([pd.concat(parts[:2]).sort_index(kind="stable"), parts[2]], ignore_index=True)
     rows["space_group"] = rows["space_group"].astype("int64")
     return rows
+
+
+def contradicts_itself(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which crystals could not be built because no such crystal exists: a fault of the input, not of the crystal.
+
+    Args:
+        frame: n rows of `LabelDatabase.frame`.
+
+    Returns:
+        (n,) whether a crystal failed, and its cell does not have the shape that the space group demands, or the Wyckoff
+        positions of the group cannot hold its atoms.
+    """
+    result = np.zeros(len(frame), dtype=np.bool_)
+    failed = (frame["status"] == "failed").to_numpy().nonzero()[0]
+    part = frame.iloc[failed]
+    groups = part["space_group"].to_numpy(dtype=np.int64)
+    has_cell = fits_group(groups, part[list(LATTICE_PARAMETERS)].to_numpy(dtype=np.float64))
+    counts = [parse_formula(formula).values() for formula in part["formula"]]
+    fits = [has_room(group, atoms) for group, atoms in zip(groups.tolist(), counts, strict=True)]
+    result[failed] = ~(has_cell & np.array(fits, dtype=np.bool_))
+    return result
 
 
 def _judged(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

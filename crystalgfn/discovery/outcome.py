@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 from crystalgfn.crystal.crystallography import element_symbols
 from crystalgfn.crystal.formulas import count_rows, parse_formula
 from crystalgfn.crystal.tables import read_table
+from crystalgfn.discovery.doubts import count_kinds, doubts
 from crystalgfn.discovery.labels import CAP, SURVIVES
-from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys
+from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys, unusable_formulas
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
+    from pymatgen.core import Structure
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,14 +55,21 @@ class KnownCrystals:
 
     @classmethod
     def read(cls, path: Path) -> KnownCrystals:
-        """Read a table of crystals; rows that cannot be used are left out.
+        """Read a table of crystals.
+
+        A row that cannot be used, for example because of its cell, still counts with its formula and space group if
+        these can be read. Otherwise, crystals of the table would count as new.
 
         Raises:
             InputError: if the file cannot be read or a column is missing.
         """
-        crystals = read_table(path, strict=False).crystals
-        counts, groups = crystals.counts.numpy(), crystals.space_group.numpy()
-        return cls(np.unique(formula_keys(counts)), np.unique(formula_in_group_keys(counts, groups)))
+        table = read_table(path, strict=False)
+        others, their_groups = unusable_formulas(table)
+        counts = np.concatenate([table.crystals.counts.numpy(), others])
+        groups = np.concatenate([table.crystals.space_group.numpy(), their_groups])
+        has_group = groups > 0
+        in_groups = formula_in_group_keys(counts[has_group], groups[has_group])
+        return cls(np.unique(formula_keys(counts)), np.unique(in_groups))
 
     def has_formula(self, counts: Ints) -> Mask:
         """(n,) whether the reduced formula of (n, 94) counts is known."""
@@ -87,10 +98,13 @@ class Outcome:
         frame: n rows, one per crystal, as `LabelDatabase.frame` returns them, with the energies above the hull of
             `with_energies`.
         known: known crystals, to determine novelty; None if there are none.
+        structure: function that returns the relaxed structure of a key, such as `LabelDatabase.structure`. Without it,
+            survivors are not examined for molecules and collapse.
     """
 
     frame: pd.DataFrame
     known: KnownCrystals | None = None
+    structure: Callable[[str], Structure | None] | None = None
 
     @property
     def evaluated(self) -> int:
@@ -113,6 +127,24 @@ class Outcome:
     def survives(self) -> Mask:
         """(n,) whether a crystal was relaxed and lies less than `SURVIVES` above the hull."""
         return np.asarray(self.above_hull < SURVIVES)
+
+    @cached_property
+    def doubts(self) -> list[dict[str, str]]:
+        """Reasons to doubt each of the n crystals, see `crystalgfn.discovery.doubts`; only survivors are examined."""
+        frame = self.frame
+        change = column(frame, "volume_change").tolist()
+        symmetry = frame["symmetry"].astype(str).tolist() if "symmetry" in frame.columns else [""] * len(frame)
+        return [
+            doubts(self.structure(key) if self.structure is not None else None, change[row], symmetry[row])
+            if survives
+            else {}
+            for row, (key, survives) in enumerate(zip(frame["key"], self.survives.tolist(), strict=True))
+        ]
+
+    @cached_property
+    def doubtful(self) -> Mask:
+        """(n,) whether there is a reason to doubt a survivor."""
+        return np.array([bool(found) for found in self.doubts], dtype=np.bool_)
 
     @property
     def survivors(self) -> int:
@@ -203,6 +235,11 @@ class Outcome:
             f"of these within ±{SURVIVES}; below {far} eV/atom": f"{self.survivors - self.holes}; {self.holes}",
             "elements; space groups among the survivors": f"{len(self.elements)}; {len(self.groups)}",
         }
+        if self.structure is not None:
+            counts = count_kinds(self.doubts)
+            rows[f"survivors with doubts; {'; '.join(counts)}"] = (
+                f"{share(int(self.doubtful.sum()), self.survivors)}; {'; '.join(map(str, counts.values()))}"
+            )
         if self.known is not None:
             rows["survivors with a new formula; with a formula new in its space group"] = (
                 f"{share(self.number_of(self.new_formula), self.survivors)}; "

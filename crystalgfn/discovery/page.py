@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crystalgfn.discovery.outcome import HOLE, SURVIVES, Outcome, decimal, proxy_errors
+from crystalgfn.discovery.doubts import MEANING
+from crystalgfn.discovery.outcome import HOLE, SURVIVES, Ints, Outcome, decimal, proxy_errors
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.known import formula_keys
 from crystalgfn.files import write_frame
@@ -30,25 +31,26 @@ PAGE, TABLE, CIFS, PICTURES = "index.md", "table.csv", "cif", "png"
 _PARTS = (PAGE, TABLE, CIFS, PICTURES)
 
 MAX_BELOW = 10
-"""Largest number of crystals below the known hull that are listed."""
+"""Largest number of crystals below the known hull that are listed, and of doubtful crystals."""
 
 TABLE_COLUMNS = (
     "name", "listed", "key", "source", "round", "formula", "reduced_formula", "new_formula", "space_group", "a", "b",
     "c", "alpha", "beta", "gamma", "formula_relaxed", "space_group_relaxed", "a_relaxed", "b_relaxed", "c_relaxed",
     "alpha_relaxed", "beta_relaxed", "gamma_relaxed", "formation_energy_relaxed", "energy_above_hull_relaxed",
     "energy_above_hull_sampled", "predicted", "predicted_uncertainty", "min_distance", "min_distance_ratio",
-    "volume_change", "symmetry", "converged", "settled",
+    "volume_change", "symmetry", "converged", "settled", "doubts",
 )  # fmt: skip
-"""Columns of the table. ``listed`` is ``near`` or ``below``; energies in eV/atom, lengths in Å, angles in degrees."""
+"""Columns of the table. ``listed`` is ``near``, ``below`` or ``doubtful``; energies in eV/atom, lengths in Å."""
 
 RULE = f"""\
 1. A crystal *survives* if it was built and relaxed and lies less than {SURVIVES} eV/atom above the hull.
 2. It is *new* if the reference table has its reduced formula neither in the sampled space group nor in the space group
    after relaxation. *Polymorph* marks a crystal whose formula the table has only in other space groups.
-3. For each reduced formula, only the crystal with the lowest energy above the hull is kept.
-4. The crystals are sorted by CHGNet's energy above the hull, lowest first, and the first {{top}} are shown. The
+3. A crystal is *doubtful* if it shows one of these: {MEANING}. Doubtful crystals are listed separately.
+4. For each reduced formula, only the crystal with the lowest energy above the hull is kept in each list.
+5. The crystals are sorted by CHGNet's energy above the hull, lowest first, and the first {{top}} are shown. The
    uncertainty is not used.
-5. Crystals more than {-HOLE} eV/atom below the hull are listed separately and are not counted among the {{top}}."""
+6. Crystals more than {-HOLE} eV/atom below the hull are listed separately and are not counted among the {{top}}."""
 """The rule of the page as Markdown, to be formatted with ``top``, the number of crystals to show."""
 
 
@@ -59,14 +61,18 @@ class Choice:
     Attributes:
         near: the best new crystals within `SURVIVES` of the hull.
         below: new crystals more than `-HOLE` below the hull.
+        doubtful: new crystals for which `Outcome.doubts` has a reason; they are in neither of the other lists.
         n_near: number of all new crystals within `SURVIVES` of the hull, one per formula.
         n_below: number of all new crystals more than `-HOLE` below the hull, one per formula.
+        n_doubtful: number of all new crystals that are doubtful, one per formula.
     """
 
     near: list[int]
     below: list[int]
+    doubtful: list[int]
     n_near: int
     n_below: int
+    n_doubtful: int
 
 
 def choose(outcome: Outcome, top: int) -> Choice:
@@ -81,16 +87,20 @@ def choose(outcome: Outcome, top: int) -> Choice:
     """
     order = np.argsort(outcome.above_hull, kind="stable")
     order = order[(outcome.survives & outcome.new_in_group)[order]]
+    sound, doubtful = (_first_of_each_formula(outcome, order[outcome.doubtful[order] == bad]) for bad in (False, True))
+    below = [row for row in sound if outcome.above_hull[row] < HOLE]
+    near = [row for row in sound if outcome.above_hull[row] >= HOLE]
+    return Choice(near[:top], below[:MAX_BELOW], doubtful[:MAX_BELOW], len(near), len(below), len(doubtful))
+
+
+def _first_of_each_formula(outcome: Outcome, order: Ints) -> list[int]:
+    """The first row of each reduced formula, in the given order."""
     first = np.unique(formula_keys(outcome.counts[order]), return_index=True)[1]
-    kept = order[np.sort(first)].tolist()
-    below = [row for row in kept if outcome.above_hull[row] < HOLE]
-    near = [row for row in kept if outcome.above_hull[row] >= HOLE]
-    return Choice(near[:top], below[:MAX_BELOW], len(near), len(below))
+    return order[np.sort(first)].tolist()
 
 
 def write_page(
     outcome: Outcome,
-    structure: Callable[[str], Structure | None],
     out: Path,
     *,
     top: int,
@@ -99,8 +109,7 @@ def write_page(
     """Write the page and its files. An older page in the folder is replaced after all new files are complete.
 
     Args:
-        outcome: the evaluated crystals, with known crystals.
-        structure: function that returns the relaxed structure of a key, such as `LabelDatabase.structure`.
+        outcome: the evaluated crystals, with known crystals and structures.
         out: folder of the page.
         top: largest number of crystals near the hull to show.
         about: lines about how the crystals and the page were made, name to text.
@@ -110,15 +119,17 @@ def write_page(
 
     Raises:
         InputError: if the folder holds anything but an older page or cannot be written, or a structure is missing.
-        ValueError: if ``outcome`` has no known crystals.
+        ValueError: if ``outcome`` has no known crystals or no structures.
     """
+    if outcome.structure is None:
+        raise ValueError("the page needs structures")
     check_folder(out)
     choice = choose(outcome, top)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".new-") as name:
             fresh = Path(name)
-            table = _write_crystals(outcome, choice, structure, fresh)
+            table = _write_crystals(outcome, choice, outcome.structure, fresh)
             write_frame(table, fresh / TABLE)
             (fresh / PAGE).write_text(render(outcome, choice, table, top, about), encoding="utf-8")
             for folder in (CIFS, PICTURES):
@@ -153,20 +164,21 @@ def _write_crystals(
 
     for folder in (CIFS, PICTURES):
         (out / folder).mkdir()
-    rows = choice.near + choice.below
+    lists = {"near": choice.near, "below": choice.below, "doubtful": choice.doubtful}
+    rows = [row for part in lists.values() for row in part]
     table = outcome.frame.iloc[rows].reset_index(drop=True)
-    table["listed"] = ["near"] * len(choice.near) + ["below"] * len(choice.below)
+    table["listed"] = [listed for listed, part in lists.items() for _ in part]
+    places = [place for part in lists.values() for place in range(1, len(part) + 1)]
+    table["doubts"] = ["; ".join(outcome.doubts[row].values()) for row in rows]
     table["new_formula"] = outcome.new_formula[rows]
     names, reduced, shortest = [], [], []
-    for place, (key, formula, listed) in enumerate(
-        zip(table["key"], table["formula"], table["listed"], strict=True), start=1
-    ):
+    for place, key, formula, listed in zip(places, table["key"], table["formula"], table["listed"], strict=True):
         crystal = structure(key)
         if crystal is None:
             raise InputError(f"{key}: the database has no relaxed structure of {formula}")
         reduced.append(reduced_formula(formula))
         is_near = listed == "near"
-        name = f"{place:02d}_{reduced[-1]}" if is_near else f"below_{place - len(choice.near):02d}_{reduced[-1]}"
+        name = f"{'' if is_near else f'{listed}_'}{place:02d}_{reduced[-1]}"
         names.append(name)
         write_cif(crystal, out / CIFS / f"{name}.cif", name)
         ratio, distance = distance_ratios([crystal])
@@ -191,7 +203,8 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
         "| | |",
         "|---|--:|",
         *(f"| {name} | {text} |" for name, text in outcome.rows().items()),
-        f"| new survivors, one per formula: within ±{SURVIVES} eV/atom; below | {choice.n_near}; {choice.n_below} |",
+        f"| new survivors, one per formula: within ±{SURVIVES} eV/atom; below; doubtful | {choice.n_near}; "
+        f"{choice.n_below}; {choice.n_doubtful} |",
         *(f"| {name} | {text} |" for name, text in proxy_rows(outcome.frame).items()),
         "",
         "## The rule",
@@ -218,6 +231,16 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
             f"The lowest {len(choice.below)} of {choice.n_below}:",
             "",
             *_listing(table[table["listed"] == "below"], with_pictures=False),
+        ]
+    if choice.doubtful:
+        lines += [
+            "",
+            "## Doubtful",
+            "",
+            "These crystals would be listed above if nothing spoke against them. Look at the structure before you "
+            f"calculate one. The lowest {len(choice.doubtful)} of {choice.n_doubtful}:",
+            "",
+            *_listing(table[table["listed"] == "doubtful"], with_pictures=False, with_doubts=True),
         ]
     failures = failure_rows(outcome.frame)
     if failures:
@@ -249,11 +272,11 @@ def failure_rows(frame: pd.DataFrame) -> dict[str, int]:
     return {str(reason): int(count) for reason, count in kinds.value_counts(sort=True).items()}
 
 
-def _listing(table: pd.DataFrame, with_pictures: bool) -> list[str]:
+def _listing(table: pd.DataFrame, with_pictures: bool, with_doubts: bool = False) -> list[str]:
     if table.empty:
         return ["None."]
     head = ["", *(["crystal"] if with_pictures else []), "formula", "groups", "E above hull", "E formation", "proxy",
-            "d min [Å]", "ΔV", "CIF"]  # fmt: skip
+            "d min [Å]", "ΔV", *(["doubts"] if with_doubts else []), "CIF"]  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|--:|" + "---|" * (len(head) - 1)]
     for place, row in enumerate(table.to_dict("records"), start=1):
         cells = [str(place)]
@@ -268,6 +291,7 @@ def _listing(table: pd.DataFrame, with_pictures: bool) -> list[str]:
             _with_uncertainty(_float(row["predicted"]), _float(row["predicted_uncertainty"])),
             f"{decimal(row['min_distance'], 2)} ({decimal(row['min_distance_ratio'], 2)})",
             f"{_float(row['volume_change']):+.1%}".replace("-", "−"),
+            *([row["doubts"]] if with_doubts else []),
             f"[cif]({CIFS}/{row['name']}.cif)",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crystalgfn.checks import at_least, between, not_negative, positive
+from crystalgfn.checks import at_least, between, not_negative, positive, quoted
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.network.tuning import TuningConfig
 
@@ -179,7 +179,7 @@ class Run:
             raise InputError("fit: needs the settings of 'crystalgfn fit': model, and if needed trainer and threads")
         unknown = sorted(set(self.fit) - {"model", "trainer", "data", "threads"})
         if unknown:
-            raise InputError(f"fit: there is no setting {unknown[0]!r}; allowed: model, trainer, data, threads")
+            raise InputError(f"fit: there is no setting {quoted(unknown[0])}; allowed: model, trainer, data, threads")
         proxy_with_weights(self.fit["model"])
 
     def fixed(self) -> dict[str, Any]:

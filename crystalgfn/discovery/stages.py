@@ -266,10 +266,12 @@ class Stages:
         frame = self.labels()
         # Each sample counts, even if two samples are the same crystal.
         final = of_samples(frame, self._folder(FINAL) / CHOSEN, str(self._database)) if chosen else frame[:0]
-        outcome, errors = Outcome(final, self._known), proxy_errors(final, cap=self._settings.label.cap)
+        outcome = Outcome(final, self._known, self._database.structure)
+        errors = proxy_errors(final, cap=self._settings.label.cap)
         summary = {
             "rows": outcome.rows(),
             "survivors": outcome.survivors,
+            "doubtful": int(outcome.doubtful.sum()),
             "evaluated": outcome.evaluated,
             "elements": outcome.elements,
             "groups": outcome.groups,

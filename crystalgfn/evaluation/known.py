@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import permutations
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalgfn.crystal.formulas import reduced_counts
+from crystalgfn.crystal.crystallography import N_SPACE_GROUPS
+from crystalgfn.crystal.formulas import count_rows, parse_formula, reduced_counts
+from crystalgfn.crystal.tables import CrystalTable
+from crystalgfn.errors import InputError
 from crystalgfn.evaluation.measures import tally
-from crystalgfn.evaluation.pools import Ints, Pool
+from crystalgfn.evaluation.pools import Ints, Pool, numbers
 from crystalgfn.gflownet.keys import key_array
 
 LENGTH_TOLERANCE = 0.1
@@ -20,9 +24,16 @@ LENGTH_TOLERANCE = 0.1
 ANGLE_TOLERANCE = 5.0
 """Largest difference between two equal angles [degrees]."""
 
-NEW, KNOWN_FORMULA, KNOWN_FORMULA_IN_GROUP, KNOWN_CRYSTAL = range(4)
-LEVELS = ("new formula", "known formula", "known formula and group", "known crystal")
-"""What the reference has of a crystal; each level includes the previous ones."""
+NEW, KNOWN_FORMULA, KNOWN_FORMULA_IN_GROUP, NOT_COMPARABLE, KNOWN_CRYSTAL = range(5)
+LEVELS = (
+    "new formula",
+    "known formula",
+    "known formula and group",
+    "known formula and group, in a cell that cannot be compared",
+    "known crystal",
+)
+"""What the reference has of a crystal; each level includes the previous ones. A cell of the reference that fails the
+check of tables cannot be compared, so nobody can say that the crystal is new."""
 
 REDISCOVERED = 100
 """Largest number of known crystals that are listed."""
@@ -38,11 +49,41 @@ def formula_in_group_keys(counts: Ints, groups: Ints) -> Ints:
     return key_array(torch.cat([reduced_counts(torch.from_numpy(counts)), torch.tensor(groups)[:, None]], 1))
 
 
+def unusable_formulas(table: CrystalTable) -> tuple[Ints, Ints]:
+    """Formulas and space groups of the rows that cannot be used as crystals, for example because of their cells.
+
+    Args:
+        table: a table that was read with ``strict=False``.
+
+    Returns:
+        (m, 94) atoms of each element in the m such rows whose formula can be read; and (m,) their space groups, 0 if it
+        cannot be read.
+    """
+    rows = [row for row, problem in enumerate(table.problems) if problem is not None]
+    groups = np.nan_to_num(numbers(table.frame["space_group"].iloc[rows])) if rows else np.zeros(0)
+    groups = np.where((groups >= 1) & (groups <= N_SPACE_GROUPS) & (groups == np.floor(groups)), groups, 0)
+    counts = [_counts_or_none(formula) for formula in table.frame["formula"].iloc[rows].tolist()]
+    readable = np.array([atoms is not None for atoms in counts], dtype=np.bool_)
+    return count_rows(atoms for atoms in counts if atoms is not None).numpy(), groups[readable].astype(np.int64)
+
+
+@cache
+def _counts_or_none(formula: object) -> dict[str, int] | None:
+    """Atoms of each element; None if the formula cannot be read."""
+    try:
+        return parse_formula(formula) if isinstance(formula, str) else None
+    except InputError:
+        return None
+
+
 def known_levels(pool: Pool, reference: Pool) -> tuple[Ints, Ints]:
     """What the reference has of each crystal.
 
     A crystal is known if the reference has one with the same reduced formula, space group and number of atoms in the
     conventional cell, and lattice parameters within the tolerances, with the axes in any order.
+
+    Rows of the reference that cannot be used count with their formula and space group. A row whose space group cannot
+    be read may stand for a crystal in any group.
 
     Args:
         pool: the samples, k usable rows.
@@ -55,8 +96,12 @@ def known_levels(pool: Pool, reference: Pool) -> tuple[Ints, Ints]:
 
     formulas, known_formulas = (formula_keys(p.counts) for p in (pool, reference))
     in_group, known_in_group = (formula_in_group_keys(p.counts, p.groups) for p in (pool, reference))
-    levels = np.where(np.isin(formulas, known_formulas), KNOWN_FORMULA, NEW)
+    others, their_groups = unusable_formulas(reference.table)
+    without_group = formula_keys(others[their_groups == 0])
+    levels = np.where(np.isin(formulas, known_formulas) | np.isin(formulas, formula_keys(others)), KNOWN_FORMULA, NEW)
     levels[np.isin(in_group, known_in_group)] = KNOWN_FORMULA_IN_GROUP
+    unread = np.isin(in_group, formula_in_group_keys(others, their_groups)) | np.isin(formulas, without_group)
+    levels[unread] = NOT_COMPARABLE
     left, right = (
         pd.DataFrame({"key": keys, "atoms": p.counts.sum(axis=1), name: np.arange(len(p))})
         for p, keys, name in ((pool, in_group, "row"), (reference, known_in_group, "known"))
@@ -104,8 +149,8 @@ def novelty(pool: Pool, reference: Pool, levels: Ints, match: Ints, valid: NDArr
         valid: (k,) whether a crystal passes all hard checks.
 
     Returns:
-        ``new_formula``, ``new_formula_in_group`` and ``new_crystal``, tallies of the distinct crystals;
-        ``valid_unique_new``, tally of the distinct crystals that are valid and not known, among all rows of the file;
+        ``new_formula``, ``new_formula_in_group``, ``new_crystal`` and ``not_comparable``, tallies of the distinct
+        crystals; ``valid_unique_new``, tally of the distinct crystals that are valid and new, among all rows;
         and ``rediscovered``, the known crystals, at most `REDISCOVERED`, highest log R first if there is one.
     """
     first = np.unique(pool.objects, return_index=True)[1]
@@ -118,9 +163,10 @@ def novelty(pool: Pool, reference: Pool, levels: Ints, match: Ints, valid: NDArr
     return {
         "new_formula": tally(int((levels[first] == NEW).sum()), distinct),
         "new_formula_in_group": tally(int((levels[first] < KNOWN_FORMULA_IN_GROUP).sum()), distinct),
-        "new_crystal": tally(int((levels[first] < KNOWN_CRYSTAL).sum()), distinct),
+        "new_crystal": tally(int((levels[first] < NOT_COMPARABLE).sum()), distinct),
+        "not_comparable": tally(int((levels[first] == NOT_COMPARABLE).sum()), distinct),
         "valid_unique_new": tally(
-            int((valid[first] & (levels[first] < KNOWN_CRYSTAL)).sum()), len(pool.table.problems)
+            int((valid[first] & (levels[first] < NOT_COMPARABLE)).sum()), len(pool.table.problems)
         ),
         "rediscovered": [
             {

@@ -15,6 +15,7 @@ from crystalgfn.crystal.group_classes import group_classes
 from crystalgfn.evaluation.checks import (
     Mask,
     assignment_is_right,
+    cell_shapes,
     cell_volumes,
     fits_lattice_system,
     fits_wyckoff,
@@ -22,7 +23,7 @@ from crystalgfn.evaluation.checks import (
     passes_smact,
     smact_version,
 )
-from crystalgfn.evaluation.pools import Floats, Ints, Pool, derived, impossible_cells
+from crystalgfn.evaluation.pools import Floats, Ints, Pool, derived, refused_rows
 from crystalgfn.gflownet.metrics import ranks
 
 HARD_CHECKS = ("charge_neutral", "wyckoff", "lattice_system", "positive_volume")
@@ -84,6 +85,7 @@ def check_all(
         ],
         "lattice_system": fits_lattice_system(pool.groups, pool.lattice),
         "positive_volume": cell_volumes(pool.lattice) > 0,
+        **cell_shapes(pool.lattice),
         "density_in_range": (density >= density_range[0]) & (density <= density_range[1]),
     }
     if "oxidation_states" in pool.table.frame.columns:
@@ -104,8 +106,9 @@ def all_hard(checks: Mapping[str, Mask]) -> Mask:
 def validity(pool: Pool, checks: Mapping[str, Mask]) -> dict[str, Any]:
     """Number of rows that pass each check, and the numbers of the first hundred rows that fail it.
 
-    The total of ``readable`` and ``valid`` is all rows of the file. The total of ``positive_volume`` is the usable rows
-    and the rows whose lengths or angles form no cell. The total of the other checks is the usable rows.
+    The total of ``readable`` and ``valid`` is all rows of the file. The total of ``positive_volume``,
+    ``lattice_system`` and ``wyckoff`` is the usable rows and those that cannot be used because of this check. The total
+    of the other checks is the usable rows.
 
     Args:
         pool: the crystals.
@@ -115,9 +118,9 @@ def validity(pool: Pool, checks: Mapping[str, Mask]) -> dict[str, Any]:
     valid = all_hard(checks)
     result = {"readable": tally(len(pool), total), "valid": {**tally(int(valid.sum()), total)}}
     for name, passed in checks.items():
-        more = impossible_cells(pool.table) if name == "positive_volume" else 0
-        failing = pool.row_numbers((~passed).nonzero()[0][:100])
-        result[name] = {**tally(int(passed.sum()), len(pool) + more), "first_failing_rows": failing}
+        refused = refused_rows(pool.table, name)
+        failing = sorted([*pool.row_numbers((~passed).nonzero()[0]), *refused])[:100]
+        result[name] = {**tally(int(passed.sum()), len(pool) + len(refused)), "first_failing_rows": failing}
     return result
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from crystalgfn.evaluation import figures
+from crystalgfn.evaluation.checks import MAX_EDGE, MAX_EDGE_RATIO, REAL_SHARES
 from crystalgfn.evaluation.markup import (
     NONE,
     Cell,
@@ -97,6 +98,11 @@ def _tiles(metrics: Mapping[str, Any]) -> str:
         ),
         tile("Valid", percent(valid["valid"]), "charge, Wyckoff positions, lattice, volume"),
         tile(
+            "Usual cell shape",
+            percent(valid["cell_shape"]),
+            f"edges at most 1 : {MAX_EDGE_RATIO:g} and {MAX_EDGE:g} Å long; {_of_real('cell_shape')}",
+        ),
+        tile(
             "Unique",
             percent(unique["crystals"]),
             f"{unique['compositions_in_group']['count']:,} pairs of composition and space group",
@@ -139,6 +145,23 @@ def _tiles(metrics: Mapping[str, Any]) -> str:
     return "".join(tiles)
 
 
+def _of_real(check: str) -> str:
+    """How many real crystals pass a check, as text."""
+    return f"real crystals: {REAL_SHARES[check]:g} %"
+
+
+def _charge_rule(settings: Mapping[str, Any]) -> str:
+    """What the check of charges asks for, as HTML."""
+    valence = "one or two of one sign per element" if settings["mixed_valence"] else "one per element"
+    text = (
+        f"oxidation states other than 0 from {escape(settings['oxidation_states'])} of pymatgen "
+        f"{settings['versions']['pymatgen']}, {valence}, sum to zero. Metals, alloys and compounds with two oxidation "
+        "states of an element are real but fail"
+    )
+    is_default = settings["oxidation_states"] == "pymatgen_common" and not settings["mixed_valence"]
+    return f"{text}; {_of_real('charge_neutral')}" if is_default else text
+
+
 def _validity(metrics: Mapping[str, Any]) -> str:
     settings, results = metrics["settings"], metrics["validity"]
     versions = settings["versions"]
@@ -146,20 +169,22 @@ def _validity(metrics: Mapping[str, Any]) -> str:
     length, angle = settings["lattice_system_tolerance"]
     smact = f"SMACT {versions['smact']}, oxidation states {settings['smact_states']}: neutral, with anions more "
     smact += "electronegative than cations, or an alloy or an element"
-    valence = "one or two of one sign per element" if settings["mixed_valence"] else "one per element"
     texts = {
         "readable": ("Readable", "rows of the file that describe a crystal; the others are listed under Tables"),
         "valid": ("Valid", "rows of the file that pass the next four checks"),
-        "charge_neutral": (
-            "Charge neutral",
-            f"oxidation states {escape(settings['oxidation_states'])} of pymatgen {versions['pymatgen']}, {valence}",
-        ),
+        "charge_neutral": ("Charge neutral", _charge_rule(settings)),
         "wyckoff": ("Wyckoff positions", f"positions for all atoms exist, by pyxtal {versions['pyxtal']}"),
         "lattice_system": (
             "Lattice system",
             f"the cell has the shape that the space group requires, within {100 * length:g} % and {angle:g}°",
         ),
         "positive_volume": ("Positive volume", "lengths and angles form a cell"),
+        "cell_shape": ("Usual cell shape", f"passes the next two checks; {_of_real('cell_shape')}"),
+        "edge_ratio": (
+            "Ratio of edges",
+            f"the longest edge is at most {MAX_EDGE_RATIO:g} times the shortest; {_of_real('edge_ratio')}",
+        ),
+        "longest_edge": ("Longest edge", f"at most {MAX_EDGE:g} Å; {_of_real('longest_edge')}"),
         "density_in_range": (
             "Plausible density",
             f"{number(low, 3)} to {number(high, 3)} g/cm³, "
@@ -179,8 +204,9 @@ def _validity(metrics: Mapping[str, Any]) -> str:
     ]
     return (
         "<p>The checks do not use the rules by which the sampler builds crystals; they are computed in another way. "
-        "A crystal is valid if it passes the checks of charge, Wyckoff positions, lattice system and volume. Density "
-        "and SMACT are only reported.</p>\n" + table(["check", *_names(results)], rows)
+        "A crystal is valid if it passes the checks of charge, Wyckoff positions, lattice system and volume. A valid "
+        "crystal need not be realistic: the shape of the cell, density and SMACT are only reported.</p>\n"
+        + table(["check", *_names(results)], rows)
     )
 
 
@@ -231,10 +257,19 @@ def _novelty(metrics: Mapping[str, Any]) -> str:
             "the reference has no crystal with the same reduced formula, space group, number of atoms in the cell, and "
             f"lattice within {100 * length:g} % and {angle:g}°",
         ),
+        "not_comparable": (
+            "Not counted as new: cannot be compared",
+            "the reference has this reduced formula and space group in a row that cannot be used, for example because "
+            "of its cell",
+        ),
         "valid_unique_new": ("Valid, unique and new", "share of all rows of the file"),
     }
+    unused = _unused(metrics["tables"][REFERENCE_TABLE])
+    if not unused:
+        del texts["not_comparable"]
     rows = _described(texts, results, share_cell)
     body = "<p>Shares of the distinct crystals that are not in the reference. Atomic positions are not compared.</p>\n"
+    body += unused
     body += table(["", *_names(results)], rows)
     found = results[SAMPLES]["rediscovered"]
     if found:
@@ -258,6 +293,21 @@ def _novelty(metrics: Mapping[str, Any]) -> str:
             ],
         )
     return body
+
+
+def _unused(reference: Mapping[str, Any]) -> str:
+    """A paragraph about the rows of the reference that cannot be used, as HTML; empty if there are none."""
+    if reference["rows"] == reference["readable"]:
+        return ""
+    reasons = "; ".join(
+        f"{problem['count']:,}: {escape(problem['column'])} {escape(problem['reason'])}"
+        for problem in reference["problems"]
+    )
+    return (
+        f'<p class="bad">{reference["rows"] - reference["readable"]:,} of {reference["rows"]:,} rows of the reference '
+        f"cannot be used ({reasons}). They count with their formula and space group, but their cells are not compared. "
+        "The rows are listed under Tables.</p>\n"
+    )
 
 
 def _properties(evaluation: Evaluation) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,7 +238,30 @@ def problems_of(table: CrystalTable) -> list[dict[str, Any]]:
     return list(kinds.values())
 
 
-def impossible_cells(table: CrystalTable) -> int:
-    """Number of rows that cannot be used because lengths or angles form no cell."""
-    cell = set(LATTICE_PARAMETERS)
-    return sum(problem is not None and set(problem.column.split(", ")) <= cell for problem in table.problems)
+def problem_lines(problems: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines for the terminal about rows that cannot be used, for what `problems_of` returned."""
+    lines = []
+    for problem in problems:
+        rows = ", ".join(map(str, problem["rows"][:5])) + (", ..." if problem["count"] > 5 else "")
+        lines.append(
+            f"  not used: {problem['count']:,} (row {rows}): column {problem['column']} {problem['reason']}, "
+            f"first {problem['first_value']!r}"
+        )
+    return lines
+
+
+def refused_rows(table: CrystalTable, check: str) -> list[int]:
+    """Numbers, from 1, of the rows that cannot be used because they fail one of the checks of validity.
+
+    Args:
+        table: the table.
+        check: ``positive_volume``, ``lattice_system`` or ``wyckoff``; no row is refused because of another check.
+    """
+    group, cell = {"space_group"}, set(LATTICE_PARAMETERS)
+    blamed = [set() if problem is None else set(problem.column.split(", ")) for problem in table.problems]
+    is_refused = {
+        "positive_volume": lambda columns: bool(columns) and columns <= cell,
+        "lattice_system": lambda columns: columns == group | cell,
+        "wyckoff": lambda columns: columns == group | {"formula"},
+    }.get(check, lambda columns: False)
+    return [number for number, columns in enumerate(blamed, start=1) if is_refused(columns)]

@@ -61,7 +61,6 @@ def evaluate(
     tables = {SAMPLES: samples, **(others or {})}
     pools = [read_pool(name, path, top) for name, path in tables.items()]
     known = read_pool(REFERENCE_TABLE, reference, top) if reference is not None else None
-    # After reading, so that a mistyped name does not leave a folder behind.
     for file in (PAGE, METRICS):
         check_writable(out / file)
     result = measure(

@@ -9,9 +9,9 @@ import copy
 import io
 import os
 import pickle
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, ItemsView, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -23,8 +23,9 @@ from torch import nn
 from crystalgfn import __version__
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, write_through
+from crystalgfn.gflownet.input_files import FILE, SHA256, checksums, is_changed
 from crystalgfn.plugins import foreign_classes
-from crystalgfn.settings import current
+from crystalgfn.settings import current, gone, is_gone
 
 LAST = "last.ckpt"
 """The newest checkpoint of a run, in its folder ``checkpoints``."""
@@ -143,31 +144,48 @@ def _newest_first(folder: Path) -> Iterator[Path]:
 # Settings
 
 CONFIG_KEY = "crystalgfn"
-"""Entry of a checkpoint that contains the version of the program and the settings of the run."""
+"""Entry of a checkpoint with the version of the program, the settings of the run, and checksums of its input files."""
 
 
 class SaveSettings(Callback):
     """Stores a run's complete settings in its checkpoints, so that a checkpoint can be used without a config.
 
     Args:
-        config: the settings of the run: model, data and trainer.
+        config: the settings of the run: model, data and trainer. The files that they name are read once, when training
+            begins, for their checksums.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
+        self._files = checksums(config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CONFIG_KEY] = {"version": __version__, "config": yaml.safe_dump(self._config, sort_keys=False)}
+        config = yaml.safe_dump(self._config, sort_keys=False)
+        checkpoint[CONFIG_KEY] = {"version": __version__, "config": config, "files": copy.deepcopy(self._files)}
 
 
-def read_settings(path: str | Path) -> tuple[dict[str, Any], str]:
+class StoredSettings(NamedTuple):
+    """Settings in a checkpoint.
+
+    Attributes:
+        settings: model, data, trainer and others, with class paths brought up to date.
+        version: version of the program that wrote the checkpoint.
+        files: checksums of the files that the settings name, see `checksums`; empty in old checkpoints.
+    """
+
+    settings: dict[str, Any]
+    version: str
+    files: dict[str, dict[str, str]]
+
+
+def read_settings(path: str | Path) -> StoredSettings:
     """Read the settings of a checkpoint.
 
     Args:
         path: the file.
 
     Returns:
-        the settings, with class paths brought up to date, and the version of the program that wrote the checkpoint.
+        the settings, the version of the program that wrote them, and checksums of the files that they name.
 
     Raises:
         InputError: if the file is missing, is not a checkpoint of this program, or is damaged.
@@ -177,34 +195,75 @@ def read_settings(path: str | Path) -> tuple[dict[str, Any], str]:
         stored = checkpoint[CONFIG_KEY]
         config = yaml.safe_load(stored["config"])
         version = str(stored["version"])
-    except (KeyError, TypeError, AttributeError, yaml.YAMLError):
+        files = {str(place): {key: str(entry[key]) for key in (FILE, SHA256)} for place, entry in _files(stored)}
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError):
         raise InputError(f"ckpt_path: {path} is not a checkpoint that 'crystalgfn fit' has written") from None
     if not isinstance(config, dict) or "model" not in config:
         raise InputError(f"ckpt_path: {path}, written by version {version}, contains no settings of a model")
-    return current(config), version
+    return StoredSettings(current(config), version, files)
 
 
-def refuse_foreign(settings: Mapping[str, Any], path: str | Path, own: Collection[str] = ()) -> None:
+def _files(stored: Mapping[str, Any]) -> ItemsView[str, Any]:
+    """The checksums in a checkpoint; version 0.1.0 stored none."""
+    return dict(stored.get("files", {})).items()
+
+
+def renewed(stored: StoredSettings, model: Mapping[str, Any], given: Collection[str]) -> set[str]:
+    """Which of ``proxy`` and ``reward`` the user changes, so that their values in a checkpoint do not count any more.
+
+    Args:
+        stored: the settings in the checkpoint.
+        model: the settings of the model that are going to be used.
+        given: names of the model's settings that the user gives, such as ``proxy``.
+    """
+    return {
+        name
+        for name in VALUES_OF_FILES
+        if name in given
+        and (
+            _short(model.get(name)) != _short(stored.settings["model"].get(name))
+            or any(place.startswith(f"model.{name}.") and is_changed(entry) for place, entry in stored.files.items())
+        )
+    }
+
+
+def _short(value: Any) -> Any:
+    """Settings with short class paths, which can be compared."""
+    if isinstance(value, Mapping):
+        return {key: str(e).rpartition(".")[2] if key == "class_path" else _short(e) for key, e in value.items()}
+    return [_short(entry) for entry in value] if isinstance(value, list) else value
+
+
+def refuse_foreign(stored: StoredSettings, path: str | Path, own: Collection[str] = ()) -> None:
     """Refuse settings of a checkpoint that name classes of somebody's own, before anything is imported or called.
 
     Args:
-        settings: the settings that the checkpoint holds.
+        stored: the settings that the checkpoint holds.
         path: the checkpoint, for messages.
         own: class paths that are allowed, because the user's own settings name them.
 
     Raises:
         InputError: with the first such class and the setting that names it.
     """
-    for place, name in foreign_classes(settings):
-        if name not in own:
+    for place, name in foreign_classes(stored.settings):
+        if name in own:
+            continue
+        if is_gone(name):
             raise InputError(
-                f"ckpt_path: {path} names {name!r} in {place}, which is not part of crystalgfn or of an installed "
-                "plugin. A checkpoint from someone else could run code on your machine. If you trust this one, add "
-                "--trust-checkpoint (in Python: trust=True)"
+                f"ckpt_path: {place}: {gone(name)}\n(settings come from {path}, written by version {stored.version}; "
+                f"this is {__version__})"
             )
+        raise InputError(
+            f"ckpt_path: {path} names {name!r} in {place}, which is not part of crystalgfn or of an installed "
+            "plugin. A checkpoint from someone else could run code on your machine. If you trust this one, add "
+            "--trust-checkpoint (in Python: trust=True)"
+        )
 
 
 # Networks of another run
+
+VALUES_OF_FILES = {"proxy": "proxies.", "reward": "reward."}
+"""Settings whose files' values are part of a checkpoint, such as weights of proxies, and prefixes of their names."""
 
 NETWORKS = ("policy.", "flow.", "backward_policy.")
 """Prefixes of the names of the networks' weights in the state of a `GFlowNet`."""
@@ -269,6 +328,10 @@ def write_compact(source: Path, out: Path, proxy: Any) -> None:
     # These settings belong to the run only: where it logs and saves.
     config.pop("trainer", None)
     content[CONFIG_KEY]["config"] = yaml.safe_dump(config, sort_keys=False)
+    # Files of the proxy are named anew; others have to be those of the run.
+    kept = {place: e for place, e in _files(content[CONFIG_KEY]) if place.startswith("model.")}
+    kept = {place: e for place, e in kept.items() if not place.startswith("model.proxy")}
+    content[CONFIG_KEY]["files"] = kept | checksums({"model": {"proxy": proxy}})
     content[COMPACT] = True
     content["state_dict"] = {
         name: value.half() if name.startswith(NETWORKS) or _is_half(value) else value

@@ -66,6 +66,15 @@ class Tickets(Dataset[Ticket]):
         return Ticket((*self._stream, index), n, TICKET_SIZE)
 
 
+def refuse_restriction(restrict: Any) -> None:
+    """Raise an `InputError` if there is a restriction, because a model is trained on its whole space."""
+    if restrict is not None:
+        raise InputError(
+            "restrict: is not allowed in training; it is for predict, test and validate. To train on a smaller "
+            "space, change model.env"
+        )
+
+
 class Samples(LightningDataModule):
     """How many objects are sampled, with which seed and restriction, and where they are written.
 
@@ -117,10 +126,7 @@ class Samples(LightningDataModule):
         if self.restrict is None:
             return
         if stage == "fit":
-            raise InputError(
-                "restrict: is not allowed in training; it is for predict, test and validate. To train on a smaller "
-                "space, change model.env"
-            )
+            refuse_restriction(self.restrict)
         assert self.trainer is not None
         module = self.trainer.lightning_module
         self._unrestricted = module.env

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
-from crystalgfn.checks import at_least, between
+from crystalgfn.checks import at_least, between, listed, quoted
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import Environment
 
@@ -67,8 +67,8 @@ def read_states(
     wanted = torch.ones(len(content.frame), dtype=torch.bool)
     for column, value in (only or {}).items():
         if column not in content.frame.columns:
-            present = ", ".join(map(str, content.frame.columns))
-            raise InputError(f"{field}.only: {table} has no column {column!r}; it has: {present}")
+            present = listed(content.frame.columns)
+            raise InputError(f"{field}.only: {table} has no column {quoted(column)}; it has: {present}")
         wanted &= torch.tensor((content.frame[column].astype(str) == value).to_numpy())
     problems = {row: problem for row, problem in content.problems.items() if wanted[row]}
     rows, states = [], [torch.zeros(0, env.state_size, dtype=torch.float64, device=env.device)]
@@ -77,7 +77,8 @@ def read_states(
         places = content.rows[chosen].tolist()
         problems |= {row: reason for row, reason in zip(places, reasons, strict=True) if reason}
         rows += [row for row, reason in zip(places, reasons, strict=True) if not reason]
-        states.append(found[torch.tensor([not reason for reason in reasons], device=found.device)])
+        good = [not reason for reason in reasons]
+        states.append(found[torch.tensor(good, dtype=torch.bool, device=found.device)])
     return KnownStates(content.frame, wanted, torch.tensor(rows, dtype=torch.int64), torch.cat(states), problems)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +21,11 @@ from crystalgfn.errors import InputError
 from crystalgfn.gflownet.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
 from crystalgfn.gflownet.checkpoint_files import (
     NETWORKS,
+    VALUES_OF_FILES,
     read_checkpoint,
     read_settings,
     refuse_foreign,
+    renewed,
     start_networks,
 )
 from crystalgfn.gflownet.data import Samples, Ticket
@@ -31,6 +33,7 @@ from crystalgfn.gflownet.data_set import DataSet
 from crystalgfn.gflownet.distributed import mean_over_processes, n_processes, sum_over_processes
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.exploration import Exploration, Schedule, cosine_fall
+from crystalgfn.gflownet.input_files import refuse_changed
 from crystalgfn.gflownet.losses import Loss, TrajectoryBalance, trajectory_balance
 from crystalgfn.gflownet.proxies import Proxy, ProxySet
 from crystalgfn.gflownet.proxies.base import BATCH
@@ -133,7 +136,7 @@ class GFlowNet(LightningModule):
             name = type(self.loss).__name__
             raise InputError(f"batch_size: {batch_size} is not allowed; {name} compares trajectories, use 2 or more")
         self.env = env
-        self.proxies = ProxySet(proxy).eval().requires_grad_(False)
+        self.proxies = ProxySet(proxy, env.columns()).eval().requires_grad_(False)
         self.reward = reward
         reward.check(list(self.proxies))
         self.on_bad_value = on_bad_value
@@ -159,6 +162,8 @@ class GFlowNet(LightningModule):
         self.lr, self.lr_log_z, self.lr_final = lr, lr_log_z, lr_final
         self.seed = seed
         self.start_from = start_from
+        self.renewed: set[str] = set()
+        """Which of ``proxy`` and ``reward`` the user changes on loading; their values in a checkpoint are not used."""
         self._is_resumed = False
         self._generator: Generator | None = None
         self._generator_state: Tensor | None = None
@@ -529,28 +534,32 @@ class GFlowNet(LightningModule):
             checkpoint_path: file that a run has written; a compact checkpoint is allowed.
             trust: whether the settings in the checkpoint may name classes that are not part of this package or of an
                 installed plugin. To use such a class runs its code.
-            settings: settings of the model that replace those in the checkpoint, such as ``reward={...}``.
+            settings: settings of the model that replace those in the checkpoint, such as ``reward={...}``. Files that
+                they name are not compared with those of the training.
 
         Returns:
             the model.
 
         Raises:
             InputError: if the file is missing or damaged, or its settings or weights do not fit this version,
-                or the settings name classes that are not trusted.
+                or the settings name classes that are not trusted, or a file has another content than in the training.
         """
-        stored, version = read_settings(checkpoint_path)
+        stored = read_settings(checkpoint_path)
+        own = set(texts(settings, with_classes=True))
         if not trust:
-            refuse_foreign(stored, checkpoint_path, set(texts(settings, with_classes=True)))
-        model = merged([stored["model"], settings])
+            refuse_foreign(stored, checkpoint_path, own)
+        model = merged([stored.settings["model"], settings])
+        refuse_changed(stored.files, without_data_set(model), checkpoint_path, own)
         module: GFlowNet = instantiate({"model": model}, {"model": cls}, f"ckpt_path: {checkpoint_path}").model
+        module.renewed = renewed(stored, model, settings)
         checkpoint = read_checkpoint(checkpoint_path)
         module.on_load_checkpoint(checkpoint)
         try:
             module.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
             raise InputError(
-                f"ckpt_path: the weights in {checkpoint_path}, written by version {version}, do not fit its settings: "
-                f"{error}"
+                f"ckpt_path: the weights in {checkpoint_path}, written by version {stored.version}, do not fit its "
+                f"settings: {error}"
             ) from None
         return module.eval()
 
@@ -568,6 +577,10 @@ class GFlowNet(LightningModule):
         state = checkpoint["state_dict"]
         for name, value in self.guard.state_dict(prefix="guard.").items():
             state.setdefault(name, value)  # version 0.1.0 did not store these counts
+        for prefix in (VALUES_OF_FILES[name] for name in self.renewed):
+            for name in [name for name in state if name.startswith(prefix)]:
+                del state[name]
+            state |= {name: value for name, value in self.state_dict().items() if name.startswith(prefix)}
         bad = [name for name in state if name.startswith(NETWORKS) and not state[name].isfinite().all()]
         if bad:
             raise InputError(
@@ -584,6 +597,11 @@ class GFlowNet(LightningModule):
     def _own_names(checkpoint: dict[str, Any]) -> list[str]:
         """Names of the entries of the state that differ between processes."""
         return [name for name in checkpoint["state_dict"] if name == "skipped" or name.startswith("replay.")]
+
+
+def without_data_set(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model that are used outside of training: a data set is only read in training."""
+    return {name: value for name, value in model.items() if name != "data_set"}
 
 
 def check_accelerator(name: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from crystalgfn.checks import finite, not_negative, one_of, positive, rising
+from crystalgfn.checks import finite, listed, not_negative, one_of, positive, quoted, rising
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies.base import Prediction, Proxy
 from crystalgfn.registry import REWARDS
@@ -363,7 +363,7 @@ def _column_scale(table: Path, column: str) -> tuple[float, float] | None:
         return None
     frame = read_frame(table)
     if column not in frame.columns:
-        raise InputError(f"column: {table} has no column {column!r}; it has: {', '.join(map(str, frame.columns))}")
+        raise InputError(f"column: {table} has no column {quoted(column)}; it has: {listed(frame.columns)}")
     values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype="float64")
     values = values[np.isfinite(values)]
     if len(values) < 2 or values.std() == 0:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.crystal.tables import read_table
+from crystalgfn.crystal.crystals import OXIDATION_STATES, Crystals
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, read_table
 from crystalgfn.errors import InputError
 from crystalgfn.files import check_writable, table_kind, write_frame
 from crystalgfn.gflownet.proxies import Proxy, predict_in_batches
-from crystalgfn.gflownet.proxies.proxy_set import UNCERTAINTY
+from crystalgfn.gflownet.proxies.names import UNCERTAINTY, check_property_name
 from crystalgfn.plugins import load_everything
 from crystalgfn.registry import PROXIES
 
@@ -101,7 +101,8 @@ def make_proxy(name: str, weights: Path | None) -> Proxy:
         weights: file of weights, for a proxy that uses one.
 
     Raises:
-        InputError: if the proxy is unknown, uses no weights but gets some, needs weights, or needs other settings.
+        InputError: if the proxy is unknown, uses no weights but gets some, needs weights, or needs other settings, or
+            if its name is not allowed.
     """
     load_everything()
     if name not in PROXIES:
@@ -118,4 +119,6 @@ def make_proxy(name: str, weights: Path | None) -> Proxy:
         raise InputError(f"--weights: {name} needs a file of weights; crystalgfn train-proxy writes one")
     if missing:
         raise InputError(f"--proxy: {name} cannot be used here, because it needs settings ({', '.join(missing)})")
-    return proxy(**given)
+    model = proxy(**given)
+    check_property_name(f"--proxy {name}: name", model.name, (*CRYSTAL_COLUMNS, OXIDATION_STATES))
+    return model

@@ -46,13 +46,17 @@ def likelihood_table(
         the rows with the columns ``log_p``, ``log_p_standard_error``, ``log_reward`` and ``reason``, and the metrics.
 
     Raises:
-        InputError: if the table cannot be used or already has a column with one of these names.
+        InputError: if the table or none of its rows can be used, or it has a column with one of these names.
     """
     known = read_states(module.env, table, tolerance, only, "table")
     added = ("log_p", "log_p_standard_error", "log_reward", REASON)
     taken = [column for column in added if column in known.frame.columns]
     if taken:
         raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
+    if not len(known.rows):
+        counts = Counter(known.problems.values()).most_common(5)
+        why = ", ".join(f"{reason} ({count})" for reason, count in counts) or "none has the text that 'only' asks for"
+        raise InputError(f"{table}: none of the {len(known.frame)} rows can be used: {why}")
     log_p, errors = log_likelihood(
         module.env,
         module.policy,

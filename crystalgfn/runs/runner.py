@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -23,16 +23,19 @@ from crystalgfn.errors import InputError
 from crystalgfn.gflownet.checkpoint_files import (
     CheckpointFiles,
     SaveSettings,
+    StoredSettings,
     newest_checkpoint,
     read_settings,
     refuse_compact,
     refuse_foreign,
+    renewed,
 )
-from crystalgfn.gflownet.data import Samples
-from crystalgfn.gflownet.module import GFlowNet, check_accelerator
+from crystalgfn.gflownet.data import Samples, refuse_restriction
+from crystalgfn.gflownet.input_files import refuse_changed
+from crystalgfn.gflownet.module import GFlowNet, check_accelerator, without_data_set
 from crystalgfn.plugins import check_policy, load_everything, texts
 from crystalgfn.runs.quiet import quieten
-from crystalgfn.settings import instantiate, merged
+from crystalgfn.settings import gone_classes, instantiate, merged, with_suggestion
 
 SETTINGS = ("model", "data", "trainer", "threads", "seed_everything", "ckpt_path", "weights_only", "return_predictions")
 """The keys that are allowed at the top level of a config."""
@@ -55,7 +58,10 @@ class Parser(LightningArgumentParser):
         if unknown:
             names = [name for registry in load_everything() for name in registry]
             message += f"\nno class is called {unknown[1]!r}; 'crystalgfn list' shows what there is: {', '.join(names)}"
-        super().error(message + self.origin, ex)
+        subcommands = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+        parsers = [self, *(parser for choices in subcommands for parser in choices.values())]
+        message = with_suggestion(message, [option for parser in parsers for option in parser._option_string_actions])
+        super().error(message + gone_classes(message) + self.origin, ex)
 
 
 @dataclass
@@ -69,6 +75,9 @@ class Request:
         flags: options of the command line. They change the settings.
         trust: whether the checkpoint may name classes that are not part of this package or of an installed plugin.
         checkpoint: the file that belongs to ``ckpt_path``; None until it is found.
+        stored: the settings in this file; None until it is read.
+        own: texts in the user's own settings and flags, before those of the checkpoint are added.
+        given: the model's settings that the user gives, such as ``proxy``.
     """
 
     command: str
@@ -77,6 +86,17 @@ class Request:
     flags: list[str]
     trust: bool = False
     checkpoint: Path | None = None
+    stored: StoredSettings | None = None
+    own: set[str] = field(default_factory=set)
+    given: set[str] = field(default_factory=set)
+
+    def note_own(self) -> None:
+        """Note what the user gives: ``own`` and ``given``."""
+        words = [*self.flags, *(flag.partition("=")[2] for flag in self.flags)]
+        values = [_parsed(word) for word in words if word.startswith(("{", "["))]
+        self.own = {*texts(self.settings, with_classes=True), *words, *texts(values, with_classes=True)}
+        names = [re.split(r"[.=+]", flag)[1] for flag in self.flags if flag.startswith("--model.")]
+        self.given = {*(self.settings.get("model") or {}), *names}
 
     def args(self) -> list[str]:
         """The arguments for Lightning's parser: the settings, then the flags, which change them."""
@@ -84,8 +104,19 @@ class Request:
         return [self.command, *configs, *self.flags]
 
 
+def _parsed(text: str) -> Any:
+    """A list or a mapping in YAML; None if the text is neither."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
 class Runner(LightningCLI):
     """Creates trainer, model and data for a `Request` and runs its command. The argument ``args`` is the request."""
+
+    _request: Request
+    _renewed: frozenset[str] | set[str] = frozenset()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -102,10 +133,11 @@ class Runner(LightningCLI):
             request.checkpoint = self._find(parser, request)
         path, is_fit = request.checkpoint, request.command == "fit"
         if path is not None:
-            stored, version = read_settings(path)
+            request.note_own()
+            request.stored = read_settings(path)
+            stored, version, _ = request.stored
             if not request.trust:
-                own = {*texts(request.settings, with_classes=True), *request.flags}
-                refuse_foreign(stored, path, own | {flag.partition("=")[2] for flag in request.flags})
+                refuse_foreign(request.stored, path, request.own)
             if is_fit:
                 refuse_compact(path)
             Parser.origin = f"\n(settings come from {path}, written by version {version}; this is {__version__})"
@@ -113,6 +145,7 @@ class Runner(LightningCLI):
             inherited = {key: stored[key] for key in kept if key in stored}
             # The settings in the checkpoint come first, so that a config or a flag can change them.
             request.settings = merged([inherited, request.settings, {"ckpt_path": str(path)}])
+        self._request = request
         self.config = parser.parse_args(request.args())
 
     def _find(self, parser: LightningArgumentParser, request: Request) -> Path | None:
@@ -134,6 +167,24 @@ class Runner(LightningCLI):
         threads = self.config[self.config.subcommand].threads
         at_least("threads", threads, 1)
         torch.set_num_threads(threads)
+        if self.subcommand == "fit":
+            refuse_restriction(self.config.fit.data.restrict)  # before a folder for logs is made
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """Refuse files of the checkpoint's settings that have another content now."""
+        stored, path = self._request.stored, self._request.checkpoint
+        if stored is None or path is None:
+            return
+        self._dump_config()
+        model, callbacks = self.config_dump["model"], self.config_dump["trainer"].get("callbacks")
+        used = {**model, "callbacks": callbacks} if self.subcommand == "fit" else without_data_set(model)
+        refuse_changed(stored.files, used, path, self._request.own)
+        self._renewed = renewed(stored, model, self._request.given)
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        self.model.renewed = self._renewed
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
@@ -167,8 +218,6 @@ def run(
         flags: options of the command line. They change the settings.
         exit_on_error: whether the process ends with the parser's message if settings cannot be parsed, as in a
             command. Otherwise an InputError is raised.
-        trust: whether the checkpoint may name classes that are not part of this package or of an installed plugin. To
-            use such a class runs its code.
         trust: whether the settings in the checkpoint may name classes that are not part of this package or of an
             installed plugin. To use such a class runs its code.
 

@@ -344,7 +344,9 @@ class EnvironmentContract:
     def test_tables_for_people(self, env: Environment, n: int) -> None:
         """``to_frame`` gives one row and ``describe`` gives one name for each terminal state."""
         states, _ = random_walk(env, n, generator("frame"))
-        assert len(env.to_frame(states)) == n, "to_frame must give one row for each state"
+        frame = env.to_frame(states)
+        assert len(frame) == n, "to_frame must give one row for each state"
+        assert env.columns() == list(frame.columns), "to_frame must give the same columns for no states"
         names = env.describe(states)
         assert len(names) == n, "describe must give one name for each state"
         assert all(isinstance(name, str) and name for name in names), "describe must give names that are not empty"

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies.base import Proxy
+from crystalgfn.gflownet.proxies.names import check_property_name
 from crystalgfn.testing.generators import assert_untouched, global_generators
 
 
@@ -31,9 +33,10 @@ class ProxyContract:
         """Name, unit, direction and valid range are defined and valid."""
         kind = type(proxy).__name__
         name = getattr(proxy, "name", None)
-        assert isinstance(name, str) and name.isidentifier(), (
-            f"{kind}.name is {name!r}; it names a CSV column and must be an identifier"
-        )
+        try:
+            check_property_name(f"{kind}.name", name)
+        except InputError as error:
+            raise AssertionError(str(error)) from None
         assert isinstance(proxy.unit, str), f"{kind}.unit is {proxy.unit!r}; it must be a string"
         assert proxy.direction in ("minimize", "maximize"), (
             f"{kind}.direction is {proxy.direction!r}; it must be 'minimize' or 'maximize'"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
 
@@ -17,7 +18,9 @@ from crystalgfn.atoms import outputs, tables
 from crystalgfn.atoms.relax import Relaxation
 from crystalgfn.atoms.run import BACKENDS, Workers, results, run
 from crystalgfn.commands import build as command
+from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
+from crystalgfn.proxies.hull import ConvexHull
 
 TABLE = """\
 formula,space_group,a,b,c,alpha,beta,gamma,formation_energy,log_reward
@@ -101,12 +104,12 @@ def test_every_row_is_there_in_order_of_reward_with_its_reason(built):
     assert whole.drop(columns="reason").notna().all(axis=None)
     for row, words in {
         2: "'Xx2' has an element 'Xx'",
-        3: "does not fit the Wyckoff positions of space group 225",
-        4: "does not fit the Wyckoff positions of space group 136",
+        3: "has numbers of atoms that no Wyckoff positions of the group hold",
+        4: "has numbers of atoms that no Wyckoff positions of the group hold",
         5: "atoms too close or too crowded in all of",
         7: "CHGNet does not know Po",
         8: "atoms without neighbours within 6 Å",
-        9: "the cell is not cubic",
+        9: "is not the cell that a cubic group demands",
     }.items():
         assert words in frame.reason[row] and frame.reason[row].startswith("not built: ")
         assert np.isnan(frame.energy_built[row])
@@ -135,7 +138,9 @@ def test_same_seed_same_structures_whatever_else_is_built(built, tmp_path, monke
     args = [built / "samples.csv", "--out", tmp_path / "out", "--relax", "chgnet", "--tries", 2, "--top", 1]
     command.main([str(arg) for arg in args])
     frame = frame_of(tmp_path)
-    assert frame.index.tolist() == [6] and "energy_above_hull" not in frame.columns
+    # The shipped hull is the default; it has no caesium.
+    assert frame.index.tolist() == [6] and frame.energy_above_hull.isna().all()
+    assert "no energy above the hull: the hull has no phases with Cs" in frame.reason[6]
     kept = ["energy_built", "energy_relaxed", "volume_change", "min_distance_relaxed"]
     pd.testing.assert_series_equal(frame[kept].loc[6], frame_of(built)[kept].loc[6])
 
@@ -162,7 +167,7 @@ def test_a_relaxation_goes_on_where_it_stopped_and_ends_when_it_has_settled():
 
 def test_one_of_each_formula(built):
     inputs, tasks = tables.read_tasks(built / "samples.csv", None, None, {}, distinct=True)
-    assert inputs.row.tolist() == [6, 1, 2, 3, 4, 5, 7]  # rows 8 and 9 are potassium and salt again
+    assert inputs.row.tolist() == [6, 1, 2, 3, 4, 5, 7, 9]  # row 8 is potassium again, row 9 is no crystal
     assert len(tasks) == len(inputs)
     assert tables.read_tasks(built / "samples.csv", 2, None, {}, distinct=True)[0].row.tolist() == [6, 1]
 
@@ -183,6 +188,31 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(built, mo
     other.write_text(TABLE.replace("-2.0", "-2.5"))
     with pytest.raises(InputError, match=r"begun with other settings \(table: then"):
         command.main([str(other), *args[1:]])
+
+
+def test_energies_above_the_hull_where_nothing_competes(built, tmp_path):
+    """The table of known crystals has no compound of Cs and Cl."""
+    known = tmp_path / "known.csv"
+    known.write_text("formula,formation_energy\nNaCl,-2.11\nKCl,-2.2\n")
+    out = built / "out"
+    given = (built / "samples.csv", out, True, None, 2, 0, Workers())  # as in the run that is there
+    frame = tables.build_table(*given, known)
+    by_row = frame.set_index("row")
+    assert by_row.has_competitor[[1, 6]].tolist() == [True, False] and by_row.energy_above_hull[6] < -1
+    first, above, warning, *_ = tables.summary(frame, out)
+    assert "2 of 9 crystals built" in first
+    # Caesium chloride lies 2 eV/atom below the elements, and is neither among the near ones nor the best.
+    assert above.startswith("energy above hull: 1 below 0.1 eV/atom, best ") and float(above.split()[8].strip(",")) > -1
+    assert warning.startswith("warning: for 1 crystals the hull has no competing compound") and "Cs1Cl1" in warning
+    shipped = tables.build_table(*given).set_index("row")
+    assert bool(shipped.has_competitor[1]) and abs(shipped.energy_above_hull[1]) < 0.1
+    # A hull of a file: in one without compounds, sodium chloride has no competitor.
+    elements = tmp_path / "elements.pt"
+    potentials = torch.zeros(1, 2, dtype=torch.float64)
+    ConvexHull(["Na", "Cl"], torch.tensor([0, 1]), potentials).save(elements, {})
+    other = tables.build_table(*given, hull=elements).set_index("row")
+    assert not other.has_competitor[1] and other.energy_above_hull[1] == other.chgnet_formation_energy[1]
+    tables.build_table(*given, built / "known.csv")
 
 
 def tasks(tmp_path, n):
@@ -276,6 +306,8 @@ def test_refused(table, tmp_path):
     refused("has no column 'band_gap'; it has: formula", "--proxy-column", "band_gap")
     refused("references.json: cannot be read", "--chgnet-references", tmp_path / "references.json")
     refused("known.csv: no such file", "--reference", tmp_path / "known.csv")
+    refused("none.pt: no such file with a hull", "--hull", tmp_path / "none.pt")
+    refused("--hull: .* is not allowed together with --reference", "--hull", "a.pt", "--reference", table)
     (tmp_path / "bare.csv").write_text("formula,space_group\nNa4 Cl4,225\n")
     refused(r"missing column\(s\) a, b, c", given=tmp_path / "bare.csv")
     for name in ("file", "full"):
@@ -296,6 +328,16 @@ def test_a_missing_backend_is_named(monkeypatch, table, tmp_path):
     monkeypatch.setattr("crystalgfn.atoms.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'crystalgfn\[structures\]'"):
         command.main([str(table), "--out", str(tmp_path / "out")])
+
+
+def test_the_python_front_uses_the_shipped_hull(monkeypatch):
+    pytest.importorskip("chgnet")
+    monkeypatch.setattr("crystalgfn.atoms.isolated.run", in_this_process)
+    crystals = Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.69, 5.69, 5.69, 90, 90, 90]])
+    row = tables.build_crystals(crystals, relax=False, tries=1).frame.iloc[0]
+    assert bool(row.has_competitor) and abs(row.energy_above_hull) < 0.1
+    with pytest.raises(InputError, match=r"^hull: .* is not allowed together with reference"):
+        tables.build_crystals(crystals, reference=Path("known.csv"), hull=Path("hull.pt"))
 
 
 def test_importing_the_commands_is_light():

@@ -11,6 +11,7 @@ import torch
 import yaml
 from small import checkpoint_of, small_config, write_config
 
+from crystalgfn import __version__
 from crystalgfn.cli import COMMANDS, main
 
 ROWS = {
@@ -91,6 +92,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
         crystalgfn={"version": "9", "config": f"!!python/object/apply:os.mkdir ['{folder}/run_by_yaml']"},
     )
     settings_with("old_option.ckpt", gone=3)
+    settings_with("gone_class.ckpt", proxy={"class_path": "crystalgfn.proxies.chgnet.CHGNetEnergy"})
     settings_with("old_class.ckpt", loss={"class_path": "OldLoss"})
     (folder / "half.ckpt").write_bytes(checkpoint.read_bytes()[:9000])
     text("text.ckpt", "no checkpoint")
@@ -115,6 +117,9 @@ def places(tmp_path_factory) -> dict[str, Path]:
         config_with(f"{value}.yaml", proxy={"class_path": "bad_proxies.Sometimes", "init_args": arguments})
     arguments = {"weights": str(folder / "hostile.pt")}
     config_with("weights.yaml", proxy={"class_path": "FormationEnergy", "init_args": arguments})
+    config_with("unknown_setting.yaml", bacth_size=3)
+    config_with("gone_class.yaml", proxy={"class_path": "crystalgfn.proxies.chgnet.CHGNetEnergy"})
+    text("exponents.yaml", "lengths: [2e1, 30]\n")
     config_with("absent_class.yaml", proxy={"class_path": "no_such_package.Proxy"})
 
     table("good.csv")
@@ -145,7 +150,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
     text("discover_loss.yaml", yaml.safe_dump({"fit": {"model": other}, "out": "run"}))
     text("discover_nothing.yaml", yaml.safe_dump({"fit": {"trainer": {}}, "out": "run"}))
     text("discover_word.yaml", yaml.safe_dump({"fit": {"model": discover_model()}, "out": "run", "round": 3}))
-    return {"d": folder, "ckpt": checkpoint, "config": path}
+    return {"d": folder, "ckpt": checkpoint, "config": path, "version": __version__}
 
 
 FIT = "fit --config {config} "
@@ -162,9 +167,11 @@ PAGE = "discovery-page --out page --reference {d}/good.csv "
 CASES = {
     # The command line itself
     "": ("", "usage: crystalgfn COMMAND"),
-    "unknown command": ("fti", "unknown command 'fti'; allowed: fit, validate"),
+    "unknown command": ("explode", "unknown command 'explode'; allowed: fit, validate"),
+    "misspelt command": ("fitt", "unknown command 'fitt'; did you mean fit? allowed: fit, validate"),
     # fit: configs
-    "no settings": ("fit", "model"),
+    "no settings": ("fit", "give --config or --ckpt_path, such as --config eform.yaml; nothing defines the model"),
+    "no settings but steps": ("fit --trainer.max_steps 3", "give --config or --ckpt_path"),
     "missing config": (
         "fit --config absent.yaml",
         "config: there is no file absent.yaml, and no shipped config has this name; shipped: bandgap.yaml",
@@ -179,9 +186,25 @@ CASES = {
         "fit --config {d}/wrong_name.yaml",
         "config: {d}/wrong_name.yaml: there is no setting 'modle'; allowed: base, model, data, trainer",
     ),
+    "class of an older version": (
+        FIT + "--model.proxy crystalgfn.proxies.chgnet.CHGNetEnergy",
+        "crystalgfn.proxies.chgnet.CHGNetEnergy: crystalgfn {version} has no such class; CHANGELOG.md says what was",
+    ),
+    "class of an older version in a config": ("fit --config {d}/gone_class.yaml", "CHGNetEnergy: crystalgfn {version}"),
+    "policy of an older version": (
+        FIT + "--model.policy crystalgfn.policies.Gone",
+        "crystalgfn.policies.Gone: crystalgfn {version} has no such class",
+    ),
     "class of no package": ("fit --config {d}/absent_class.yaml", "no_such_package"),
     # fit: flags
-    "unknown flag": (FIT + "--model.bacth_size 8", "bacth_size"),
+    "unknown flag": (FIT + "--model.bacth_size 8", "bacth_size", "did you mean --model.batch_size?"),
+    "flag without underscore": (FIT + "--model.batchsize 3", "did you mean --model.batch_size?"),
+    "unknown setting": ("fit --config {d}/unknown_setting.yaml", "'model.bacth_size'; did you mean model.batch_size?"),
+    "unknown argument": (
+        FIT + "--model.env.init_args.elemets [Li]",
+        "'elemets' is not accepted; did you mean elements?",
+    ),
+    "restriction in training": (FIT + "--data.restrict.elements [Li,F]", "restrict: is not allowed in training"),
     "flag without value": (FIT + "--model.batch_size", "expected one argument"),
     "word for a number": (FIT + "--model.batch_size many", "batch_size", "many", "int"),
     "negative number": (FIT + "--model.batch_size -4", "batch_size: -4 is not allowed; it must be at least 1"),
@@ -279,26 +302,43 @@ CASES = {
         "predict --ckpt_path {d}/nan.ckpt",
         "are not finite, because training failed; use an older checkpoint",
     ),
+    "checkpoint with a class of an older version": (
+        "predict --ckpt_path {d}/gone_class.ckpt",
+        "ckpt_path: model.proxy: crystalgfn.proxies.chgnet.CHGNetEnergy: crystalgfn {version} has no such class",
+        "settings come from {d}/gone_class.ckpt, written by version 0.0.9",
+    ),
     # predict, validate, test
+    "predict without a checkpoint": ("predict", "give --ckpt_path, such as --ckpt_path logs/eform"),
+    "predict with an unknown flag": (PREDICT + "--data.nun_samples 3", "did you mean --data.num_samples?"),
     "no samples": (PREDICT + "--data.num_samples 0", "num_samples: 0 is not allowed; it must be at least 1"),
     "output is a folder": (PREDICT + "--data.out {d}/empty", "{d}/empty"),
     "output below a file": (PREDICT + "--data.out {d}/file/a.csv", "{d}/file/a.csv: cannot be written"),
     "output of unknown kind": (
         PREDICT + "--data.out a.docx",
-        "a.docx: the name of a table must end in .csv, .parquet, .pq, not in '.docx'",
+        "data.out: a.docx: the name of a table must end in .csv, .parquet, .pq, not in '.docx'",
     ),
     "unknown restriction": (
         PREDICT + "--data.restrict.element Fe",
         "restrict.element: there is no such field; allowed: elements",
     ),
     "restriction of nothing": (PREDICT + "--data.restrict.elements [Fe]", "restrict", "Fe"),
+    "restriction by exponents": (
+        PREDICT + "--data.restrict.lengths [1e1,2e1]",
+        "restrict.lengths: ['1e1', '2e1'] is not allowed",
+        "YAML reads 1e1 as text, write 10.0",
+    ),
+    "restriction by an exponent in a file": (
+        PREDICT + "--data.restrict {d}/exponents.yaml",
+        "YAML reads 2e1 as text, write 20.0",
+    ),
     "restriction in no file": (PREDICT + "--data.restrict absent.yaml", "restrict: there is no file absent.yaml"),
     "restriction runs code": (PREDICT + "--data.restrict {d}/python.yaml", "{d}/python.yaml is not a valid YAML file"),
     "fine-tuning of nothing": (
         PREDICT + "--data.finetune_steps 5",
         "finetune_steps: 5 is not allowed without a restriction",
     ),
-    "test without a model": ("test", "model"),
+    "test without a model": ("test", "give --ckpt_path"),
+    "validate without a model": ("validate --data.num_samples 3", "give --ckpt_path"),
     "validate with bad flag": ("validate --ckpt_path {ckpt} --data.num_val_samples none", "num_val_samples", "none"),
     # list
     "list of something": ("list everything", "unrecognized arguments: everything"),
@@ -369,6 +409,11 @@ CASES = {
         "column space_group: value '231'",
         "allowed: a whole number from 1 to 230",
     ),
+    "name of another column": (
+        TRAIN + "--data.path {d}/good.csv --data.label formation_energy --property_name oxidation_states",
+        "property_name: 'oxidation_states' is not allowed; tables use a column of this name for something else",
+    ),
+    "unknown option of train-proxy": (TRAIN + "--datta.path {d}/good.csv", "did you mean --data.path?"),
     "config of train-proxy": (
         "train-proxy --config {d}/broken.yaml",
         "config: {d}/broken.yaml is not a valid YAML file",
@@ -377,6 +422,10 @@ CASES = {
     "hull of no table": ("build-hull absent.csv --out hull.pt", "absent.csv: no such file"),
     "hull without label": ("build-hull {d}/good.csv --out hull.pt --label energy", "missing column(s) energy"),
     "hull of unknown elements": (HULL + "--elements Xx", "elements: unknown element(s) Xx; allowed: symbols"),
+    "hull of unknown elements in a list": (HULL + "--elements [Na,Xx]", "elements: unknown element(s) Xx; allowed"),
+    "hull of unknown elements with commas": (HULL + "--elements Na,Xx", "elements: unknown element(s) Xx; allowed"),
+    "hull of an empty list": (HULL + "--elements []", "argument --elements: [] is not allowed"),
+    "hull with an unknown option": (HULL + "--elemnts Na", "did you mean --elements?"),
     "hull of no elements": (HULL + "--max_elements 0", "max_elements", "0"),
     # evaluate
     "evaluate no table": ("evaluate absent.csv", "absent.csv: no such file"),
@@ -387,6 +436,7 @@ CASES = {
     ),
     "name is taken": (EVALUATE + "--samples samples={d}/good.csv", "the name 'samples' is taken; choose another one"),
     "unknown property": (EVALUATE + "--properties gap", "gap"),
+    "unknown properties in a list": (EVALUATE + "--properties [formation_energy,gap]", "'gap'"),
     "unknown oxidation states": (
         EVALUATE + "--oxidation-states mine",
         "mine",
@@ -416,6 +466,7 @@ CASES = {
     "random without number": ("label --db labels.db --random some", "invalid int value: 'some'"),
     # discover
     "discover nothing": ("discover", "fit"),
+    "discover with an unknown option": ("discover --roundz 3", "did you mean --rounds?"),
     "discover by a missing config": ("discover --config absent.yaml", "config: there is no file absent.yaml"),
     "discover with an unknown setting": ("discover --config {d}/discover_word.yaml", "round"),
     "discover without a model": (
@@ -493,3 +544,5 @@ def test_bad_input(name, places, tmp_path, monkeypatch, capfd):
     # Nothing is left behind but the settings of a run that began, and nothing in a file was run.
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "config.yaml"]
     assert sorted(places["d"].rglob("*")) == before
+    if name == "restriction in training":
+        assert not list(tmp_path.iterdir())

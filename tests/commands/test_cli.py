@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,20 @@ def test_list_shows_everything_with_a_line_each(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name in ("Crystal", "HyperGrid", "FormationEnergy", "Density", "Boltzmann", "MLP"):
         assert any(re.match(rf"  {name} +\S.*\.$", line) for line in lines), name
+
+
+def test_fit_ends_with_where_the_run_lies_and_the_next_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = small_config(Path("my runs"))
+    assert main(["fit", "--config", str(write_config(tmp_path, config))]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    folder, words = Path("my runs", "small", "version_0"), "crystalgfn predict --ckpt_path "
+    assert last.startswith(f"{folder}: the run; sample from it with: {words}'{folder}'")
+    assert main([*shlex.split(last.partition("crystalgfn ")[2]), "--trainer.enable_progress_bar", "false"]) == 0
+    assert len(pd.read_csv("samples.csv")) == 12
+    config["trainer"] |= {"callbacks": [], "enable_checkpointing": False}
+    assert main(["fit", "--config", str(write_config(tmp_path, config))]) == 0
+    assert "version_1: the run, without a checkpoint" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_run_leaves_complete_settings_and_a_checkpoint(run):

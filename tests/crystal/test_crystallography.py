@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from helpers import crystal_system, fits_wyckoff, possible_charges
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_crystals import CRYSTALS
 
 from crystalgfn.crystal.crystallography import (
     CRYSTAL_LATTICE_SYSTEMS,
@@ -26,9 +29,11 @@ from crystalgfn.crystal.crystallography import (
     charge_assignments,
     electronegativity_order,
     element_symbols,
+    has_room,
     oxidation_state_set,
     space_groups,
 )
+from crystalgfn.crystal.crystallography.cells import CELL_TOLERANCE, fits_group, regular_cells
 from crystalgfn.errors import InputError
 
 # Space groups
@@ -179,6 +184,53 @@ def test_automaton_agrees_with_pyxtal() -> None:
             assert (node != NOWHERE) == expected, f"group {group.number}, counts {counts}"
             held += expected
     assert 1000 < held < 4000
+
+
+def test_room_agrees_with_pyxtal() -> None:
+    stream = random.Random(0)
+    drawn = [
+        (stream.randint(1, 230), [stream.randint(1, 12) for _ in range(stream.randint(1, 4))]) for _ in range(4000)
+    ]
+    found = [has_room(number, counts) for number, counts in drawn]
+    assert found == [fits_wyckoff(number, counts) for number, counts in drawn]
+    assert 500 < sum(found) < 3500
+
+
+def test_room_without_a_bound_on_the_counts() -> None:
+    assert has_room(225, [4, 4]) and not has_room(225, [1, 1]) and not has_room(225, [4, 4, 4])
+    assert has_room(225, [10_000, 9_996, 4]) and not has_room(225, [9_999]) and has_room(1, [9_999] * 94)
+
+
+# Cells
+
+
+def test_shapes_of_cells() -> None:
+    lattice = np.array([4.0, 5.0, 6.0, 80.0, 85.0, 95.0])
+    groups = np.array([1, 3, 16, 75, 143, 166, 168, 195])
+    exact = regular_cells(groups, np.tile(lattice, (len(groups), 1)))
+    assert exact.tolist() == [
+        [4, 5, 6, 80, 85, 95],
+        [4, 5, 6, 90, 85, 90],
+        [4, 5, 6, 90, 90, 90],
+        [4.5, 4.5, 6, 90, 90, 90],
+        *[[4.5, 4.5, 6, 90, 90, 120]] * 3,
+        [5, 5, 5, 90, 90, 90],
+    ]
+    assert fits_group(groups, exact).all()
+    assert fits_group(groups, np.tile(lattice, (len(groups), 1))).tolist() == [True] + [False] * 7
+    # Three lengths and three angles, each moved by less and by more than the tolerance.
+    for column in range(6):
+        for share, fits in ((0.5, True), (3.0, False)):
+            moved = exact[-1].copy()
+            moved[column] += share * CELL_TOLERANCE * (5 if column < 3 else 90)
+            assert fits_group(groups[-1:], moved[None])[0] == fits
+
+
+@pytest.mark.skipif(not CRYSTALS.is_file(), reason="needs the table of crystals")
+def test_real_cells_fit_their_groups() -> None:
+    frame = pd.read_parquet(CRYSTALS)
+    lattice = frame[["a", "b", "c", "alpha", "beta", "gamma"]].to_numpy(float)
+    assert fits_group(frame["space_group"].to_numpy(), lattice, tolerance=CELL_TOLERANCE / 100).all()
 
 
 def test_automaton_shares_fixed_positions() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import PAPER_ELEMENTS, make_crystal
-from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.core import Composition, DummySpecies, Lattice, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
+from crystalgfn.errors import InputError
 from crystalgfn.random import generator
 from crystalgfn.testing import random_walk
 
@@ -99,3 +101,48 @@ def test_an_empty_batch() -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"\(n, 94\)"):
         Crystals(torch.ones(2, dtype=torch.int64), torch.zeros(2, 93, dtype=torch.int64), torch.ones(2, 6))
+
+
+def test_structures_that_are_no_crystals_are_refused_by_name() -> None:
+    salt = Structure(Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    alloy = Structure(Lattice.cubic(4.2), [{"Fe": 0.8}, "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    dummy = Structure(Lattice.cubic(4.2), [DummySpecies("X"), "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    heavy = Structure(Lattice.cubic(4.2), ["Am", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    with pytest.raises(InputError, match=r"structure 2 \(Fe0\.8 O1\): is not ordered"):
+        Crystals.from_structures([salt, alloy])
+    with pytest.raises(InputError, match=r"structure 1 \(X1 O1\): contains X0\+; allowed: the elements H to Pu"):
+        Crystals.from_structures([dummy])
+    with pytest.raises(InputError, match=r"structure 1 \(Am1 O1\): contains Am; allowed"):
+        Crystals.from_structures([heavy])
+
+
+def test_species_and_deuterium_are_elements() -> None:
+    hydride = Structure(Lattice.cubic(4.1), ["Li+", "D"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    assert Crystals.from_structures([hydride]).formulas() == ["Li1 H1"]
+
+
+def test_hexagonal_cells_with_equal_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = Structure(
+        Lattice.hexagonal(3.9, 3.9), ["Gd", "Se", "F"], [[0, 0, 0], [1 / 3, 2 / 3, 0.3], [2 / 3, 1 / 3, 0.6]]
+    )
+
+    def check() -> None:
+        crystal = Crystals.from_structures([flat])
+        assert crystal.space_group.tolist() == [156] and crystal.formulas() == ["Gd1 Se1 F1"]
+        assert crystal.lattice[0].tolist() == pytest.approx([3.9, 3.9, 3.9, 90, 90, 120])
+
+    check()
+
+    def tripled(self: SpacegroupAnalyzer) -> Structure:
+        """What pymatgen 2025.6.14 makes of this cell."""
+        cell = self.get_refined_structure()
+        cell.make_supercell(((1, -1, 0), (0, 1, -1), (1, 1, 1)))
+        a, _, c = sorted(cell.lattice.abc)
+        return Structure(Lattice.hexagonal(a, c), cell.species, cell.frac_coords)
+
+    monkeypatch.setattr(SpacegroupAnalyzer, "get_conventional_standard_structure", tripled)
+    check()
+    cubic = Structure(Lattice.cubic(4.2), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    monkeypatch.setattr(SpacegroupAnalyzer, "get_refined_structure", lambda self: cubic.copy().scale_lattice(20))
+    with pytest.raises(InputError, match=r"structure 1 \(Cs1 Cl1\): has .* per atom, but .* they must agree"):
+        Crystals.from_structures([cubic])

@@ -35,13 +35,20 @@ compositions = st.dictionaries(st.sampled_from(["H", "C", "O", "Na", "Cl", "Pu"]
         ("NaN", {"Na": 1, "N": 1}),
         ("CO2 C1", {"C": 2, "O": 2}),
         ("Pu", {"Pu": 1}),
+        ("Na4.0Cl4.00 O", {"Na": 4, "Cl": 4, "O": 1}),
     ],
 )
 def test_formulas(formula: str, counts: dict[str, int]) -> None:
     assert parse_formula(formula) == counts
 
 
-@pytest.mark.parametrize("count", ["00", "9" * 30, "9" * 5000, "10001"])
+@pytest.mark.parametrize("count", ["0.5", "4.", ".0", "4.01", "4.0.0"])
+def test_counts_that_are_not_whole(count: str) -> None:
+    with pytest.raises(InputError, match=r"not a whole number|cannot read"):
+        parse_formula(f"Na{count}")
+
+
+@pytest.mark.parametrize("count", ["0.0", "00", "9" * 30, "9" * 5000, "10001"])
 def test_counts_out_of_range(count: str) -> None:
     with pytest.raises(InputError, match="has a count of Na outside of 1 to 10000"):
         parse_formula(f"Na{count}")

@@ -24,6 +24,7 @@ SETTINGS = {
     "all": {},
     "paper": PAPER,
     "volume": PAPER | {"volume_per_atom": (7.0, 60.0)},
+    "upright cells": PAPER | {"lengths": (3.0, 8.0), "volume_per_atom": (8.0, 20.0)},
     "tight": PAPER
     | {"min_atoms": 5, "max_atoms": 12, "min_elements": 2, "max_elements": 3, "min_atoms_per_element": 2},
     "not neutral": {"elements": PAPER_ELEMENTS, "charge_neutral": False, "max_elements": 3},
@@ -74,6 +75,28 @@ def test_reasons(reason: str) -> None:
     assert (states[1] == 0).all() == bool(reason)
 
 
+def test_reasons_of_cells_that_are_too_flat() -> None:
+    """Angles that no length makes large enough are a fault of the volume, unless a length is out of range."""
+    env = make_crystal(
+        space_groups=[2, 14], elements=["Na", "Cl"], max_atoms_per_element=8, lengths=(3.0, 6.0),
+        volume_per_atom=(10.0, 14.0),
+    )  # fmt: skip
+    lattices = [
+        [6, 6, 5.5, 85, 80, 95],  # 192 Å³
+        [6, 6, 5.9, 55, 55, 100],
+        [6, 6, 7.5, 55, 55, 100],
+        [6, 6, 6, 50, 50, 101],
+        [6, 5.5, 5.5, 90, 100, 90],
+        [6, 6, 6, 90, 140, 90],
+    ]
+    crystals = Crystals.from_arrays([2] * 4 + [14] * 2, [{"Na": 8, "Cl": 8}] * 6, lattices)
+    states, reasons = env.states_of(crystals)
+    assert reasons == ["", "volume per atom", "lengths", "angles", "", "volume per atom"]
+    assert env.is_terminal(states[[0, 4]]).all()
+    trajectories = sample_backward(env, states[[0, 4]], generator("backward"))
+    assert log_forward(env, RandomPolicy(env), trajectories).isfinite().all()
+
+
 def test_cells_are_moved_to_their_system() -> None:
     env = make_crystal(space_groups=[194, 225], elements=["Na", "Cl"])
     crystals = Crystals.from_arrays(
@@ -111,9 +134,10 @@ def test_data_set_of_crystals(tmp_path: Path) -> None:
     data = DataSet(write(tmp_path / "table.csv", ROWS), batch_size=100, only={"split": "train"})
     # The proxy has no value for lithium.
     data.load(env, lambda states: torch.where(env.decode(states).counts[:, 2] > 0, torch.nan, 2.5))
-    assert len(data) == 1 and data.counts == {"bad space_group": 1, "element": 1, "no finite prediction": 1}
+    bad = "space_group is not a space group; allowed: a whole number from 1 to 230"
+    assert len(data) == 1 and data.counts == {bad: 1, "element": 1, "no finite prediction": 1}
     assert data.summary().endswith(
-        "table.csv: 1 objects; rows left out: bad space_group (1), element (1), no finite prediction (1)"
+        f"table.csv: 1 objects; rows left out: {bad} (1), element (1), no finite prediction (1)"
     )
     states, log_reward = data.sample(generator(0))
     assert log_reward.tolist() == [2.5] * 100

@@ -22,6 +22,7 @@ from crystalgfn.crystal.envs import Crystal
 from crystalgfn.crystal.restriction import Restriction
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs import HyperGrid
+from crystalgfn.gflownet.envs.base import BetaMixtureHead, TruncatedBetaMixtureHead
 from crystalgfn.gflownet.rollout import log_forward, sample_forward
 from crystalgfn.gflownet.truncated import TruncatedBetaMixture, beta_quantile, log_beta_mass
 from crystalgfn.random import generator
@@ -245,10 +246,13 @@ CASES: dict[str, dict[str, Any]] = {
     "cell": {"lengths": [4.0, 6.5], "angles": [75.0, 125.0]},
     "one length and volume": {"a": [3.5, 5.0], "volume_per_atom": [9.0, 14.0], "crystal_systems": ["triclinic"]},
     "volume of cubic cells": {"volume_per_atom": [9.0, 9.1], "crystal_systems": ["cubic"], "min_atoms": 4},
+    "upright cells": {"lengths": [3.0, 5.0], "volume_per_atom": [10.0, 30.0], "crystal_systems": ["triclinic"]},
 }
 
 
-@pytest.mark.parametrize("case", ["required and pairs", "ratio", "one length and volume"], scope="class")
+@pytest.mark.parametrize(
+    "case", ["required and pairs", "ratio", "one length and volume", "upright cells"], scope="class"
+)
 class TestContract(EnvironmentContract):
     @pytest.fixture(scope="class")
     def env(self, case: str) -> Crystal:
@@ -297,7 +301,7 @@ def as_model_states(model: Crystal, states: Tensor) -> Tensor:
     return states
 
 
-@pytest.mark.parametrize("case", ["cell", "one length and volume", "volume of cubic cells"])
+@pytest.mark.parametrize("case", ["cell", "one length and volume", "volume of cubic cells", "upright cells"])
 def test_continuous_choices_are_truncated_and_renormalised(case: str) -> None:
     env, model, policy = restricted(small(), **CASES[case]), small(), RandomPolicy(small())
     seen = set()
@@ -337,9 +341,29 @@ def cubic_keys() -> list[Key]:
     return [key for key in full_tree().keys if key[0] >= 195]
 
 
+def test_numbers_of_atoms_with_upright_cells_alone_are_kept() -> None:
+    """The whole restriction is kept, and angles are cut only where the volume demands it."""
+    fields = CASES["upright cells"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = small().restricted(Restriction.parse(fields))
+    atoms = {sum(n for _, n in counts) for _, counts in Tree(env, RandomPolicy(small())).keys}
+    assert atoms == set(range(2, 11))
+    kinds = {n: type(env.heads[n]) for n in ("alpha", "beta", "gamma")}
+    assert set(kinds.values()) == {TruncatedBetaMixtureHead}
+    wide = restricted(small(), lengths=[4.0, 8.0], crystal_systems=["triclinic"], volume_per_atom=[5.0, 8.0])
+    assert {type(wide.heads[n]) for n in ("alpha", "beta", "gamma")} == {BetaMixtureHead}
+
+
 def test_flat_cells_that_are_left_out_are_told() -> None:
-    with pytest.warns(UserWarning, match=r"left out although .* triclinic with 1-3 atoms"):
+    text = r"left out although the restriction .* triclinic with 2-3 atoms \(1\.\d% of the triclinic cells"
+    with pytest.warns(UserWarning, match=text):
         small().restricted(Restriction(lengths=(6.0, 8.0)))
+
+
+def test_a_restriction_to_nothing_but_flat_cells_says_so() -> None:
+    with pytest.raises(InputError, match=r"none of the model's crystals; .* triclinic with 2-3 atoms"):
+        small().restricted(Restriction(lengths=(6.0, 8.0), max_atoms=3, crystal_systems=("triclinic",)))
 
 
 def test_restricting_again_replaces() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from real_crystals import CRYSTALS
 
 from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.crystal.tables import read_table
+from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, read_table
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, check_writable, read_frame, write_frame
 
@@ -54,7 +56,7 @@ def _upper(folder: Path) -> Path:
 
 
 def test_sodium_nitride_is_no_missing_value(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path / "table.csv", formula=["NaN", "Fe2", "Si3O6"]))
+    table = read_table(write(tmp_path / "table.csv", formula=["NaN", "Fe2", "Si3O6"], space_group=[1, 229, 152]))
     assert table.crystals.formulas()[0] == "Na1 N1"
 
 
@@ -109,6 +111,125 @@ def test_angles_that_close_no_cell(tmp_path: Path) -> None:
         InputError, match=r"row 2 .*alpha, beta, gamma: value '60.0, 60.0, 150.0' are not angles of a cell"
     ):
         read_table(path)
+
+
+SHAPE = "space_group, a, b, c, alpha, beta, gamma"
+GIVE = "allowed: the conventional cell and its atoms: pymatgen's conventional standard cell, with the unique axis b"
+CONTRADICTIONS = [
+    ("Na1 Cl1", 225, [3.99] * 3, [60] * 3, SHAPE, "is not the cell that a cubic group demands", GIVE),
+    ("Bi2 Te3", 166, [10.47] * 3, [24.2] * 3, SHAPE, "that a trigonal group demands", "hexagonal axes in trigonal"),
+    ("Fe1", 229, [2.48] * 3, [109.47] * 3, SHAPE, "(a = b = c and all angles 90 degrees)", GIVE),
+    ("Sn2", 141, [4.97, 4.97, 4.97], [131.8, 131.8, 71.0], SHAPE, "that a tetragonal group demands", GIVE),
+    ("Ga4", 64, [4.44, 4.44, 4.5], [90, 90, 120], SHAPE, "that an orthorhombic group demands", GIVE),
+    ("C4 H4", 9, [5, 6, 7], [90, 90, 100], SHAPE, "(alpha = gamma = 90 degrees)", "unique axis b"),
+    ("Mg2", 194, [3.2, 3.3, 5.2], [90, 90, 120], SHAPE, "that a hexagonal group demands", GIVE),
+    ("Na4 Cl4", 225, [5.69] * 3, [1.5708] * 3, "alpha, beta, gamma", "are angles in radians", "angles in degrees"),
+    ("Si2", 1, [3.8] * 3, [1.05, 1.05, 1.04], "alpha, beta, gamma", "are angles in radians", "angles in degrees"),
+    ("Na4 Cl4", 225, [0.569] * 3, [90] * 3, "formula, a, b, c", "has lengths in nanometres", "lengths in Å"),
+    ("Na4 Cl4", 225, [569] * 3, [90] * 3, "formula, a, b, c", "has lengths in picometres", "lengths in Å"),
+    ("Na1 Cl1", 225, [5.69] * 3, [90] * 3, "formula, space_group", "no Wyckoff positions of the group hold", GIVE),
+]
+
+
+def contradictory(path: Path) -> Path:
+    """The contradictions as a table, and a right row at its end."""
+    rows = [[formula, group, *lengths, *angles] for formula, group, lengths, angles, *_ in CONTRADICTIONS]
+    frame = pd.DataFrame([*rows, ["Na4 Cl4", 225, 5.69, 5.69, 5.69, 90, 90, 90]], columns=CRYSTAL_COLUMNS)
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(("row", "case"), list(enumerate(CONTRADICTIONS)))
+def test_rows_that_contradict_themselves(tmp_path: Path, row: int, case: tuple[object, ...]) -> None:
+    table = read_table(contradictory(tmp_path / "table.csv"), strict=False)
+    problem = table.problems[row]
+    assert problem is not None and problem.column == case[4]
+    assert all(str(words) in str(problem) for words in case[5:])
+    assert table.rows.tolist() == [len(CONTRADICTIONS)]
+
+
+def test_every_command_refuses_the_same_rows(tmp_path: Path) -> None:
+    from crystalgfn.atoms.tables import read_tasks
+    from crystalgfn.crystal.envs import Crystal
+    from crystalgfn.discovery.labelling import table_crystals
+    from crystalgfn.evaluation.pools import problems_of, read_pool
+    from crystalgfn.proxies.network.splits import DataConfig, split_table
+    from crystalgfn.proxies.scoring import score
+
+    path = contradictory(tmp_path / "table.csv")
+    problems = read_table(path, strict=False).problems
+    expected = ["" if problem is None else str(problem) for problem in problems]
+    assert score(path, "Density", tmp_path / "out.csv")[0]["reason"].tolist() == expected
+    assert [dict(candidate.counts) for candidate in table_crystals(path)] == [{"Na": 4, "Cl": 4}]
+    tasks = read_tasks(path, None, None, {})[1]
+    assert [task.get("reason", "") for task in tasks] == [
+        f"not built: {reason}" if reason else "" for reason in expected
+    ]
+    env = Crystal(elements=["Na", "Cl"], space_groups=[225])
+    assert env.read_table(path).problems == {
+        row: f"{problem.kind}; allowed: {problem.allowed}"
+        for row, problem in enumerate(problems)
+        if problem is not None
+    }
+    pool = read_pool("samples", path, 10)
+    assert len(pool) == 1 and sum(entry["count"] for entry in problems_of(pool.table)) == len(CONTRADICTIONS)
+    with pytest.raises(InputError, match=r"row 1 .*that a cubic group demands"):
+        split_table(DataConfig(path, label="a"), 0)
+
+
+def test_cells_with_noise_are_read(tmp_path: Path) -> None:
+    noisy = {"a": [5.70, 2.87, 4.93], "alpha": [90.5, 90.0, 89.5], "gamma": [90.0, 89.6, 119.5]}
+    assert len(read_table(write(tmp_path / "table.csv", **noisy)).rows) == 3
+
+
+def test_unusual_volumes_cause_a_warning(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.csv", a=[60.0, 2.87, 4.92], b=[60.0, 2.87, 4.92], c=[60.0, 2.87, 0.8])
+    words = r"2 of 3 rows have a volume per atom far outside of 4 to 900 Å³, .*row 1, 2\.7e\+04 Å³"
+    with pytest.warns(UserWarning, match=words):
+        assert len(read_table(path).rows) == 3
+
+
+def test_tiny_cells_of_a_model_are_no_nanometres(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.csv", a=[0.9, 2.87, 4.92], b=[0.9, 2.87, 4.92], c=[0.9, 2.87, 5.43])
+    with pytest.warns(UserWarning, match="1 of 3 rows have a volume per atom"):
+        assert len(read_table(path).rows) == 3
+    # A shorter edge elsewhere in the table proves the unit of both.
+    lengths = [0.9, 0.569, 4.92]
+    path = write(tmp_path / "table.csv", formula=["Na4Cl4", "Na4Cl4", "Si3O6"], space_group=[225, 225, 152],
+                 a=lengths, b=lengths, c=lengths)  # fmt: skip
+    assert read_table(path, strict=False).rows.tolist() == [2]
+
+
+@pytest.mark.skipif(not CRYSTALS.is_file(), reason="needs the table of crystals")
+def test_no_real_crystal_is_refused_or_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_table(CRYSTALS).rows) == len(pd.read_parquet(CRYSTALS, columns=["formula"]))
+        table = read_table(CRYSTALS, label="formation_energy", strict=False)
+    assert {problem.what for problem in table.problems if problem is not None} <= {"is missing or not a number"}
+
+
+def test_whole_numbers_with_decimals(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "table.csv", formula=["Na4.0Cl4.00", "Fe2.0", "Si3O6.0"], space_group=["225.0", "229", "152"]
+    )
+    table = read_table(path)
+    assert table.crystals.formulas() == ["Na4 Cl4", "Fe2", "Si3 O6"]
+    assert table.crystals.space_group.tolist() == [225, 229, 152]
+    assert table.frame["formula"].tolist() == ["Na4.0Cl4.00", "Fe2.0", "Si3O6.0"]
+
+
+def test_messages_count_rows_and_are_short(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.csv", energy=["", "0", ""], formula=["Na4Cl4", "Fe2", "Si3O6"])
+    with pytest.raises(
+        InputError, match=r"row 1 .*energy: value '' is missing .*\(2 of 3 rows have this problem\); try"
+    ):
+        read_table(path, label="energy", remedy="try this")
+    for column, text in (("formula", "Q" * 10**6), ("a", "9" * 10**6 + "x")):
+        path = write(tmp_path / "table.csv", **{column: [ROWS[column][0], text, ROWS[column][2]]})
+        with pytest.raises(InputError) as caught:
+            read_table(path)
+        assert len(str(caught.value)) < 400 + len(str(path)) and "..." in str(caught.value)
 
 
 def test_parquet_with_missing_values_and_other_types(tmp_path: Path) -> None:
@@ -197,7 +318,10 @@ def test_atomic_path_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_check_writable(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "folder" / "table.csv")
-    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # a command that fails later leaves no empty folder
+    with atomic_path(tmp_path / "new" / "folder" / "table.csv") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "new" / "folder" / "table.csv").read_text() == "whole"
     with pytest.raises(InputError, match="is a folder"):
         check_writable(tmp_path)
     (tmp_path / "file").write_text("")

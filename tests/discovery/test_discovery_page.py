@@ -17,6 +17,7 @@ from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.commands import discovery_page
 from crystalgfn.discovery.candidate import Candidate
 from crystalgfn.discovery.database import LabelDatabase
+from crystalgfn.discovery.doubts import doubts
 from crystalgfn.discovery.figures import crystal_figure, rounds_figure
 from crystalgfn.discovery.labels import with_energies
 from crystalgfn.discovery.outcome import KnownCrystals, Outcome, proxy_errors, round_row, rounds_table, wilson
@@ -134,6 +135,63 @@ def test_rule_of_the_page(outcome):
     assert [formulas[row] for row in choice.below] == ["Al4 N4"]
     assert (choice.n_near, choice.n_below) == (2, 1)
     assert choose(outcome, 1).near == choice.near[:1] and choose(outcome, 1).n_near == 2
+
+
+def molecules(symbol="H", distance=0.75, a=6.0):
+    """A cell with two atoms of an element at a distance, and one of sodium."""
+    coordinates = [[0, 0, 0], [distance, 0, 0], [a / 2] * 3]
+    return Structure(Lattice.cubic(a), [symbol, symbol, "Na"], coordinates, coords_are_cartesian=True)
+
+
+@pytest.mark.parametrize(
+    ("structure", "change", "symmetry", "expected"),
+    [
+        (molecules("H", 0.75), 0.1, "sampled", {"molecules": "molecules: H2 (0.75 Å)"}),
+        (molecules("N", 1.11), 0.1, "sampled", {"molecules": "molecules: N2 (1.11 Å)"}),
+        (molecules("O", 1.23), 0.1, "sampled", {"molecules": "molecules: O2 (1.23 Å)"}),
+        (molecules("F", 1.42), 0.1, "sampled", {"molecules": "molecules: F2 (1.42 Å)"}),
+        (molecules("Cl", 2.0), 0.1, "higher", {"molecules": "molecules: Cl2 (2.00 Å)"}),
+        # Ions with such bonds are no molecules: superoxide, peroxide, azide, and hydrogen in hydrides.
+        (molecules("O", 1.29), 0.1, "sampled", {}),
+        (molecules("O", 1.49), 0.1, "sampled", {}),
+        (molecules("N", 1.18), 0.1, "sampled", {}),
+        (molecules("H", 1.6), 0.1, "sampled", {}),
+        (molecules("Na", 1.9), 0.0, "sampled", {"collapsed": "collapsed: d min 1.90 Å, 72.0 Å³ for each atom"}),
+        (molecules("Na", 3.5, a=2.4), 0.0, "sampled", None),
+        (molecules("Cl", 3.0), 1.58, "sampled", {"other volume": "ΔV +158%"}),
+        (molecules("Cl", 3.0), -0.31, "sampled", {"other volume": "ΔV −31%"}),
+        (molecules("Cl", 3.0), 0.29, "lower", {"lost symmetry": "lost symmetry"}),
+        (None, math.nan, "", {}),
+    ],
+)
+def test_doubts(structure, change, symmetry, expected):
+    found = doubts(structure, change, symmetry)
+    assert "collapsed" in found if expected is None else found == expected
+
+
+def test_doubtful_crystals_are_listed_apart(reference):
+    frame = make_frame().assign(volume_change=0.0, symmetry="sampled")
+    frame.loc[[1, 4], "volume_change"] = [1.58, -0.5]  # Mg O, and the lower of the two K F
+    outcome = Outcome(frame, KnownCrystals.read(reference), lambda key: None)
+    choice = choose(outcome, 20)
+    formulas = outcome.frame["formula"]
+    assert [formulas[row] for row in choice.near] == ["K4 F4"]  # the higher one takes its place
+    assert [formulas[row] for row in choice.doubtful] == ["Mg4 O4", "K1 F1"] and choice.n_doubtful == 2
+    assert [formulas[row] for row in choice.below] == ["Al4 N4"]
+    rows = outcome.rows()
+    (title,) = [name for name in rows if name.startswith("survivors with doubts")]
+    assert title == "survivors with doubts; molecules; collapsed; other volume; lost symmetry"
+    assert rows[title] == "2 of 6 (33%); 0; 0; 2; 0"
+
+
+def test_faulty_rows_of_the_reference_are_not_new(tmp_path):
+    path = tmp_path / "known.csv"
+    path.write_text(REFERENCE + "K1 F1,225,3.8,3.8,3.8,60,60,60\nAl4 N4,cubic,5,5,5,90,90,90\n")
+    outcome = Outcome(make_frame(), KnownCrystals.read(path))
+    assert [f for f, new in zip(outcome.frame["formula"], outcome.new_formula, strict=True) if new] == [
+        "Na4 F4", "Li4 Cl4", "Mg4 S4", "Al4 S4",
+    ]  # fmt: skip
+    assert not outcome.new_in_group[3] and outcome.new_in_group[4]  # K F is known in group 225, not in 221
 
 
 def test_rounds(outcome):
@@ -261,6 +319,7 @@ def test_page(database, reference, tmp_path, capsys):
     assert crystal.composition == Composition("Mg4 S4") and crystal.get_space_group_info()[1] == 225
     # Again, of fewer crystals: the older page goes away, and the same crystals make the same files.
     picture = (out / "png" / "01_LiN.png").read_bytes()
+    assert "## Doubtful" not in text and "survivors with doubts" in text
     assert page(*arguments, "--source", "final", "--top", 1) == 0
     assert sorted(path.name for path in out.iterdir()) == ["cif", "index.md", "png", "table.csv"]
     assert [path.name for path in (out / "png").iterdir()] == ["01_LiN.png"]

@@ -16,6 +16,7 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from crystalgfn.atoms.potentials.references import ElementReferences
+from crystalgfn.cli import main
 from crystalgfn.commands import label as command
 from crystalgfn.crystal.crystallography.space_groups import space_groups
 from crystalgfn.crystal.crystals import Crystals
@@ -334,6 +335,57 @@ def test_cap_failures_and_what_nothing_is_known_of(tmp_path):
     assert rows["weight"].tolist() == [0.5, 1, 1]
     with pytest.raises(InputError, match="cap: 0"):
         labels.training_rows(frame, 0)
+
+
+def test_a_fault_of_the_input_is_no_label(tmp_path):
+    """Counts that no positions hold, a primitive cell: no such crystal exists, so nothing is learned of it."""
+    counts = Candidate(225, {"Na": 1, "Cl": 1}, CUBE, "model")
+    cell = Candidate(225, {"Na": 4, "Cl": 4}, (3.99, 3.99, 3.99, 60.0, 60.0, 60.0), "model")
+    tried = salt(2.0)
+    entries = [(candidate, failure(candidate, "not built: reason")) for candidate in (counts, cell, tried)]
+    frame, rows = rows_of(tmp_path, *entries, (salt(), outcome(salt())))
+    assert labels.contradicts_itself(frame).tolist() == [True, True, False, False]
+    assert rows["key"].tolist() == [tried.key, salt().key, salt().key]
+    assert rows["kind"].tolist() == ["failed", "sampled", "relaxed"]
+
+
+FAULTY = """\
+formula,space_group,a,b,c,alpha,beta,gamma
+Na1 Cl1,225,3.99,3.99,3.99,60,60,60
+Na1 Cl1,225,5.69,5.69,5.69,90,90,90
+Na4 Cl4,225,5.69,5.69,5.69,90,90,90
+Na2 Cl2,225,5.69,5.69,5.69,90,90,90
+"""
+
+
+def test_faulty_rows_get_no_label(tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text(FAULTY)
+    assert [candidate.key for candidate in labelling.table_crystals(table)] == [salt().key]
+    shown = capsys.readouterr().out
+    assert "table.csv: 3 of 4 rows are refused and get no label" in shown
+    assert "1 (row 1): column space_group, a, b, c, alpha, beta, gamma is not the cell that a cubic group" in shown
+    assert "2 (row 2, 4): column formula, space_group has numbers of atoms that no Wyckoff positions" in shown
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_run_says_what_is_kept(tmp_path, known, monkeypatch, capsys, stop):
+    pytest.importorskip("chgnet")
+
+    def stop_at_third(function, task, timeout):
+        stop_at_third.calls += 1
+        if stop_at_third.calls == 3:
+            raise stop(143)
+        return {"id": task["id"], "reason": "not built: atoms too close"}
+
+    stop_at_third.calls = 0
+    monkeypatch.setattr("crystalgfn.atoms.isolated.run", stop_at_third)
+    database = tmp_path / "labels.db"
+    assert main(["label", str(known), "--db", str(database)]) == (130 if stop is KeyboardInterrupt else 143)
+    shown = capsys.readouterr().err
+    n = len(LabelDatabase(database, create=False).keys())
+    assert 0 < n < 6
+    assert f"{n} of 6 crystals are evaluated and kept in {database}; the same command evaluates the others" in shown
 
 
 def test_elements_that_the_hull_or_the_references_do_not_know(tmp_path):

@@ -15,8 +15,11 @@ import helpers
 import numpy as np
 import pandas as pd
 import pytest
+from real_crystals import CRYSTALS
 
 from crystalgfn import cli
+from crystalgfn.crystal.formulas import symbol_counts
+from crystalgfn.crystal.tables import read_table
 from crystalgfn.evaluation import (
     assignment_is_right,
     cell_volumes,
@@ -46,7 +49,9 @@ Na4 Cl4,1,5.69,5.69,5.69,10,10,90,Na+:4 Cl-:4,-9,9,9
 Na4 Cl4,225,20,20,20,90,90,90,Na+:4 Cl-:4,,0,-3
 Xx1,225,5,5,5,90,90,90,,1,1,1
 """
-"""Row 2 is row 1 again; rows 5 to 9 break charge, Wyckoff positions, lattice, volume, density; row 10 is no crystal."""
+"""Row 2 is row 1 again; rows 5 to 9 break charge, Wyckoff positions, lattice, volume, density; row 10 is no crystal.
+
+The reader of tables refuses rows 6, 7, 8 and 10."""
 
 REFERENCE = """\
 material_id,formula,space_group,a,b,c,alpha,beta,gamma,e_form
@@ -98,50 +103,115 @@ def test_each_broken_constraint_is_counted_and_no_other(folder, monkeypatch):
     metrics = measured(folder)
     result = metrics["validity"]["samples"]
     assert {name: (*counted(value), value.get("first_failing_rows")) for name, value in result.items()} == {
-        "readable": (8, 10, None),
+        "readable": (6, 10, None),
         "valid": (5, 10, None),
-        "charge_neutral": (7, 8, [5]),
-        "wyckoff": (7, 8, [6]),
-        "lattice_system": (7, 8, [7]),
-        "positive_volume": (8, 9, []),  # row 8 makes no cell
-        "density_in_range": (7, 8, [9]),
-        "assignment": (7, 8, [5]),
+        "charge_neutral": (5, 6, [5]),
+        "wyckoff": (6, 7, [6]),
+        "lattice_system": (6, 7, [7]),
+        "positive_volume": (6, 7, [8]),
+        "cell_shape": (6, 6, []),
+        "edge_ratio": (6, 6, []),
+        "longest_edge": (6, 6, []),
+        "density_in_range": (5, 6, [9]),
+        "assignment": (5, 6, [5]),
     }
     problems = metrics["tables"]["samples"]["problems"]
     assert [(p["column"], p["count"], p["rows"]) for p in problems] == [
+        ("formula, space_group", 1, [6]),
+        ("space_group, a, b, c, alpha, beta, gamma", 1, [7]),
         ("alpha, beta, gamma", 1, [8]),
         ("formula", 1, [10]),
     ]
 
 
+THIN = """\
+formula,space_group,a,b,c,alpha,beta,gamma
+Na4 Cl4,225,5.69,5.69,5.69,90,90,90
+Na1 Cl1,99,3,3,15,90,90,90
+Na1 Cl1,99,3,3,15.1,90,90,90
+Na8 Cl8,1,20,20,30,90,90,90
+Na8 Cl8,1,20,20,31,90,90,90
+"""
+
+
+def test_the_shape_of_cells_is_shown_beside_valid(folder, capsys):
+    (folder / "samples.csv").write_text(THIN)
+    metrics, page = evaluate(folder)
+    result = metrics["validity"]["samples"]
+    assert [counted(result[name]) for name in ("valid", "edge_ratio", "longest_edge", "cell_shape")] == [
+        (5, 5), (4, 5), (4, 5), (3, 5),
+    ]  # fmt: skip
+    assert result["cell_shape"]["first_failing_rows"] == [3, 5]
+    assert metrics["settings"]["cell_shape"] == [5.0, 30.0]
+    assert "Usual cell shape" in page and "60.0\u00a0%" in page and "real crystals: 95.2 %" in page
+    # The rule of charges is explained where its result is shown.
+    assert "Metals, alloys and compounds with two oxidation states" in page and "real crystals: 36.2 %" in page
+    shown = capsys.readouterr().out
+    assert "valid: 5 of 5" in shown and "usual cell shape: 3 of 5" in shown
+
+
+@pytest.mark.skipif(not CRYSTALS.is_file(), reason=f"no data at {CRYSTALS}")
+def test_shares_of_real_crystals_are_those_of_the_data():
+    table = read_table(CRYSTALS, strict=False)
+    passed = checks.cell_shapes(table.crystals.lattice.numpy())
+    compositions = [tuple(counts.items()) for counts in symbol_counts(table.crystals.counts)]
+    passed["charge_neutral"] = np.array([is_neutral(composition) for composition in compositions])
+    assert len(compositions) == 57_746
+    assert {name: round(100 * mask.mean(), 1) for name, mask in passed.items()} == checks.REAL_SHARES
+
+
+PRIMITIVE = """\
+material_id,formula,space_group,a,b,c,alpha,beta,gamma
+mp-1,Na1 Cl1,225,3.99,3.99,3.99,60,60,60
+mp-2,Mg4 O4,cubic,4.21,4.21,4.21,90,90,90
+mp-3,K4 Cl4,225,6.3,6.3,6.3,90,90,90
+"""
+
+
+def test_crystals_of_the_reference_in_other_cells_are_not_new(folder, capsys):
+    """Rock salt is in the reference in its primitive cell, and magnesia in a row without a number of a group."""
+    (folder / "reference.csv").write_text(PRIMITIVE)
+    metrics, page = evaluate(folder, "--reference", str(folder / "reference.csv"))
+    new = metrics["novelty"]["samples"]
+    # Of five crystals, three are NaCl, one is MgO and one is NaCl2.
+    assert counted(new["new_formula"]) == counted(new["new_formula_in_group"]) == counted(new["new_crystal"]) == (1, 5)
+    assert counted(new["not_comparable"]) == (4, 5) and counted(new["valid_unique_new"]) == (0, 10)
+    assert new["rediscovered"] == []
+    assert {entry["known"] for entry in metrics["top"]} == {
+        "new formula", "known formula and group, in a cell that cannot be compared",
+    }  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "because the reference has them in a row that cannot be used: 4 of 5" in shown
+    assert "reference.csv: 1 of 3 rows are crystals" in shown and "a cubic group demands" in shown
+    assert "2 of 3 rows of the reference cannot be used" in page and "Not counted as new" in page
+
+
 def test_uniqueness_and_diversity(folder):
     metrics = measured(folder)
     unique = metrics["uniqueness"]["samples"]
-    assert counted(unique["crystals"]) == (7, 8) and counted(unique["compositions_in_group"]) == (4, 8)
+    assert counted(unique["crystals"]) == (5, 6) and counted(unique["compositions_in_group"]) == (3, 6)
     diverse = metrics["diversity"]["samples"]
-    # Na and Cl in six rows, Mg and O in two.
-    by_hand = -2 * (6 / 16 * math.log(6 / 16) + 2 / 16 * math.log(2 / 16))
+    # Na and Cl in five rows, Mg and O in one.
+    by_hand = -2 * (5 / 12 * math.log(5 / 12) + 1 / 12 * math.log(1 / 12))
     assert diverse["elements"]["entropy"] == pytest.approx(by_hand)
     assert diverse["elements"]["effective"] == pytest.approx(math.exp(by_hand))
     assert diverse["space_groups"] == {"classes": 1, "entropy": 0.0, "effective": 1.0}
-    assert diverse["chemical_systems"]["entropy"] == pytest.approx(-(6 / 8 * math.log(6 / 8) + 2 / 8 * math.log(2 / 8)))
-    # Five times NaCl, once NaCl2, twice MgO: 10 + 5 * ... pairs.
-    pairs = 5 * 2 * 1 + 1 * 2 * 1 + 5 * 1 * (1 / 6)
-    assert diverse["composition_distance"] == pytest.approx(pairs / 28)
+    assert diverse["chemical_systems"]["entropy"] == pytest.approx(-(5 / 6 * math.log(5 / 6) + 1 / 6 * math.log(1 / 6)))
+    # Four times NaCl, once NaCl2, once MgO.
+    pairs = 4 * 1 * 1 + 1 * 1 * 1 + 4 * 1 * (1 / 6)
+    assert diverse["composition_distance"] == pytest.approx(pairs / 15)
 
 
 def test_novelty(folder):
     metrics = measured(folder, "--reference", str(folder / "reference.csv"))
     new = metrics["novelty"]["samples"]
-    assert counted(new["new_formula"]) == (1, 7)  # NaCl2
-    assert counted(new["new_formula_in_group"]) == (3, 7)  # and MgO in 225, two cells
-    assert counted(new["new_crystal"]) == (5, 7)  # and two cells of NaCl that are larger
+    assert counted(new["new_formula"]) == (1, 5)  # NaCl2
+    assert counted(new["new_formula_in_group"]) == (2, 5)  # and MgO in 225
+    assert counted(new["new_crystal"]) == (4, 5)  # and two cells of NaCl that are larger
+    assert counted(new["not_comparable"]) == (0, 5)
     assert counted(new["valid_unique_new"]) == (3, 10)  # rows 3, 4, 9
-    assert [(r["row"], r["reference_row"], r["reference_id"]) for r in new["rediscovered"]] == [
-        (7, 2, "mp-2"),
-        (1, 2, "mp-2"),
-    ]
-    assert [entry["known"] for entry in metrics["top"]][:3] == ["known formula", "known crystal", "known crystal"]
+    assert [(r["row"], r["reference_row"], r["reference_id"]) for r in new["rediscovered"]] == [(1, 2, "mp-2")]
+    assert [entry["known"] for entry in metrics["top"]][:2] == ["known formula", "known crystal"]
 
 
 def test_the_reference_gives_the_range_of_densities(folder):
@@ -164,15 +234,15 @@ def test_a_table_compared_with_itself_has_nothing_new(folder):
 def test_coverage_and_the_best(folder):
     metrics = measured(folder, "--top", "2")
     found = metrics["coverage"]["samples"]
-    assert found["elements"]["counts"] == {"O": 2, "Na": 6, "Mg": 2, "Cl": 6}
+    assert found["elements"]["counts"] == {"O": 1, "Na": 5, "Mg": 1, "Cl": 5}
     assert found["elements"]["top_counts"] == {"O": 1, "Na": 1, "Mg": 1, "Cl": 1}
     assert (found["elements"]["possible"], found["elements"]["all"], found["elements"]["top"]) == (94, 4, 4)
-    assert found["space_groups"]["counts"] == {"225": 8} and found["space_groups"]["possible"] == 230
-    assert found["crystal_lattice_systems"]["counts"] == {"cubic": 8}
+    assert found["space_groups"]["counts"] == {"225": 6} and found["space_groups"]["possible"] == 230
+    assert found["crystal_lattice_systems"]["counts"] == {"cubic": 6}
     assert found["point_symmetries"]["top_counts"] == {"centrosymmetric": 2}
     assert [(entry["row"], entry["log_reward"], entry["failed"]) for entry in metrics["top"]] == [
         (4, 6.0, []),
-        (7, 5.0, ["lattice_system"]),
+        (1, 4.0, []),
     ]
 
 
@@ -183,10 +253,10 @@ def test_properties_of_all_tables(folder):
     entry = metrics["properties"]["e_form"]
     assert list(entry["all"]) == ["samples", "again", "reference"]
     assert entry["all"]["again"] == entry["all"]["samples"]
-    values = [-2, -2, -1.5, -3, -1, 0, -0.5]
+    values = [-2, -2, -1.5, -3, -1]
     stats = entry["all"]["samples"]
-    assert (stats["n"], stats["missing"], stats["min"], stats["max"]) == (7, 1, -3, 0)
-    assert stats["median"] == -1.5 and stats["mean"] == pytest.approx(sum(values) / 7)
+    assert (stats["n"], stats["missing"], stats["min"], stats["max"]) == (5, 1, -3, -1)
+    assert stats["median"] == -2 and stats["mean"] == pytest.approx(sum(values) / 5)
     assert stats["q25"] == pytest.approx(np.percentile(values, 25)) and stats["std"] == pytest.approx(np.std(values))
     assert entry["all"]["reference"]["median"] == -2.2 and entry["all"]["reference"]["missing"] == 1
     assert metrics["properties"]["atoms"]["all"]["samples"]["max"] == 12
@@ -197,23 +267,23 @@ def test_a_proxy_fills_in_what_a_table_lacks(folder):
     metrics = measured(folder, "--proxy", "FormationEnergy", "--properties", "e_form")
     assert list(metrics["properties"]) == ["e_form", "formation_energy"]
     entry = metrics["properties"]["formation_energy"]
-    assert entry["unit"] == "eV/atom" and entry["predicted_for"] == ["samples"] and entry["all"]["samples"]["n"] == 8
+    assert entry["unit"] == "eV/atom" and entry["predicted_for"] == ["samples"] and entry["all"]["samples"]["n"] == 6
 
 
 def test_sampler_quality(folder):
     metrics = measured(folder)
     result = metrics["sampler"]["samples"]
     # log p = log R - 3 in all usable rows.
-    assert result["n"] == 8
+    assert result["n"] == 6
     for key, value in {"pearson": 1, "spearman": 1, "slope": 1, "log_z": 3, "log_z_bound": 3, "ess": 1}.items():
         assert result[key] == pytest.approx(value), key
     text = SAMPLES.replace(",6,3\n", f",6,{6 - 3 - math.log(3)}\n")
     (folder / "samples.csv").write_text(text)
     result = measured(folder)["sampler"]["samples"]
-    # Seven weights of e^3 and one of 3 e^3.
-    assert result["log_z"] == pytest.approx(3 + math.log(10 / 8))
-    assert result["log_z_bound"] == pytest.approx(3 + math.log(3) / 8)
-    assert result["ess"] == pytest.approx(10**2 / (8 * 16))
+    # Five weights of e^3 and one of 3 e^3.
+    assert result["log_z"] == pytest.approx(3 + math.log(8 / 6))
+    assert result["log_z_bound"] == pytest.approx(3 + math.log(3) / 6)
+    assert result["ess"] == pytest.approx(8**2 / (6 * 14))
     assert result["pearson"] < 0.999
 
 
@@ -238,7 +308,7 @@ def test_structures(folder):
     by_row = {entry["row"]: (entry["cif"], entry["structure"]) for entry in metrics["top"]}
     # Row 4 has the only crystal of its composition; which NaCl is meant is not said.
     assert by_row.pop(4) == ("MgO.cif", {"energy": -5.5})
-    assert set(by_row) == {1, 3, 5, 6, 7, 9} and all(x == (None, {"energy": None}) for x in by_row.values())
+    assert set(by_row) == {1, 3, 5, 9} and all(x == (None, {"energy": None}) for x in by_row.values())
     assert metrics["structures"] == {
         "file": "structures.csv",
         "rows": 5,
@@ -261,12 +331,12 @@ def test_structures_as_build_writes_them(folder):
     for name in ("row-000003", "row-000001", "row-000004"):
         (made / "cif" / f"{name}.cif").write_text(f"data_{name}\n")
     text = "id,row,formula,space_group,energy_above_hull,seconds,reason\nrow-000003,3,Na4 Cl4,225,0.1,1,\n"
-    text += "row-000007,7,Na4 Cl4,225,,2,not built\nrow-000004,4,Na4 Cl4,225,0.2,1,\nrow-000001,1,Na4 Cl4,225,0.3,1,\n"
+    text += "row-000009,9,Na4 Cl4,225,,2,not built\nrow-000004,4,Na4 Cl4,225,0.2,1,\nrow-000001,1,Na4 Cl4,225,0.3,1,\n"
     (made / "structures.csv").write_text(text)
     metrics = measured(folder, "--structures", str(made))
     by_row = {entry["row"]: (entry["cif"], entry["structure"]["energy_above_hull"]) for entry in metrics["top"]}
     assert by_row[3] == ("row-000003.cif", 0.1) and by_row[1] == ("row-000001.cif", 0.3)
-    assert by_row[7] == (None, None) and by_row[4] == (None, None)  # of row 4 the formula is another one
+    assert by_row[9] == (None, None) and by_row[4] == (None, None)  # of row 4 the formula is another one
     assert metrics["structures"]["unmatched_rows"] == [3] and metrics["structures"]["missing_files"] == []
     assert list(metrics["top"][0]["structure"]) == ["energy_above_hull"]
 
@@ -345,7 +415,7 @@ def test_smact_is_named_with_its_version_or_said_to_be_absent(whole, folder, mon
     if version is not None:
         assert f"SMACT {version}, oxidation states icsd24" in page
         passed = metrics["validity"]["samples"]["smact"]
-        assert counted(passed) == (7, 8) and passed["first_failing_rows"] == [5]
+        assert counted(passed) == (5, 6) and passed["first_failing_rows"] == [5]
     monkeypatch.setattr(checks, "smact_version", lambda: None)
     monkeypatch.setattr(measures, "smact_version", lambda: None)
     metrics = measured(folder)
@@ -394,7 +464,7 @@ def test_refused(folder, monkeypatch, capsys, options, message):
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err
     assert shown.err.startswith("crystalgfn evaluate: error: ") and shown.err.count("\n") == 1
-    assert not Path("report", "index.html").exists() and not Path("report", "metrics.json").exists()
+    assert not Path("report").exists()
 
 
 def test_unreadable_rows_are_listed_on_the_page_and_in_the_terminal(whole, folder, capsys):
@@ -402,9 +472,9 @@ def test_unreadable_rows_are_listed_on_the_page_and_in_the_terminal(whole, folde
     measured(folder)
     shown = capsys.readouterr().out
     assert (
-        "8 of 10 rows are crystals" in shown and "row 8): column alpha, beta, gamma are not angles of a cell" in shown
+        "6 of 10 rows are crystals" in shown and "row 8): column alpha, beta, gamma are not angles of a cell" in shown
     )
-    assert "2 rows could not be read" in page and "are not angles of a cell" in page and "Xx1" in page
+    assert "4 rows could not be read" in page and "are not angles of a cell" in page and "Xx1" in page
 
 
 def test_charges_agree_with_all_choices_tried():

@@ -70,6 +70,10 @@ REGISTERED: dict[str, Callable[[], Environment]] = {
         space_groups=[1, 2, 14, 62, 123, 148, 167, 194, 225, 227], elements=PAPER_ELEMENTS, lengths=(4.0, 6.0),
         angles=(85.0, 121.0), volume_per_atom=(8.0, 12.0), max_atoms=30,
     ),
+    "Crystal, upright cells alone are large enough": lambda: make_crystal(
+        space_groups=[1, 2, 14, 62, 225], elements=["Na", "Mg", "O", "Cl"], lengths=(3.0, 8.0),
+        volume_per_atom=(8.0, 20.0), max_atoms=63,
+    ),
     "Crystal, sharp triclinic cells": lambda: make_crystal(
         elements=["Na", "Cl"], lengths=(2.0, 9.0), angles=(20.0, 70.0), angle_margin=5.0, log_lengths=False,
         volume_per_atom=(2.0, 30.0), components=2,
@@ -110,6 +114,10 @@ STAGES: dict[str, Callable[[], Environment]] = {
         for s in CRYSTAL_LATTICE_SYSTEMS
     },
     "LatticeParameters, volume": lambda: _LatticeOf("triclinic", (100.0, 130.0)),
+    "LatticeParameters, upright triclinic cells": lambda: _LatticeOf("triclinic", (1200.0, 1500.0)),
+    "LatticeParameters, leaning triclinic cells": lambda: _LatticeOf("triclinic", (900.0, 950.0), gamma=(100.0, 130.0)),
+    "LatticeParameters, upright monoclinic cells": lambda: _LatticeOf("monoclinic", (1500.0, 1700.0)),
+    "LatticeParameters, flat monoclinic cells": lambda: _LatticeOf("monoclinic", (1.0, 7.0), beta=(95.0, 130.0)),
     "LatticeParameters, tied lengths": lambda: _LatticeOf("cubic", (30.0, 300.0), a=(2.0, 9.0), b=(3.0, 8.0)),
 }
 

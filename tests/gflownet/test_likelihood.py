@@ -130,11 +130,13 @@ def test_likelihoods_of_a_table(crystal_run: Path, tmp_path: Path, capsys: pytes
     scored = pd.read_csv(out)
     assert scored.columns.tolist()[-4:] == ["log_p", "log_p_standard_error", "log_reward", "reason"]
     assert scored["log_p"].isna().tolist() == [False, False, True, True, False]
-    assert scored["reason"].fillna("").tolist() == ["", "", "element", "bad formula", ""]
+    bad = "formula has an element 'Xx' that is unknown or beyond Pu (Z = 94); allowed: "
+    bad += "elements and whole counts of the conventional cell, such as 'Na4 Cl4'"
+    assert scored["reason"].fillna("").tolist() == ["", "", "element", bad, ""]
     assert (scored["log_p_standard_error"].dropna() == 0).all()
     metrics = json.loads((tmp_path / "scored.json").read_text())
     assert metrics["n"] == 3 and metrics["rows"] == 5
-    assert metrics["left_out"] == {"element": 1, "bad formula": 1}
+    assert metrics["left_out"] == {"element": 1, bad: 1}
     good = scored.dropna(subset="log_p")
     assert metrics["pearson"] == pytest.approx(good["log_p"].corr(good["log_reward"]))
     assert metrics["spearman"] == pytest.approx(good["log_p"].rank().corr(good["log_reward"].rank()))
@@ -173,7 +175,22 @@ def test_what_cannot_be_used(crystal_run: Path, tmp_path: Path, capsys: pytest.C
     refused("ckpt_path: there is no file", "--ckpt_path", str(tmp_path / "none.ckpt"))
     table.write_text(TABLE.replace("split", "log_p"))
     refused("already has column(s) log_p")
+    header = TABLE.splitlines()[0]
+    table.write_text(f"{header}\nXx2,225,4.6,4.6,4.6,90,90,90,val\nNa1 Cl1,225,3.99,3.99,3.99,60,60,60,val\n")
+    refused("none of the 2 rows can be used: ")
+    table.write_text(TABLE)
+    refused("none of the 6 rows can be used: none has the text that 'only' asks for", "--only", "split=none")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["table.csv"]
+
+
+def test_the_folder_of_a_run_is_enough(crystal_run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(TABLE)
+    outs = []
+    for path in (crystal_run, crystal_run.parents[1]):
+        outs.append(tmp_path / f"{len(outs)}.csv")
+        assert main(["likelihood", str(table), "--ckpt_path", str(path), "--out", str(outs[-1])]) == 0
+    assert crystal_run.parents[1].is_dir() and outs[0].read_text() == outs[1].read_text()
 
 
 def test_likelihoods_of_a_restricted_space(crystal_run: Path, tmp_path: Path) -> None:

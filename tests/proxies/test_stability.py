@@ -21,13 +21,22 @@ from scipy.optimize import linprog
 
 from crystalgfn.cli import main
 from crystalgfn.crystal.crystals import Crystals
-from crystalgfn.crystal.formulas import formula_text
+from crystalgfn.crystal.formation_energies import LEAST
+from crystalgfn.crystal.formulas import count_rows, formula_text, parse_formula
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL, EnergyAboveHull
-from crystalgfn.proxies.hull import ConvexHull, Phases, build_hull, load_hull, read_phases
+from crystalgfn.proxies.hull import (
+    ConvexHull,
+    Phases,
+    ReferenceHull,
+    build_hull,
+    has_competitor,
+    hull_energies,
+    load_hull,
+    read_phases,
+)
 from crystalgfn.proxies.hull.facets import enumerate_facets
 from crystalgfn.proxies.hull.packing import STEP, pack_facets, unpack_facets
-from crystalgfn.proxies.hull.phases import ReferenceHull
 from crystalgfn.proxies.hull.sampling import fractions, random_compositions
 from crystalgfn.random import generator
 from crystalgfn.testing import ProxyContract, random_walk
@@ -133,19 +142,19 @@ def test_reference_hull_agrees_with_pymatgen(tmp_path: Path) -> None:
     hull, phases = ReferenceHull(table), Phases.of(compositions, energies, SOME)
     rows = drawn(phases, 100)
     for row, expected in zip(rows, pymatgen_energies(phases, rows), strict=True):
-        composition = Composition({s: int(n) for s, n in zip(phases.elements, row, strict=True) if n})
-        assert hull.above_hull(composition, -1.0) == pytest.approx(-1.0 - expected, abs=1e-6)
+        composition = {s: int(n) for s, n in zip(phases.elements, row, strict=True) if n}
+        assert float(hull(count_rows([composition]))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_reference_hull(tmp_path: Path) -> None:
     table = tmp_path / "known.csv"
     table.write_text("formula,formation_energy\nNa4Cl4,-2.0\nNa1Cl1,-1.0\nNa1 Cl3,-0.5\nK1 Cl1,-2.2\nNa8,\nNa2,0.1\n")
     hull = ReferenceHull(table)
-    assert hull.above_hull(Composition("NaCl"), -1.9) == pytest.approx(0.1)
-    assert hull.above_hull(Composition("Na3Cl"), -0.9) == pytest.approx(0.1)
-    assert hull.above_hull(Composition("NaCl3"), -0.5) == pytest.approx(0.5)  # NaCl and Cl are lower
-    assert hull.above_hull(Composition("Na"), 0.3) == pytest.approx(0.3)
-    assert hull.above_hull(Composition("CuO"), -0.4) == pytest.approx(-0.4)  # elements at 0 for what is not there
+    counts = count_rows(map(parse_formula, ["NaCl", "Na3Cl", "NaCl3", "Na", "CuO"]))
+    # NaCl and Cl are lower than NaCl3; the elements are at 0 for what is not there.
+    energies = hull_energies(counts, hull)
+    assert energies.tolist() == pytest.approx([-2.0, -1.0, -1.0, 0.0, 0.0]) and hull.refused(counts) == [""] * 5
+    assert has_competitor(counts, energies).tolist() == [True, True, True, True, False]
     table.write_text("formula,energy\nNaCl,-2\n")
     with pytest.raises(InputError, match=r"missing column\(s\) formation_energy"):
         ReferenceHull(table)
@@ -409,6 +418,23 @@ def test_refused_tables_and_options(tmp_path: Path, text: str, options: dict[str
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
 
 
+def test_energies_in_other_units_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "formula,formation_energy\nNaCl,-193.0\nLiF,-300\nNa,0\nKF,-2.9\n")
+    words = (
+        r"row 1 .*column formation_energy: value -193 is below -6 eV/atom.*\(2 of 4 rows\); allowed: .*96\.485 kJ/mol"
+    )
+    with pytest.raises(InputError, match=words):
+        build_hull(path, tmp_path / "h.pt")
+    assert not (tmp_path / "h.pt").exists()
+    with pytest.raises(InputError, match=words):
+        ReferenceHull(path)
+
+
+@pytest.mark.skipif(not CRYSTALS.is_file(), reason="needs the table of crystals")
+def test_no_real_energy_is_refused() -> None:
+    assert pd.read_parquet(CRYSTALS)["formation_energy"].min() > LEAST + 1
+
+
 def test_refused_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"must end in \.pt"):
         build_hull(write(tmp_path / "t.csv"), tmp_path / "h.csv", "e_form")
@@ -483,3 +509,12 @@ def test_phases_are_read_from_parquet(tmp_path: Path) -> None:
     table = read_phases(tmp_path / "t.parquet")
     assert table.used == 1 and table.phases.elements == ("Na", "Cl")
     assert table.dropped == {"formula is missing or cannot be read": 1, "not the lowest of its composition": 0}
+
+
+def test_a_hull_without_a_competing_compound() -> None:
+    """In Li-Mg-N there is a compound; Co and K form none in the shipped table."""
+    hull = load_hull(SHIPPED_HULL)
+    counts = count_rows(map(parse_formula, ["Li3N", "K2 Co1", "K1", "Na1 Cl1", "Ca1 O1"]))
+    energies = hull_energies(counts, hull)
+    assert has_competitor(counts, energies).tolist() == [True, False, True, True, False]
+    assert np.isnan(energies).tolist() == [False, False, False, False, True]

@@ -163,7 +163,7 @@ def test_given_split_is_used_and_odd_training_rows_are_counted(tmp_path: Path) -
     splits = ["train"] * 40 + ["val"] * 5 + ["test"] * 5
     labels = [-1.0] * 48 + [None, None]
     lengths = [100.0] * 3 + [5.0] * 42 + [100.0] * 5
-    table = make_table(tmp_path / "t.csv", split=splits, e_form=labels, a=lengths)
+    table = make_table(tmp_path / "t.csv", split=splits, e_form=labels, a=lengths, b=lengths, c=lengths)
     metrics, lines = quick(table, tmp_path / "w.pt", bad_rows="skip")
     assert metrics["rows"] == {"train": 37, "val": 5, "test": 3}  # only training rows are filtered by volume
     assert metrics["dropped"] == {
@@ -171,8 +171,20 @@ def test_given_split_is_used_and_odd_training_rows_are_counted(tmp_path: Path) -
         "training rows with a volume per atom outside of 4 to 150 Å³": 3,
     }
     assert any("left out: 3 rows" in line for line in lines)
-    with pytest.raises(InputError, match=r"row 49 .*e_form"):
+    with pytest.raises(InputError, match=r"row 49 .*e_form.*\(2 of 50 rows .*--data\.bad_rows skip leaves"):
         quick(table, tmp_path / "w.pt")
+
+
+def test_energies_in_other_units_are_refused(tmp_path: Path) -> None:
+    table = make_table(tmp_path / "t.csv")
+    frame = pd.read_csv(table)
+    frame.assign(e_form=96.485 * frame["e_form"]).to_csv(table, index=False)
+    config, silent = DataConfig(table, label="e_form"), [].append
+    with pytest.raises(InputError, match=r"row 1 .* is below -6 eV/atom, .* eV per atom, .*\(50 of 50 rows"):
+        train_proxy(config, tmp_path / "w.pt", property_name="formation_energy", log=silent)
+    frame.assign(formation_energy=96.485 * frame["e_form"]).to_csv(table, index=False)
+    with pytest.raises(InputError, match=r"column formation_energy: .* is below -6 eV/atom"):
+        train_proxy(DataConfig(table, label="formation_energy"), tmp_path / "w.pt", log=silent)
 
 
 def test_refused_tables(tmp_path: Path) -> None:

@@ -66,3 +66,11 @@ class Elsewhere(FirstLength):
 
     def predict(self, objects):
         return Prediction(objects.lattice[:, 0].to("meta"), objects.lattice[:, 1])
+
+
+class Named(FirstLength):
+    """Has the name that it is given."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name

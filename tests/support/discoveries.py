@@ -17,10 +17,9 @@ from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.atoms.run import Workers
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.envs import Crystal
-from crystalgfn.discovery.labels import hull_energies
 from crystalgfn.discovery.seeds import random_crystals
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-from crystalgfn.proxies.hull import ConvexHull, load_hull
+from crystalgfn.proxies.hull import ConvexHull, hull_energies, load_hull
 from crystalgfn.proxies.network.error_model import ErrorConfig
 from crystalgfn.proxies.network.fitting import OptimizerConfig
 from crystalgfn.proxies.network.networks import NetworkSizes

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from helpers import reachable_compositions
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from crystalgfn.crystal.crystallography import element_symbols
-from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.crystal.envs import Crystal, LatticeParameters
+from crystalgfn.crystal.envs.cell_shape import unit_volume
 from crystalgfn.gflownet.envs import Box, Environment
 from crystalgfn.gflownet.policies import Policy
 from crystalgfn.random import generator
@@ -23,6 +25,13 @@ SAMPLES = 10_000
 
 def total_variation(one: Tensor, two: Tensor) -> float:
     return (one - two).abs().sum().item() / 2
+
+
+def margins_of(angles: Tensor) -> Tensor:
+    """(n,) twice the least distance of s, s - alpha, ... of (n, 3) angles from 0 and 180 degrees."""
+    half_sum = angles.sum(1) / 2
+    four = torch.cat([half_sum.unsqueeze(1), half_sum.unsqueeze(1) - angles], 1)
+    return 2 * torch.minimum(four, 180 - four).amin(1)
 
 
 def sampling_floor(probabilities: Tensor, samples: int = SAMPLES) -> float:
@@ -132,6 +141,38 @@ class CrystalSpace:
             crystals, legal, _ = self.grid(row, points)
             weights.append(torch.where(legal, self.log_reward(crystals), -math.inf).logsumexp(0) - math.log(len(legal)))
         return torch.stack(weights)
+
+    def integrated_log_weights(self, exponent: float) -> Tensor:
+        """(m,) as `log_weights` for cells of any system, if R is a power of the volume: R ~ volume^exponent.
+
+        Integrated over quasi-random cells, with relative errors of about 0.1 %.
+        """
+        lattice = self.env.stage("lattice_parameters")
+        assert isinstance(lattice, LatticeParameters)
+        points = SobolEngine(6, scramble=True, seed=0).draw(2**18, dtype=torch.float64)
+        low, high = torch.tensor([lattice._ranges[name] for name in LATTICE_PARAMETERS], dtype=torch.float64).unbind(1)
+        points = low + (high - low) * points
+        condition = self.env.condition("lattice_parameters", self.states)
+        tied, fixed = lattice.prescribed(condition)
+        chosen = self.env.decode(self.states)
+        bounds = self.env.volume_per_atom or (0.0, math.inf)
+        # R of one cell of each composition, with the volume 1.
+        unit = torch.tensor([[1.0] * 3 + [90.0] * 3], dtype=torch.float64).expand(len(tied), -1)
+        log_reward = self.log_reward(Crystals(chosen.space_group, chosen.counts, unit))
+        weights = torch.full((len(tied),), -math.inf, dtype=torch.float64)
+        for system in condition[:, 0].unique():
+            rows = (condition[:, 0] == system).nonzero().squeeze(1)
+            cells = points.clone()
+            cells[:, :3] = torch.where(tied[rows[0]], cells[:, :1], cells[:, :3])
+            cells[:, 3:] = torch.where(fixed[rows[0]] > 0, fixed[rows[0]], cells[:, 3:])
+            volumes = unit_volume(cells[:, 3:]) * cells[:, :3].prod(1)
+            if not (fixed[rows[0]] > 0).any():
+                volumes = volumes.where(margins_of(cells[:, 3:]) >= self.env._settings.angle_margin, math.nan)
+            for row in rows.tolist():
+                per_atom = volumes / chosen.n_atoms[row]
+                legal = (per_atom >= bounds[0]) & (per_atom <= bounds[1])
+                weights[row] = volumes[legal].log().mul(exponent).logsumexp(0) - math.log(len(volumes))
+        return weights + log_reward
 
     def log_density(self, policy: Policy, row: int, a_and_c: Tensor) -> Tensor:
         """(p,) log of the policy's density of a, and c where it is free, given one (space group, composition)."""

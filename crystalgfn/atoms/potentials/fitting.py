@@ -11,7 +11,8 @@ from pymatgen.core import Structure
 from crystalgfn.atoms import require_extra
 from crystalgfn.atoms.potentials.chgnet import FORBIDDEN, MODEL, energies, silence
 from crystalgfn.atoms.potentials.references import ElementReferences, fit
-from crystalgfn.checks import at_least
+from crystalgfn.checks import at_least, quoted
+from crystalgfn.crystal.formation_energies import check_energies
 from crystalgfn.crystal.formulas import parse_formula
 from crystalgfn.errors import InputError
 from crystalgfn.files import check_writable, read_frame
@@ -80,19 +81,20 @@ def join(table: Path, structures: Path, exact: bool = True) -> pd.DataFrame:
         the rows that have a formation energy and a structure, with the additional column cif.
 
     Raises:
-        InputError: if a table cannot be read or lacks a column.
+        InputError: if a table cannot be read or lacks a column, or a formation energy is lower than chemistry allows.
     """
     labels = read_frame(table, ["material_id", "formula", "formation_energy"])
     cells = read_frame(structures, ["material_id", "cif"])
+    labels = labels.assign(formation_energy=pd.to_numeric(labels["formation_energy"], errors="coerce"))
+    check_energies(table, "formation_energy", labels["formation_energy"].to_numpy(dtype=float))
     if exact and "formation_energy_kind" in labels.columns:
         labels = labels[labels["formation_energy_kind"] == "exact"]
-    labels = labels.assign(formation_energy=pd.to_numeric(labels["formation_energy"], errors="coerce"))
     labels = labels[labels["formation_energy"].notna()]
     for path, frame in ((table, labels), (structures, cells)):
         repeated = frame["material_id"][frame["material_id"].duplicated()]
         if len(repeated):
             raise InputError(
-                f"{path}: column material_id: value {repeated.iloc[0]!r} occurs twice; each must be unique"
+                f"{path}: column material_id: value {quoted(repeated.iloc[0])} occurs twice; each must be unique"
             )
     return labels.merge(cells[["material_id", "cif"]], on="material_id").reset_index(drop=True)
 

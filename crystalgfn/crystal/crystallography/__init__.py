@@ -18,7 +18,7 @@ from crystalgfn.crystal.crystallography.space_groups import (
     SpaceGroupInfo,
     space_groups,
 )
-from crystalgfn.crystal.crystallography.wyckoff import NOWHERE, WyckoffAutomaton
+from crystalgfn.crystal.crystallography.wyckoff import NOWHERE, WyckoffAutomaton, has_room
 
 __all__ = [
     "CRYSTAL_LATTICE_SYSTEMS",
@@ -33,6 +33,7 @@ __all__ = [
     "charge_assignments",
     "electronegativity_order",
     "element_symbols",
+    "has_room",
     "oxidation_state_set",
     "space_groups",
 ]

@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalgfn.crystal.crystallography.cells import fits_group, regular_cells
 from crystalgfn.crystal.crystallography.space_groups import space_groups
 
 Array = NDArray[np.float64]
@@ -32,10 +33,6 @@ CENTRINGS: dict[str, Array] = {
 ORBIT_PENALTY = 1.0
 """Each orbit multiplies the weight of a way by exp(-ORBIT_PENALTY), because crystals tend to have few different sites
 (Pauling's rule of parsimony)."""
-
-CELL_TOLERANCE = 2e-3
-"""Largest deviation from the shape of the crystal system that counts as a rounding error: relative for lengths, in
-units of 90 degrees for angles."""
 
 
 @dataclass(frozen=True)
@@ -152,23 +149,12 @@ def settings(number: int, lattice: Array) -> list[Array]:
 
 def _regular(number: int, lattice: Array) -> tuple[float, float, float, float, float, float]:
     """Lattice parameters without rounding errors; raises ValueError if the cell does not fit the crystal system."""
-    a, b, c, alpha, beta, gamma = (float(x) for x in lattice)
-    system = space_groups()[number - 1].crystal_system
-    if system == "triclinic":
-        return a, b, c, alpha, beta, gamma
-    exact = {
-        "monoclinic": (a, b, c, 90.0, beta, 90.0),
-        "orthorhombic": (a, b, c, 90.0, 90.0, 90.0),
-        "tetragonal": ((a + b) / 2, (a + b) / 2, c, 90.0, 90.0, 90.0),
-        "trigonal": ((a + b) / 2, (a + b) / 2, c, 90.0, 90.0, 120.0),
-        "hexagonal": ((a + b) / 2, (a + b) / 2, c, 90.0, 90.0, 120.0),
-        "cubic": ((a + b + c) / 3,) * 3 + (90.0, 90.0, 90.0),
-    }[system]
-    given = np.array([a, b, c, alpha, beta, gamma])
-    scale = np.array([*exact[:3], 90.0, 90.0, 90.0])
-    if (np.abs(given - exact) > CELL_TOLERANCE * scale).any():
+    groups, cells = np.array([number]), np.asarray(lattice, dtype=np.float64)[None]
+    if not fits_group(groups, cells)[0]:
+        system = space_groups()[number - 1].crystal_system
         raise ValueError(f"the cell is not {system}, which space group {number} requires")
-    return exact
+    a, b, c, alpha, beta, gamma = regular_cells(groups, cells)[0].tolist()
+    return a, b, c, alpha, beta, gamma
 
 
 def ways(number: int, counts: Mapping[str, int], most: int, random: np.random.Generator) -> list[Way]:

@@ -11,15 +11,63 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import product
 
-from crystalgfn.crystal.crystallography.space_groups import SpaceGroupInfo
+from crystalgfn.crystal.crystallography.space_groups import SpaceGroupInfo, space_groups
 
 Usage = tuple[int, ...]
 """How many fixed positions of each multiplicity are occupied."""
 
 NOWHERE = -1
 """Target of a step if the count does not fit the group."""
+
+
+def has_room(number: int, counts: Iterable[int]) -> bool:
+    """Whether the Wyckoff positions of a space group can hold a composition. There is no bound on the counts.
+
+    `WyckoffAutomaton` answers this for whole spaces of compositions with small counts.
+
+    Args:
+        number: number of the space group, 1 to 230.
+        counts: number of atoms of each element in the conventional cell.
+    """
+    group = space_groups()[number - 1]
+    counts = sorted(counts)
+    size = 1 << max(counts, default=1).bit_length()
+    on_free = _free_sums(group.free_multiplicities, size)
+    # Positions with a free coordinate are unlimited: elements that fit on them take no position from the others.
+    rest = tuple(count for count in counts if not on_free >> count & 1)
+    return not rest or _has_room(number, rest)
+
+
+@lru_cache(maxsize=1024)
+def _free_sums(free: tuple[int, ...], size: int) -> int:
+    """Bit n is 1 if n < ``size`` is a sum of the multiplicities, each used any number of times."""
+    bits, mask = 1, (1 << size) - 1
+    for multiplicity in free:
+        shift = multiplicity
+        while shift < size:
+            bits |= bits << shift & mask
+            shift *= 2
+    return bits
+
+
+@lru_cache(maxsize=100_000)
+def _has_room(number: int, counts: tuple[int, ...]) -> bool:
+    group = space_groups()[number - 1]
+    fixed = Counter(group.fixed_multiplicities)
+    on_free = _free_sums(group.free_multiplicities, 1 << max(counts).bit_length())
+    usages = [
+        (usage, sum(n * m for n, m in zip(usage, fixed, strict=True)))
+        for usage in product(*(range(n + 1) for n in fixed.values()))
+    ]
+    taken = {(0,) * len(fixed)}
+    for count in counts:
+        ways = [usage for usage, atoms in usages if atoms <= count and on_free >> count - atoms & 1]
+        sums = {tuple(map(sum, zip(before, way, strict=True))) for before in taken for way in ways}
+        taken = {usage for usage in sums if all(n <= most for n, most in zip(usage, fixed.values(), strict=True))}
+    return bool(taken)
 
 
 class WyckoffAutomaton:

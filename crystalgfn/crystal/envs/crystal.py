@@ -23,8 +23,10 @@ from crystalgfn.crystal.crystallography import (
     space_groups,
 )
 from crystalgfn.crystal.crystallography.group_ranges import GROUPS_ALLOWED, as_ranges, group_range
-from crystalgfn.crystal.crystals import ANGLES, LATTICE_PARAMETERS, Crystals
+from crystalgfn.crystal.crystals import ANGLES, LATTICE_PARAMETERS, OXIDATION_STATES, Crystals
+from crystalgfn.crystal.envs.cell_space import CellSpace
 from crystalgfn.crystal.envs.composition import Composition
+from crystalgfn.crystal.envs.composition_limits import CompositionLimits
 from crystalgfn.crystal.envs.crystal_limits import (
     CrystalLimits,
     CrystalSettings,
@@ -34,10 +36,10 @@ from crystalgfn.crystal.envs.crystal_limits import (
     limits_of,
     nothing_left,
 )
-from crystalgfn.crystal.envs.lattice_parameters import LEAST_MARGIN, MARGIN, LatticeParameters
+from crystalgfn.crystal.envs.lattice_parameters import LatticeParameters
 from crystalgfn.crystal.envs.space_group import SpaceGroup
 from crystalgfn.crystal.keys import crystal_keys
-from crystalgfn.crystal.restriction import Restriction
+from crystalgfn.crystal.restriction import PREFIX, Restriction
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import ObjectTable
 from crystalgfn.gflownet.envs.stack import Parts, Stack
@@ -72,8 +74,8 @@ class Crystal(Stack):
         oxidation_states: name of the set of oxidation states: ``pymatgen_common`` or ``pymatgen_icsd``.
         lengths: lowest and highest a, b, c [Å].
         angles: lowest and highest alpha, beta, gamma [degrees].
-        volume_per_atom: lowest and highest cell volume per atom [Å³], or None for no bound. Numbers of atoms for which
-            only some cell shapes can satisfy the bounds are left out.
+        volume_per_atom: lowest and highest cell volume per atom [Å³], or None for no bound. If the shortest lengths
+            make upright cells of few atoms too large, these numbers of atoms are left out, with a warning.
         angle_margin: least distance of triclinic angles from those of a flat cell [degrees]: half the sum of the
             angles, and its difference to each angle, stay at least half of this margin away from 0 and 180 degrees.
         components: number of Beta distributions in the mixture of each lattice parameter.
@@ -140,14 +142,21 @@ class Crystal(Stack):
             components=components,
             log_lengths=log_lengths,
         )
-        lattice = _lattice(settings)
-        atoms_by_group = _atoms_by_group(numbers, lattice, volume_per_atom, (min_atoms, max_atoms))
+        limits = _no_limits(settings)
+        cells = CellSpace(settings.ranges, settings.angle_margin)
+        atoms_by_group = _atoms_by_group(limits, cells)
+        left_out = _left_out(settings, limits, cells)
         if not atoms_by_group:
             raise InputError(
                 "no crystal satisfies the constraints: the ranges of lengths and angles, together with the bounds on "
                 f"atoms ({min_atoms}-{max_atoms}) and on the volume per atom ({volume_per_atom}), leave no cell for "
                 "any of the space groups; if a lattice system has fixed angles, the range of angles must contain 90 "
-                "degrees (and 120 degrees for hexagonal axes)"
+                "degrees (and 120 degrees for hexagonal axes)" + (f"; {LEFT_OUT}: {left_out}" if left_out else "")
+            )
+        if left_out:
+            warnings.warn(
+                f"volume_per_atom: some crystals are left out although the settings allow them; {LEFT_OUT}: {left_out}",
+                stacklevel=2,
             )
         composition = _composition(settings, atoms_by_group)
         feasible = composition.feasible_groups()
@@ -167,6 +176,7 @@ class Crystal(Stack):
         # The policy does not know space groups without a composition, and a restriction cannot name them.
         known = replace(settings, groups=tuple(feasible))
         bounds = {number: atoms_by_group[number] for number in feasible}
+        lattice = _lattice(settings)
         self._assemble(known, bounds, SpaceGroup(feasible), composition, lattice, settings.volume_per_atom)
 
     def _assemble(
@@ -214,21 +224,30 @@ class Crystal(Stack):
             return False
 
         try:
-            env = self._restricted(limits_of(restriction, self._settings))
+            limits = limits_of(restriction, self._settings)
         except NothingLeftError:
             raise nothing_left(culprits(restriction, is_empty)) from None
-        env._warn_of_left_out(limits_of(restriction, self._settings))
+        left_out = self._left_out(limits)
+        try:
+            env = self._restricted(limits)
+        except NothingLeftError:
+            note = f"; {LEFT_OUT}: {left_out}" if left_out else ""
+            raise nothing_left(culprits(restriction, is_empty), note) from None
+        if left_out:
+            warnings.warn(
+                f"{PREFIX}: some crystals are left out although the restriction allows them; {LEFT_OUT}: {left_out}",
+                stacklevel=2,
+            )
         return env
+
+    def _left_out(self, limits: CrystalLimits) -> str:
+        """Like the function `_left_out`."""
+        cells = CellSpace(limits.ranges, self._settings.angle_margin)
+        return _left_out(self._settings, limits, cells, self._atoms_by_group)
 
     def _restricted(self, limits: CrystalLimits) -> Crystal:
         settings = self._settings
-        lattice = _lattice(settings, limits)
-        of_cells = _atoms_by_group(limits.groups, lattice, limits.volume_per_atom, limits.atoms, LEAST_MARGIN)
-        bounds = {}
-        for number, (low, high) in of_cells.items():
-            own_low, own_high = self._atoms_by_group[number]
-            if max(low, own_low) <= min(high, own_high):
-                bounds[number] = (max(low, own_low), min(high, own_high))
+        bounds = _within(_atoms_by_group(limits, CellSpace(limits.ranges, settings.angle_margin)), self._atoms_by_group)
         if not bounds:
             raise NothingLeftError("no cell")
         composition = _composition(settings, bounds, limits)
@@ -237,33 +256,9 @@ class Crystal(Stack):
             raise NothingLeftError("no composition")
         env = type(self).__new__(type(self))
         space_group = SpaceGroup(settings.groups, feasible)
+        lattice = _lattice(settings, limits, {number: bounds[number] for number in feasible})
         env._assemble(settings, self._atoms_by_group, space_group, composition, lattice, limits.volume_per_atom)
         return env.to(self.device)
-
-    def _warn_of_left_out(self, limits: CrystalLimits) -> None:
-        """Warn about numbers of atoms that are left out because they are possible with some cell shapes only."""
-        lattice = self.stage("lattice_parameters")
-        assert isinstance(lattice, LatticeParameters)
-        most = limits.composition.n_elements[1] * limits.composition.max_count
-        texts = {}
-        for number in limits.groups:
-            system = space_groups()[number - 1].crystal_lattice_system
-            every = lattice.atom_bounds(system, limits.volume_per_atom, LEAST_MARGIN)
-            some = lattice.atom_bounds(system, limits.volume_per_atom, LEAST_MARGIN, any_shape=False)
-            if system in texts or every is None or some is None:
-                continue
-            own = self._atoms_by_group[number]
-            low, high = max(limits.atoms[0], own[0]), min(limits.atoms[1], own[1], most)
-            wanted = [n for n in range(low, int(high) + 1) if some[0] <= n <= some[1]]
-            missing = [n for n in wanted if not every[0] <= n <= every[1]]
-            texts[system] = f"{system} with {as_ranges(missing)} atoms" if missing else ""
-        if any(texts.values()):
-            warnings.warn(
-                "restrict: some crystals are left out although the restriction allows them, because only some angles "
-                "give an allowed volume per atom with so few or so many atoms: "
-                + "; ".join(filter(None, texts.values())),
-                stacklevel=3,
-            )
 
     @property
     def composition(self) -> Composition:
@@ -316,7 +311,11 @@ class Crystal(Stack):
         from crystalgfn.crystal.tables import read_table
 
         table = read_table(path, strict=False)
-        problems = {row: f"bad {problem.column}" for row, problem in enumerate(table.problems) if problem is not None}
+        problems = {
+            row: f"{problem.kind}; allowed: {problem.allowed}"
+            for row, problem in enumerate(table.problems)
+            if problem is not None
+        }
         return ObjectTable(table.frame, table.rows, table.crystals, problems)
 
     def to_frame(self, states: Tensor) -> pd.DataFrame:
@@ -327,7 +326,7 @@ class Crystal(Stack):
         """
         crystals = self.decode(states)
         frame = crystals.to_frame()
-        frame["oxidation_states"] = self.oxidation_states(crystals)
+        frame[OXIDATION_STATES] = self.oxidation_states(crystals)
         return frame
 
     def describe(self, states: Tensor) -> list[str]:
@@ -353,19 +352,51 @@ class Crystal(Stack):
         return texts
 
 
-def _lattice(settings: CrystalSettings, limits: CrystalLimits | None = None) -> LatticeParameters:
-    """The stage of the lattice parameters, within limits if they are given."""
+LEFT_OUT = (
+    "with so few atoms, cells with the shortest lengths are small enough only if their angles are far from 90 degrees, "
+    "and such numbers of atoms cannot be sampled exactly"
+)
+"""Reason for which numbers of atoms are left out, for messages."""
+
+
+def _no_limits(settings: CrystalSettings) -> CrystalLimits:
+    """Limits that leave the whole space of the settings."""
+    counts = frozenset(range(settings.count[0], settings.count[1] + 1))
+    return CrystalLimits(
+        groups=settings.groups,
+        composition=CompositionLimits([counts] * len(settings.elements), settings.n_elements),
+        atoms=settings.atoms,
+        ranges=settings.ranges,
+        volume_per_atom=settings.volume_per_atom,
+    )
+
+
+def _lattice(
+    settings: CrystalSettings,
+    limits: CrystalLimits | None = None,
+    atoms_by_group: Mapping[int, tuple[int, int]] | None = None,
+) -> LatticeParameters:
+    """The stage of the lattice parameters, within limits on crystals and their numbers of atoms if they are given."""
     common = (settings.ranges, settings.angle_margin, settings.components, settings.log_lengths)
     if limits is None:
         return LatticeParameters(*common)
     own, asked = settings.volume_per_atom, limits.volume_per_atom
-    if own == asked or asked is None:
+    if asked is None:
+        return LatticeParameters(*common, limits=limits.ranges)
+    if own == asked:
         offsets = (0.0, 0.0)
     elif own is None:
         offsets = (float("-inf"), float("inf"))
     else:
         offsets = (math.log(own[0] / asked[0]), math.log(own[1] / asked[1]))
-    return LatticeParameters(*common, limits=limits.ranges, volume_offsets=offsets)
+    # No crystal has more atoms than this.
+    most = limits.composition.n_elements[1] * limits.composition.max_count
+    volumes = dict[str, tuple[float, float]]()
+    for number, (least, largest) in (atoms_by_group or {}).items():
+        system = space_groups()[number - 1].crystal_lattice_system
+        low, high = volumes.get(system, (0.0, math.inf))
+        volumes[system] = (max(low, asked[0] * min(largest, most)), min(high, asked[1] * least))
+    return LatticeParameters(*common, limits=limits.ranges, volume_offsets=offsets, volumes=volumes)
 
 
 def _composition(
@@ -434,20 +465,66 @@ def _oxidation_states(symbols: Sequence[str], name: str, charge_neutral: bool) -
     return {symbol: known[symbol] for symbol in symbols}
 
 
-def _atoms_by_group(
-    numbers: Sequence[int],
-    lattice: LatticeParameters,
-    volume_per_atom: tuple[float, float] | None,
-    atoms: tuple[int, int],
-    margin: float = MARGIN,
-) -> dict[int, tuple[int, int]]:
-    """Least and largest number of atoms for each space group; groups without any possible cell are left out."""
-    by_system = {s: lattice.atom_bounds(s, volume_per_atom, margin) for s in CRYSTAL_LATTICE_SYSTEMS}
+def _atoms_by_group(limits: CrystalLimits, cells: CellSpace, complete: bool = False) -> dict[int, tuple[int, int]]:
+    """Least and largest number of atoms for each space group; groups without any possible cell are left out.
+
+    Args:
+        limits: limits on the crystals.
+        cells: the cells in the limits' ranges.
+        complete: whether to keep the numbers of atoms that `CellSpace.atom_bounds` leaves out.
+    """
+    by_system = {s: cells.atom_bounds(s, limits.volume_per_atom, complete) for s in CRYSTAL_LATTICE_SYSTEMS}
     bounds = {}
-    for number in numbers:
+    for number in limits.groups:
         of_system = by_system[space_groups()[number - 1].crystal_lattice_system]
         if of_system is not None:
-            low, high = max(atoms[0], of_system[0]), int(min(atoms[1], of_system[1]))
+            low, high = max(limits.atoms[0], of_system[0]), int(min(limits.atoms[1], of_system[1]))
             if low <= high:
                 bounds[number] = (low, high)
     return bounds
+
+
+def _within(bounds: Mapping[int, tuple[int, int]], own: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """Least and largest number of atoms that are in both bounds, for each space group that has any."""
+    both = {n: (max(low, own[n][0]), min(high, own[n][1])) for n, (low, high) in bounds.items()}
+    return {number: (low, high) for number, (low, high) in both.items() if low <= high}
+
+
+def _left_out(
+    settings: CrystalSettings,
+    limits: CrystalLimits,
+    cells: CellSpace,
+    own: Mapping[int, tuple[int, int]] | None = None,
+) -> str:
+    """Crystals that `CellSpace.atom_bounds` leaves out although the limits allow them; an empty text if there are none.
+
+    The first and the last number of atoms in the text are those of possible compositions. ``own`` are the numbers of
+    atoms of a model whose crystals are limited, for each space group.
+    """
+    if limits.volume_per_atom is None:
+        return ""
+    kept, wanted = _atoms_by_group(limits, cells), _atoms_by_group(limits, cells, complete=True)
+    if own is not None:
+        wanted = _within(wanted, own)
+    lost = dict[str, dict[int, list[int]]]()
+    for number, (low, high) in wanted.items():
+        system = space_groups()[number - 1].crystal_lattice_system
+        for atoms in range(low, min(kept[number][0] - 1 if number in kept else high, high) + 1):
+            lost.setdefault(system, {}).setdefault(atoms, []).append(number)
+
+    def has_composition(system: str, atoms: int) -> bool:
+        bounds = dict.fromkeys(lost[system][atoms], (atoms, atoms))
+        return bool(_composition(settings, bounds, limits).feasible_groups())
+
+    texts = []
+    for system, groups_by_atoms in lost.items():
+        # All numbers between the first and the last one that have a composition: to try each would take long.
+        first = next((n for n in groups_by_atoms if has_composition(system, n)), None)
+        if first is not None:
+            last = next(n for n in reversed(groups_by_atoms) if n == first or has_composition(system, n))
+            missing = range(first, last + 1)
+            low, high = wanted[groups_by_atoms[first][0]]
+            share = cells.share(system, limits.volume_per_atom, missing, range(low, high + 1))
+            shown = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
+            texts.append(f"{system} with {as_ranges(missing)} atoms ({shown} of the {system} cells that are asked for)")
+    return "; ".join(texts)

@@ -162,16 +162,16 @@ def culprits(restriction: Restriction, is_empty: Callable[[Restriction], bool]) 
     return restriction.given()
 
 
-def nothing_left(fields: Mapping[str, Any]) -> InputError:
-    """The error for a restriction that leaves no crystal, from the fields of `culprits`."""
+def nothing_left(fields: Mapping[str, Any], note: str = "") -> InputError:
+    """The error for a restriction that leaves no crystal, from the fields of `culprits` and a note on the reason."""
     parts = " and ".join(f"{PREFIX}.{name} {_shown(value)}" for name, value in fields.items())
     if len(fields) == 1:
         return InputError(
-            f"{PREFIX}: no crystal satisfies the restriction: {parts} leaves none of the model's crystals"
+            f"{PREFIX}: no crystal satisfies the restriction: {parts} leaves none of the model's crystals{note}"
         )
     return InputError(
         f"{PREFIX}: no crystal satisfies the restriction: {parts} together leave none of the model's crystals; widen "
-        "or drop one of them"
+        f"or drop one of them{note}"
     )
 
 

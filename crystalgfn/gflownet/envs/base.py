@@ -239,7 +239,11 @@ class Environment(nn.Module, ABC):
 
     @abstractmethod
     def to_frame(self, states: Tensor) -> pd.DataFrame:
-        """The objects of n terminal states as a readable table, one row for each object."""
+        """The objects of n terminal states as a readable table, one row for each object; n may be 0."""
+
+    def columns(self) -> list[str]:
+        """Columns of `to_frame`."""
+        return [str(column) for column in self.to_frame(self.initial_states(0)).columns]
 
     def enumerate(self) -> Tensor:
         """(n, state_size) all terminal states, each once; implemented only if `is_enumerable`.

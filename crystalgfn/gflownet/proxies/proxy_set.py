@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies.base import Prediction, Proxy
-
-UNCERTAINTY = "_uncertainty"
-"""Suffix of the column name for the uncertainty of a property."""
+from crystalgfn.gflownet.proxies.names import UNCERTAINTY, check_property_name
 
 
 @dataclass(frozen=True)
@@ -36,17 +34,21 @@ class ProxySet(nn.Module):
 
     Args:
         proxies: one or more proxies, each for a different property.
+        taken: columns of the tables of objects, which cannot be names of properties.
 
     Raises:
-        InputError: if there is no proxy, if two proxies predict a property of the same name, or if a name is reserved
-            for another column.
+        InputError: if there is no proxy, if two proxies predict a property of the same name, or if a name is not
+            allowed or is that of another column.
     """
 
-    def __init__(self, proxies: Proxy | Sequence[Proxy]) -> None:
+    def __init__(self, proxies: Proxy | Sequence[Proxy], taken: Iterable[str] = ()) -> None:
         super().__init__()
         several = [proxies] if isinstance(proxies, Proxy) else list(proxies)
         if not several:
             raise InputError("proxy: [] is not allowed; name at least one proxy")
+        taken = list(taken)
+        for proxy in several:
+            check_property_name(f"proxy {type(proxy).__name__}: name", getattr(proxy, "name", None), taken)
         self.members = nn.ModuleList(several)
         columns: list[Column] = []
         for proxy in several:
@@ -58,10 +60,6 @@ class ProxySet(nn.Module):
         for name in names:
             if names.count(name) > 1:
                 raise InputError(f"proxy: two of the proxies predict {name!r}; each must predict a different property")
-            if name in ("log_reward", "log_pf"):
-                raise InputError(
-                    f"proxy: {name!r} is not allowed as the name of a property; it is the name of another column"
-                )
 
     def __iter__(self) -> Any:
         return iter(self.members)

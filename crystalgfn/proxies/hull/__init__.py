@@ -1,7 +1,16 @@
 """Stability: the convex hull of formation energies, fast enough for use during training."""
 
 from crystalgfn.proxies.hull.build import build_hull
-from crystalgfn.proxies.hull.hull import ConvexHull, load_hull
-from crystalgfn.proxies.hull.phases import Phases, read_phases
+from crystalgfn.proxies.hull.hull import ConvexHull, has_competitor, hull_energies, load_hull
+from crystalgfn.proxies.hull.phases import Phases, ReferenceHull, read_phases
 
-__all__ = ["ConvexHull", "Phases", "build_hull", "load_hull", "read_phases"]
+__all__ = [
+    "ConvexHull",
+    "Phases",
+    "ReferenceHull",
+    "build_hull",
+    "has_competitor",
+    "hull_energies",
+    "load_hull",
+    "read_phases",
+]

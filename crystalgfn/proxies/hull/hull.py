@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +19,12 @@ from crystalgfn.errors import InputError
 from crystalgfn.files import read_plain, write_plain
 from crystalgfn.proxies.hull.facets import systems_of
 from crystalgfn.proxies.hull.packing import pack_facets, unpack_facets
-from crystalgfn.proxies.hull.phases import Integers, ordered_elements
+from crystalgfn.proxies.hull.phases import Floats, Integers, ReferenceHull, ordered_elements
 
 FILE_FORMAT = "crystalgfn hull 2"
+
+NO_COMPOUND = 1e-6
+"""A hull is at 0, where no compound competes, if it is not lower than this below 0 [eV/atom]; files round to 1e-7."""
 
 _ROWS = 512
 """Number of compositions that are evaluated at once, to bound memory."""
@@ -165,6 +169,32 @@ class ConvexHull(nn.Module):
             "about": about,
         }
         write_plain(path, FILE_FORMAT, content)
+
+
+def hull_energies(counts: Tensor, hull: ConvexHull | ReferenceHull) -> Floats:
+    """(n,) energy of the hull [eV/atom] for (n, 94) counts; NaN if the hull does not have the elements."""
+    known = torch.tensor([reason == "" for reason in hull.refused(counts)], dtype=torch.bool)
+    energies = torch.full((len(counts),), float("nan"), dtype=torch.float64)
+    if known.any():
+        energies[known] = hull(counts[known]).cpu()
+    return energies.numpy()
+
+
+def has_competitor(counts: Tensor, energies: Floats) -> npt.NDArray[np.bool_]:
+    """Whether a crystal competes with more than the pure elements.
+
+    The hull lies below 0 exactly where it holds a compound of the crystal's elements or of some of them. Without such a
+    compound, an energy above the hull is the formation energy: a negative value then says only that the crystal is more
+    stable than the elements. For a crystal of one element, the pure element is the competitor.
+
+    Args:
+        counts: (n, 94) atoms of each element.
+        energies: (n,) energies of the hull [eV/atom], as from `hull_energies`.
+
+    Returns:
+        (n,) bool; False if the hull does not have the elements.
+    """
+    return (energies < -NO_COMPOUND) | (((counts > 0).sum(1) == 1).cpu().numpy() & np.isfinite(energies))
 
 
 def load_hull(path: Path | str) -> ConvexHull:

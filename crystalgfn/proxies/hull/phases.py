@@ -7,19 +7,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from crystalgfn.checks import quoted
 from crystalgfn.crystal.crystallography import element_symbols
 from crystalgfn.crystal.crystallography.elements import atomic_numbers
+from crystalgfn.crystal.formation_energies import check_energies
 from crystalgfn.crystal.formulas import formula_text, parse_formula, reduced
 from crystalgfn.errors import InputError
 from crystalgfn.files import read_frame
-
-if TYPE_CHECKING:
-    from pymatgen.core import Composition
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -154,13 +155,15 @@ def read_phases(
         the phases and the use of the rows.
 
     Raises:
-        InputError: if the table cannot be read, lacks a column, has no usable row, or an element is unknown.
+        InputError: if the table cannot be read, lacks a column, has no usable row or an energy that is lower than
+            chemistry allows, or an element is unknown.
     """
     import pandas as pd
 
     frame = read_frame(path, ["formula", label])
     allowed = None if elements is None else set(ordered_elements(elements))
     energies = pd.to_numeric(frame[label], errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    check_energies(path, label, energies)
     dropped: Counter[str] = Counter()
     usable: list[tuple[int, dict[str, int], float]] = []
     for row, (formula, energy) in enumerate(zip(frame["formula"].tolist(), energies.tolist(), strict=True)):
@@ -168,7 +171,7 @@ def read_phases(
             composition = parse_formula(formula if isinstance(formula, str) else "")
         except InputError as error:
             if strict and math.isfinite(energy):
-                raise InputError(f"{path}: row {row + 1}, column formula: value {str(formula)!r} {error}") from None
+                raise InputError(f"{path}: row {row + 1}, column formula: value {quoted(formula)} {error}") from None
             dropped["formula is missing or cannot be read"] += 1
             continue
         reason = _reason(composition, energy, label, allowed, max_elements)
@@ -196,27 +199,29 @@ class ReferenceHull:
             rows without an energy are ignored.
 
     Raises:
-        InputError: if the table cannot be read, lacks a column, has a bad formula, or no row with an energy.
+        InputError: if the table cannot be read, lacks a column, has a bad formula, an energy that is lower than
+            chemistry allows, or no row with an energy.
     """
 
     def __init__(self, path: Path) -> None:
         symbols = element_symbols()
         self.phases = read_phases(path, elements=symbols, max_elements=len(symbols), strict=True).phases
 
-    def above_hull(self, composition: Composition, formation_energy: float) -> float:
-        """Energy of a crystal above the hull of the table.
+    def __call__(self, counts: Tensor) -> Tensor:
+        """Energy of the hull at each composition.
 
         Args:
-            composition: composition of the crystal.
-            formation_energy: its formation energy [eV/atom].
+            counts: (n, 94) atoms of each element, at least one atom in a row; column Z - 1 holds element Z.
 
         Returns:
-            energy above the hull [eV/atom], negative for a crystal below the hull. The crystal itself is part of the
-            hull only if the table contains it.
+            (n,) float64 energy [eV/atom]. A crystal itself is part of the hull only if the table contains it.
         """
-        shares = composition.element_composition.fractional_composition
-        fractions = np.array([[shares[symbol] for symbol in self.phases.elements]])
-        return formation_energy - float(self.phases.hull_energy(fractions)[0])
+        shares = counts.double() / counts.sum(1, keepdim=True)
+        return torch.from_numpy(self.phases.hull_energy(shares.cpu().numpy()))
+
+    def refused(self, counts: Tensor) -> list[str]:
+        """Why compositions have no energy: n empty texts, because this hull has all elements."""
+        return [""] * len(counts)
 
 
 def ordered_elements(elements: Iterable[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import listed
 from crystalgfn.crystal.crystallography.elements import atomic_numbers
 from crystalgfn.crystal.tables import CrystalTable
 from crystalgfn.errors import InputError
@@ -69,8 +70,9 @@ def check_report(reference: ReferenceLabels, report: ReportConfig, table: Crysta
     columns = [*report.group_columns, *([reference.column] if reference.column else [])]
     missing = [column for column in columns if column not in table.frame.columns]
     if missing:
-        present = ", ".join(str(c) for c in table.frame.columns)
-        raise InputError(f"reference, report: {table.path} has no column(s) {', '.join(missing)}; it has: {present}")
+        raise InputError(
+            f"reference, report: {table.path} has no column(s) {listed(missing)}; it has: {listed(table.frame.columns)}"
+        )
     unknown = [symbol for symbol in report.elements if symbol not in atomic_numbers()]
     if unknown:
         raise InputError(

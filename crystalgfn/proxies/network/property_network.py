@@ -17,6 +17,7 @@ from crystalgfn.crystal.crystallography import N_ELEMENTS
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.files import read_plain, write_plain
+from crystalgfn.gflownet.proxies.names import is_property_name
 from crystalgfn.proxies.network.features import FEATURE_VERSION, CrystalFeatures, Features, fit_atomic_volumes
 from crystalgfn.proxies.network.networks import Constituents, Member, NetworkSizes
 
@@ -320,11 +321,6 @@ class PropertyNetwork(nn.Module):
         )
         network.about = content["about"]
         return network
-
-
-def is_property_name(name: object) -> bool:
-    """Whether something can be the name of a property: an ASCII identifier, because it names a column and a tag."""
-    return isinstance(name, str) and name.isidentifier() and name.isascii()
 
 
 def _sizes(values: dict[str, Any]) -> NetworkSizes:

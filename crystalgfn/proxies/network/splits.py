@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from crystalgfn.checks import quoted
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.formulas import reduced_counts
 from crystalgfn.crystal.tables import CrystalTable, read_table
@@ -57,7 +58,7 @@ class SplitTable:
     split_by: str = ""
 
 
-def split_table(data: DataConfig, seed: int) -> SplitTable:
+def split_table(data: DataConfig, seed: int, property_name: str | None = None) -> SplitTable:
     """Read a table and split its usable rows.
 
     Validation and test rows are never filtered by volume or label, so that errors are not underestimated.
@@ -65,12 +66,19 @@ def split_table(data: DataConfig, seed: int) -> SplitTable:
     Args:
         data: the table and which of its rows are used.
         seed: seed of the split, if the table has none.
+        property_name: name of the property that the label gives; None if it is the name of the column.
 
     Raises:
         InputError: if the table cannot be used or a split has no rows.
     """
-    table = read_table(data.path, label=data.label, strict=data.bad_rows == "error")
-    dropped: Counter[str] = Counter(f"{p.column} {p.what}" for p in table.problems if p is not None)
+    table = read_table(
+        data.path,
+        label=data.label,
+        strict=data.bad_rows == "error",
+        quantity=property_name,
+        remedy="--data.bad_rows skip leaves such rows out and counts them",
+    )
+    dropped: Counter[str] = Counter(problem.kind for problem in table.problems if problem is not None)
     if len(table.rows) < 4:
         raise InputError(
             f"{data.path}: {len(table.rows)} usable rows; at least 4 are needed (left out: {dict(dropped) or 'none'})"
@@ -80,7 +88,7 @@ def split_table(data: DataConfig, seed: int) -> SplitTable:
         unknown = sorted({str(name) for name in names if name not in SPLITS})
         if unknown:
             raise InputError(
-                f"{data.path}: column {data.split}: unknown split(s) {', '.join(map(repr, unknown[:5]))}; "
+                f"{data.path}: column {data.split}: unknown split(s) {', '.join(map(quoted, unknown[:5]))}; "
                 f"allowed: {', '.join(SPLITS)}"
             )
         split_by = f"column {data.split!r} of the table"

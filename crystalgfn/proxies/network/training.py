@@ -16,20 +16,18 @@ import torch
 from torch import Tensor
 
 from crystalgfn.checks import between
-from crystalgfn.crystal.crystals import Crystals
+from crystalgfn.crystal.crystals import OXIDATION_STATES, Crystals
 from crystalgfn.crystal.tables import CRYSTAL_COLUMNS
 from crystalgfn.errors import InputError
 from crystalgfn.files import check_writable
+from crystalgfn.gflownet.proxies.names import check_property_name
 from crystalgfn.proxies.network.error_model import ErrorConfig, fit_errors
 from crystalgfn.proxies.network.fitting import EVALUATION_BATCH, OptimizerConfig, fit_ensemble
 from crystalgfn.proxies.network.metrics import Predictions, ReferenceLabels, ReportConfig, check_report
 from crystalgfn.proxies.network.model_card import write_report
 from crystalgfn.proxies.network.networks import NetworkSizes
-from crystalgfn.proxies.network.property_network import PropertyNetwork, is_property_name
+from crystalgfn.proxies.network.property_network import PropertyNetwork
 from crystalgfn.proxies.network.splits import SPLITS, DataConfig, SplitTable, split_table
-
-_TAKEN = (*CRYSTAL_COLUMNS, "reason", "log_reward", "log_pf")
-"""Columns of the tables that commands write; a property cannot have these names."""
 
 
 def train_proxy(
@@ -77,12 +75,12 @@ def train_proxy(
     """
     started = time.time()
     name = data.label if property_name is None else property_name
-    _check_name(name)
+    check_property_name("property_name", name, (*CRYSTAL_COLUMNS, OXIDATION_STATES))
     _check_settings(out, seed, threads, network, optimizer, error, reference)
     outputs = {kind: out.with_suffix(suffix) for kind, suffix in (("card", ".md"), ("metrics", ".json"))}
     for path in (out, *outputs.values()):
         check_writable(path)
-    split = split_table(data, seed)
+    split = split_table(data, seed, name)
     table = split.table
     check_report(reference, report, table)
     log(f"{data.path}: {', '.join(f'{len(split.rows[part])} {part}' for part in SPLITS)} rows ({split.split_by})")
@@ -208,17 +206,6 @@ def _weights(data: DataConfig, network: NetworkSizes, reference: ReferenceLabels
             f"network.zero_share: true is not allowed; the column {data.label} of {data.path} has {found} in training"
         )
     return weight
-
-
-def _check_name(name: str) -> None:
-    """Raise an error if a property cannot have a name: it cannot name a column, or another column has it."""
-    if not is_property_name(name):
-        raise InputError(
-            f"property_name: {name!r} is not allowed; allowed: letters, digits and _, but no digit at the start, "
-            "because it names a column and a tag"
-        )
-    if name in _TAKEN or name.endswith("_uncertainty"):
-        raise InputError(f"property_name: {name!r} is not allowed; tables use a column of this name for something else")
 
 
 def _check_settings(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from crystalgfn.checks import between
+from crystalgfn.checks import between, quoted
 from crystalgfn.crystal.tables import CrystalTable, read_table
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, check_writable, read_numbers
@@ -111,7 +111,7 @@ def tune_proxy(
     outputs = _check(out, test_share, seed, threads, tuning)
     network = PropertyNetwork.load(SHIPPED_WEIGHTS if weights == SHIPPED else Path(weights))
     name = network.property_name if label is None else label
-    rows = read_table(new, label=name)
+    rows = read_table(new, label=name, quantity=network.property_name)
     assert rows.labels is not None
     new_report = ReportConfig(group_columns=new_groups)
     check_report(ReferenceLabels(), new_report, rows)
@@ -239,7 +239,7 @@ def _old_table(
     config = DataConfig(
         path, data.label or network.property_name, data.split, data.bad_rows, data.volume_per_atom, data.label_range
     )
-    split = split_table(config, seed)
+    split = split_table(config, seed, network.property_name)
     check_report(reference, report, split.table)
     exact, val = reference.rows(split.table), split.rows["val"]
     judged = val[exact[val]] if bool(exact[val].any()) else val
@@ -264,7 +264,7 @@ def _numbers(rows: CrystalTable) -> tuple[Tensor, Tensor | None]:
             row = int(bad.nonzero()[0])
             raise InputError(
                 f"{rows.path}: row {row + 1} (counted from 1, without the header), column {column}: value "
-                f"{rows.frame[column].iloc[row]!r} is not allowed; allowed: {allowed}"
+                f"{quoted(rows.frame[column].iloc[row])} is not allowed; allowed: {allowed}"
             )
     return weight, known
 

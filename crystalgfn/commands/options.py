@@ -1,0 +1,45 @@
+"""What the commands' own parsers share: lists in one syntax, and the closest option to an unknown one."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from crystalgfn.settings import with_suggestion
+
+
+class Parser(argparse.ArgumentParser):
+    """Names the closest option in the message about an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(with_suggestion(message, self._option_string_actions))
+
+
+class Words(argparse.Action):
+    """A list of texts: ``--elements Li Fe``, ``--elements Li,Fe`` and ``--elements '[Li, Fe]'`` are the same.
+
+    Use it with ``nargs="+"``. If the option is given several times, the last list is used.
+    """
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        found = split_words(values)
+        if not found:
+            parser.error(f"argument {option}: {' '.join(values)} is not allowed; give one or more, such as Li Fe")
+        setattr(namespace, self.dest, found)
+
+
+def split_words(values: Sequence[str]) -> list[str]:
+    """The entries of a list that is written with spaces, with commas or in brackets.
+
+    Args:
+        values: the words of the command line. An entry may contain spaces, and commas if it is in double quotes.
+    """
+    text = " ".join(values).strip()
+    if text.startswith("[") and text.endswith("]"):
+        values = [text[1:-1]]
+    entries = [entry.strip().strip("'") for row in csv.reader(values, skipinitialspace=True) for entry in row]
+    return [entry for entry in entries if entry]
