@@ -539,9 +539,9 @@ class GFlowNet(LightningModule):
                 or the settings name classes that are not trusted.
         """
         stored, version = read_settings(checkpoint_path)
-        if not trust:
-            refuse_foreign(stored, checkpoint_path, set(texts(settings, with_classes=True)))
         model = merged([stored["model"], settings])
+        if not trust:
+            refuse_foreign({"model": model}, checkpoint_path, set(texts(settings, with_classes=True)))
         module: GFlowNet = instantiate({"model": model}, {"model": cls}, f"ckpt_path: {checkpoint_path}").model
         checkpoint = read_checkpoint(checkpoint_path)
         module.on_load_checkpoint(checkpoint)

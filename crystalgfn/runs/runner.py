@@ -103,16 +103,16 @@ class Runner(LightningCLI):
         path, is_fit = request.checkpoint, request.command == "fit"
         if path is not None:
             stored, version = read_settings(path)
-            if not request.trust:
-                own = {*texts(request.settings, with_classes=True), *request.flags}
-                refuse_foreign(stored, path, own | {flag.partition("=")[2] for flag in request.flags})
             if is_fit:
                 refuse_compact(path)
             Parser.origin = f"\n(settings come from {path}, written by version {version}; this is {__version__})"
             kept = ("model", "data", "trainer", "threads") if is_fit else ("model", "data")
             inherited = {key: stored[key] for key in kept if key in stored}
             # The settings in the checkpoint come first, so that a config or a flag can change them.
-            request.settings = merged([inherited, request.settings, {"ckpt_path": str(path)}])
+            given, request.settings = request.settings, merged([inherited, request.settings, {"ckpt_path": str(path)}])
+            if not request.trust:
+                own = {*texts(given, with_classes=True), *request.flags}
+                refuse_foreign(request.settings, path, own | {flag.partition("=")[2] for flag in request.flags})
         self.config = parser.parse_args(request.args())
 
     def _find(self, parser: LightningArgumentParser, request: Request) -> Path | None:
