@@ -159,17 +159,19 @@ def is_known(name: str) -> bool:
 def _is_known(path: str, place: str) -> bool:
     """Whether a class path names a class that this setting may have; an empty place stands for any registered class."""
     module, _, name = path.rpartition(".")
+    if not module and name.isidentifier():  # the parser finds short names among classes that are imported already
+        return True
     for registry in [_REGISTERED[place]] if place in _REGISTERED else [] if place else list(_REGISTERED.values()):
-        if name in registry and (not module or getattr(sys.modules.get(module), name, None) is registry.get(name)):
+        if name in registry and getattr(sys.modules.get(module), name, None) is registry.get(name):
             return True
     if place in _REGISTERED:
         return False
     plugins = {point.module.partition(".")[0] for point in entry_points(group=PLUGIN_GROUP)}
-    if module and module.partition(".")[0] in plugins:
+    if module.partition(".")[0] in plugins:
         return isinstance(getattr(sys.modules.get(module), name, None), type)
     packages = [package for p, names in _PACKAGES.items() if p == place or not place for package in names]
     return any(
-        (not module or module == package or module.startswith(f"{package}."))
+        (module == package or module.startswith(f"{package}."))
         and isinstance(getattr(import_module(package), name, None), type)
         for package in packages
     )

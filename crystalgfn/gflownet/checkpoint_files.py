@@ -238,7 +238,7 @@ def refuse_foreign(stored: StoredSettings, path: str | Path, own: Collection[str
     """Refuse settings of a checkpoint that name classes of somebody's own, before anything is imported or called.
 
     Args:
-        stored: the settings that the checkpoint holds.
+        stored: the settings that the checkpoint holds, or what is used of them.
         path: the checkpoint, for messages.
         own: class paths that are allowed, because the user's own settings name them.
 

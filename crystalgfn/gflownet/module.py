@@ -546,9 +546,9 @@ class GFlowNet(LightningModule):
         """
         stored = read_settings(checkpoint_path)
         own = set(texts(settings, with_classes=True))
-        if not trust:
-            refuse_foreign(stored, checkpoint_path, own)
         model = merged([stored.settings["model"], settings])
+        if not trust:
+            refuse_foreign(stored._replace(settings={"model": model}), checkpoint_path, own)
         refuse_changed(stored.files, without_data_set(model), checkpoint_path, own)
         module: GFlowNet = instantiate({"model": model}, {"model": cls}, f"ckpt_path: {checkpoint_path}").model
         module.renewed = renewed(stored, model, settings)

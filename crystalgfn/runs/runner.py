@@ -136,8 +136,6 @@ class Runner(LightningCLI):
             request.note_own()
             request.stored = read_settings(path)
             stored, version, _ = request.stored
-            if not request.trust:
-                refuse_foreign(request.stored, path, request.own)
             if is_fit:
                 refuse_compact(path)
             Parser.origin = f"\n(settings come from {path}, written by version {version}; this is {__version__})"
@@ -145,6 +143,8 @@ class Runner(LightningCLI):
             inherited = {key: stored[key] for key in kept if key in stored}
             # The settings in the checkpoint come first, so that a config or a flag can change them.
             request.settings = merged([inherited, request.settings, {"ckpt_path": str(path)}])
+            if not request.trust:
+                refuse_foreign(request.stored._replace(settings=request.settings), path, request.own)
         self._request = request
         self.config = parser.parse_args(request.args())
 

@@ -22,7 +22,6 @@ HOSTILE = {
         "model",
         {"policy": {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "mark"]}}},
     ),
-    "a registered class of another kind as the policy": ("model", {"policy": {"class_path": "Density"}}),
     "a local environment": ("model", {"env": LOCAL}),
     "a local proxy": ("model", {"proxy": LOCAL}),
     "a local proxy as text": ("model", {"proxy": "stranger.Thing"}),

@@ -52,7 +52,7 @@ def run(tmp_path_factory) -> Path:
 
 def test_each_property_has_its_column(run, tmp_path):
     out = tmp_path / "samples.csv"
-    assert main(["predict", "--ckpt_path", str(checkpoint_of(run)), "--data.out", str(out)]) == 0
+    assert main(["predict", "--ckpt_path", str(checkpoint_of(run)), "--trust-checkpoint", "--data.out", str(out)]) == 0
     frame = pd.read_csv(out)
     columns = ["density", "first_length", "first_length_uncertainty", "second_length", "log_reward", "log_pf"]
     assert list(frame.columns[-6:]) == columns
@@ -184,7 +184,7 @@ def test_bad_values_are_skipped_and_counted(replay, tmp_path):
     assert np.isfinite(log.Scalars("val/second_length_mean")[0].value)
     out = tmp_path / "samples.csv"
     options = ["--data.out", str(out), "--data.num_samples", "200"]
-    assert main(["predict", "--ckpt_path", str(checkpoint_of(tmp_path)), *options]) == 0
+    assert main(["predict", "--ckpt_path", str(checkpoint_of(tmp_path)), "--trust-checkpoint", *options]) == 0
     frame = pd.read_csv(out)
     with_lithium = frame.formula.str.contains("Li").to_numpy()
     assert len(frame) == 200 and 0 < with_lithium.sum() < 200
