@@ -384,10 +384,19 @@ def with_suggestion(message: str, known: Iterable[str]) -> str:
         message: the message; if it is about something else, it is returned unchanged.
         known: the options of the command, such as ``--model.batch_size``.
     """
-    argument = re.search(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message)
+    # Each second form is that of the parser's older versions.
+    argument = re.search(
+        r"given class_path '([\w.]+)':\s+"
+        r"(?:Option '(\w+)' is not accepted|Validation failed: Key '(\w+)' is not expected)",
+        message,
+    )
     if argument is not None:
-        return message + did_you_mean(argument[2], _arguments(argument[1]))
-    unknown = re.search(r"unrecognized arguments: (--[^\s=]+)|does not accept option '([^']+)'", message)
+        return message + did_you_mean(argument[2] or argument[3], _arguments(argument[1]))
+    unknown = re.search(
+        r"[Uu]nrecognized arguments: (--[^\s=]+)"
+        r"|(?:does not accept (?:option|nested key)|Validation failed: Key) '([^']+)'",
+        message,
+    )
     if unknown is None:
         return message
     known = [option for option in known if option.startswith("--")]

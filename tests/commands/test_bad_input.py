@@ -199,10 +199,15 @@ CASES = {
     # fit: flags
     "unknown flag": (FIT + "--model.bacth_size 8", "bacth_size", "did you mean --model.batch_size?"),
     "flag without underscore": (FIT + "--model.batchsize 3", "did you mean --model.batch_size?"),
-    "unknown setting": ("fit --config {d}/unknown_setting.yaml", "'model.bacth_size'; did you mean model.batch_size?"),
+    "unknown setting": (
+        "fit --config {d}/unknown_setting.yaml",
+        "'model.bacth_size'",
+        "; did you mean model.batch_size?",
+    ),
     "unknown argument": (
         FIT + "--model.env.init_args.elemets [Li]",
-        "'elemets' is not accepted; did you mean elements?",
+        "'elemets' is not ",
+        "; did you mean elements?",
     ),
     "restriction in training": (FIT + "--data.restrict.elements [Li,F]", "restrict: is not allowed in training"),
     "flag without value": (FIT + "--model.batch_size", "expected one argument"),

@@ -8,6 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,7 @@ def test_automaton_agrees_with_pyxtal() -> None:
     assert 1000 < held < 4000
 
 
+@pytest.mark.skipif(version("pyxtal").startswith("1.0."), reason="pyxtal 1.0 misses (9, 10, 8, 9) atoms in group 200")
 def test_room_agrees_with_pyxtal() -> None:
     stream = random.Random(0)
     drawn = [
@@ -230,7 +232,7 @@ def test_shapes_of_cells() -> None:
 def test_real_cells_fit_their_groups() -> None:
     frame = pd.read_parquet(CRYSTALS)
     lattice = frame[["a", "b", "c", "alpha", "beta", "gamma"]].to_numpy(float)
-    assert fits_group(frame["space_group"].to_numpy(), lattice, tolerance=CELL_TOLERANCE / 100).all()
+    assert fits_group(frame["space_group"].to_numpy(np.int64), lattice, tolerance=CELL_TOLERANCE / 100).all()
 
 
 def test_automaton_shares_fixed_positions() -> None:

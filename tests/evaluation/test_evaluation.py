@@ -157,7 +157,10 @@ def test_shares_of_real_crystals_are_those_of_the_data():
     compositions = [tuple(counts.items()) for counts in symbol_counts(table.crystals.counts)]
     passed["charge_neutral"] = np.array([is_neutral(composition) for composition in compositions])
     assert len(compositions) == 57_746
-    assert {name: round(100 * mask.mean(), 1) for name, mask in passed.items()} == checks.REAL_SHARES
+    shares = {name: round(100 * mask.mean(), 1) for name, mask in passed.items()}
+    # Other versions of pymatgen have other oxidation states.
+    assert shares.pop("charge_neutral") == pytest.approx(checks.REAL_SHARES["charge_neutral"], abs=1.5)
+    assert shares == {name: share for name, share in checks.REAL_SHARES.items() if name != "charge_neutral"}
 
 
 PRIMITIVE = """\
