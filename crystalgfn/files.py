@@ -6,6 +6,7 @@ A file is written completely or not at all. No function here runs code that a fi
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import pickle
@@ -277,6 +278,12 @@ def _to_disk(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's content, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Plain values

@@ -100,52 +100,28 @@ def foreign_classes(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         for each such class path the setting that names it, such as ``model.proxy``, and the path.
     """
     load_everything()
-    found: list[tuple[str, str]] = []
-    for part, values in settings.items():
-        for name, value in values.items() if isinstance(values, Mapping) else [("", values)]:
-            place = f"{part}.{name}" if name else part
-            found += [(place, path) for path in _paths(value, place) if not _is_known(path, place)]
-            found += [(place, path) for path in _nested(value) if not _is_known(path, "")]
-            if part != "data":  # its texts are file names
-                found += [(place, text) for text in texts(value) if _would_import(text)]
-    return list(dict.fromkeys(found))
+    found: dict[tuple[str, str], None] = {}
+    for place, text in texts(settings):
+        names = [name for name in place.split(".") if not name.isdigit()]  # without places in lists
+        part, setting, is_class = names[0], ".".join(names[:2]), names[-1] == "class_path"
+        is_own = len(names) == 2 + is_class  # the setting itself, not an argument of its class
+        if is_class or (is_own and setting in _REGISTERED):
+            is_foreign = not _is_known(text, setting if is_own else "")
+        else:
+            is_foreign = part != "data" and _would_import(text)  # texts of ``data`` are file names
+        if is_foreign:
+            found[setting, text] = None
+    return list(found)
 
 
-def _paths(value: Any, place: str) -> Iterator[str]:
-    """Class paths of a setting itself."""
-    for entry in value if isinstance(value, list) else [value]:
-        if isinstance(entry, Mapping) and "class_path" in entry:
-            yield str(entry["class_path"])
-        elif isinstance(entry, str) and place in _REGISTERED:
-            yield entry
-
-
-def _nested(value: Any) -> Iterator[str]:
-    """Class paths among the arguments of a class."""
-    for entry in value if isinstance(value, list) else [value]:
-        if isinstance(entry, Mapping):
-            for inner in entry.values():
-                yield from (str(e["class_path"]) for e in _mappings(inner) if "class_path" in e)
-
-
-def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, Mapping):
-        yield value
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    for entry in inner:
-        yield from _mappings(entry)
-
-
-def texts(value: Any, key: str = "", with_classes: bool = False) -> Iterator[str]:
-    """All texts of a setting; those of ``class_path`` only if asked for."""
-    if isinstance(value, str) and (with_classes or key != "class_path"):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from texts(inner, str(name), with_classes)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from texts(inner, "", with_classes)
+def texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in settings, each with its place, such as ``model.proxy.init_args.hull``; paths count as texts."""
+    if isinstance(value, str | Path):
+        yield place, str(value)
+    elif isinstance(value, Mapping | list | tuple):
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in entries:
+            yield from texts(inner, f"{place}.{key}" if place else str(key))
 
 
 def is_known(name: str) -> bool:

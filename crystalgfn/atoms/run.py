@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,12 +141,6 @@ def kept(out: Path) -> str:
     """What an interrupted run has left in its folder, and how to go on."""
     done = len(list((out / CRYSTALS).glob("*.json")))
     return f"{done} crystals are finished and kept in {out / CRYSTALS}; the same command continues with the others"
-
-
-def file_hash(path: Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a file, to detect that the file has changed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def results(

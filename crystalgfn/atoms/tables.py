@@ -11,11 +11,12 @@ import numpy as np
 from crystalgfn.atoms import outputs, require_extra
 from crystalgfn.atoms.outputs import TABLE
 from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
-from crystalgfn.atoms.run import Workers, file_hash, results, run
+from crystalgfn.atoms.run import Workers, results, run
 from crystalgfn.checks import at_least, listed, quoted
 from crystalgfn.crystal.formulas import reduced_counts, symbol_counts
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.errors import InputError
+from crystalgfn.files import checksum
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
 from crystalgfn.proxies.hull import ConvexHull, ReferenceHull, load_hull
 
@@ -76,7 +77,7 @@ def build_table(
     inputs, tasks = read_tasks(table, top, proxy_column, {"tries": tries, "seed": seed, "relax": relax}, distinct)
     known = _hull(reference, hull, "--")
     usable = [task for task in tasks if "counts" in task]
-    settings = {"table": file_hash(table), "tries": tries, "seed": seed, "relax": relax}
+    settings = {"table": checksum(table)[:16], "tries": tries, "seed": seed, "relax": relax}
     done = {result["id"]: result for result in run(usable, settings, out, workers)}
     found = [done.get(task["id"], task) for task in tasks]
     frame = outputs.make_table(found, inputs, references, known, relax)

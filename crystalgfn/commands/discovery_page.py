@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from crystalgfn.commands.options import Parser, Words
+from crystalgfn.commands.options import Parser, Words, add_energies
 
 TOP = 20
 """Number of crystals on the page by default."""
@@ -42,18 +42,7 @@ def main(args: list[str]) -> int:
     )
     which.add_argument("--source", nargs="+", action=Words, metavar="NAME", help="use only crystals with these sources")
     parser.add_argument("--top", type=int, default=TOP, help="number of crystals on the page (default %(default)s)")
-    parser.add_argument(
-        "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
-    )
-    parser.add_argument(
-        "--chgnet-references", type=Path, help="file of elemental references (default: the shipped file)"
-    )
-    parser.add_argument(
-        "--offset",
-        type=float,
-        default=0.0,
-        help="value to subtract from CHGNet's formation energies in eV/atom (default 0)",
-    )
+    add_energies(parser)
     parser.add_argument(
         "--recipe", help="text for the page that says how the crystals were sampled, such as command and seed"
     )

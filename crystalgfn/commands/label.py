@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalgfn.commands.options import Parser
+from crystalgfn.commands.options import Parser, add_energies
 from crystalgfn.commands.workers import add_workers, told_if_stopped
 
 if TYPE_CHECKING:
@@ -121,18 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1.5,
         help="largest energy above the hull in the exported rows in eV/atom; higher ones are set to it (default 1.5)",
     )
-    parser.add_argument(
-        "--offset",
-        type=float,
-        default=0.0,
-        help="value to subtract from CHGNet's formation energies in eV/atom (default 0)",
-    )
-    parser.add_argument(
-        "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
-    )
-    parser.add_argument(
-        "--chgnet-references", type=Path, help="file of elemental references (default: the shipped file)"
-    )
+    add_energies(parser)
     return parser
 
 

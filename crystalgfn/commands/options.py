@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from crystalgfn.settings import with_suggestion
@@ -15,6 +16,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(with_suggestion(message, self._option_string_actions))
+
+
+def add_energies(parser: argparse.ArgumentParser) -> None:
+    """Add the options that turn CHGNet's energies into energies above the hull: hull, references and offset."""
+    parser.add_argument(
+        "--offset",
+        type=float,
+        default=0.0,
+        help="value to subtract from CHGNet's formation energies in eV/atom (default 0)",
+    )
+    parser.add_argument(
+        "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
+    )
+    parser.add_argument(
+        "--chgnet-references", type=Path, help="file of elemental references (default: the shipped file)"
+    )
 
 
 class Words(argparse.Action):

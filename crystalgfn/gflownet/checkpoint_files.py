@@ -171,26 +171,25 @@ class StoredSettings(NamedTuple):
         settings: model, data, trainer and others, with class paths brought up to date.
         version: version of the program that wrote the checkpoint.
         files: checksums of the files that the settings name, see `checksums`; empty in old checkpoints.
+        is_compact: whether the checkpoint is for sampling only, see `write_compact`.
     """
 
     settings: dict[str, Any]
     version: str
     files: dict[str, dict[str, str]]
+    is_compact: bool
 
 
-def read_settings(path: str | Path) -> StoredSettings:
-    """Read the settings of a checkpoint.
+def settings_in(checkpoint: Mapping[str, Any], path: str | Path) -> StoredSettings:
+    """The settings in a checkpoint.
 
     Args:
-        path: the file.
-
-    Returns:
-        the settings, the version of the program that wrote them, and checksums of the files that they name.
+        checkpoint: what `read_checkpoint` returned.
+        path: the file, for messages.
 
     Raises:
-        InputError: if the file is missing, is not a checkpoint of this program, or is damaged.
+        InputError: if it is not a checkpoint of this program.
     """
-    checkpoint = read_checkpoint(path)
     try:
         stored = checkpoint[CONFIG_KEY]
         config = yaml.safe_load(stored["config"])
@@ -200,7 +199,7 @@ def read_settings(path: str | Path) -> StoredSettings:
         raise InputError(f"ckpt_path: {path} is not a checkpoint that 'crystalgfn fit' has written") from None
     if not isinstance(config, dict) or "model" not in config:
         raise InputError(f"ckpt_path: {path}, written by version {version}, contains no settings of a model")
-    return StoredSettings(current(config), version, files)
+    return StoredSettings(current(config), version, files, bool(checkpoint.get(COMPACT)))
 
 
 def _files(stored: Mapping[str, Any]) -> ItemsView[str, Any]:
@@ -344,11 +343,3 @@ def write_compact(source: Path, out: Path, proxy: Any) -> None:
 def _is_half(value: torch.Tensor) -> bool:
     """Whether values have single precision, but half precision represents them exactly."""
     return value.dtype == torch.float32 and bool((value.half().float() == value).all())
-
-
-def refuse_compact(path: str | Path) -> None:
-    """Raise an `InputError` if a checkpoint is compact, because training cannot continue from it."""
-    if read_checkpoint(path).get(COMPACT):
-        raise InputError(
-            f"ckpt_path: {path} is for sampling only; to train from its networks use --model.start_from {path}"
-        )

@@ -6,17 +6,18 @@ trained with.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from crystalgfn.errors import InputError
+from crystalgfn.files import checksum
+from crystalgfn.plugins import texts
 
 FILE, SHA256 = "file", "sha256"
 
-_OUTPUTS = ("out",)
-"""Names of arguments for files that a run writes."""
+_NO_INPUTS = ("out", "class_path")
+"""Names of arguments whose texts are no input files: files that a run writes, and classes."""
 
 _UNUSED = ("model.start_from",)
 """Files that are not read again once a checkpoint exists."""
@@ -39,15 +40,9 @@ def checksums(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
         place: {FILE: text, SHA256: checksum(Path(text))}
         for part in _PARTS
-        for place, text in _texts(_get(settings, part), part)
-        if place not in _UNUSED and place.rpartition(".")[2] not in _OUTPUTS and is_file(text)
+        for place, text in texts(_get(settings, part), part)
+        if place not in _UNUSED and place.rpartition(".")[2] not in _NO_INPUTS and is_file(text)
     }
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's content, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_file(text: str) -> bool:
@@ -80,7 +75,7 @@ def refuse_changed(
         InputError: with the setting, the file, and what the user can do.
     """
     given = {str(Path(text)) for text in own}
-    used = {str(Path(text)) for _, text in _texts(settings, "")}
+    used = {str(Path(text)) for _, text in texts(settings)}
     for place, entry in files.items():
         name = str(Path(entry[FILE]))
         if name in used and name not in given and is_changed(entry):
@@ -97,14 +92,3 @@ def _get(settings: Mapping[str, Any], place: str) -> Any:
     for key in place.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """All texts of a setting except for class paths, each with the name of its own setting."""
-    if isinstance(value, str | Path):
-        yield place, str(value)
-    elif isinstance(value, Mapping | list | tuple):
-        entries = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, inner in entries:
-            if key != "class_path":
-                yield from _texts(inner, f"{place}.{key}" if place else str(key))

@@ -23,9 +23,9 @@ from crystalgfn.gflownet.checkpoint_files import (
     NETWORKS,
     VALUES_OF_FILES,
     read_checkpoint,
-    read_settings,
     refuse_foreign,
     renewed,
+    settings_in,
     start_networks,
 )
 from crystalgfn.gflownet.data import Samples, Ticket
@@ -544,15 +544,15 @@ class GFlowNet(LightningModule):
             InputError: if the file is missing or damaged, or its settings or weights do not fit this version,
                 or the settings name classes that are not trusted, or a file has another content than in the training.
         """
-        stored = read_settings(checkpoint_path)
-        own = set(texts(settings, with_classes=True))
+        checkpoint = read_checkpoint(checkpoint_path)
+        stored = settings_in(checkpoint, checkpoint_path)
+        own = {text for _, text in texts(settings)}
         model = merged([stored.settings["model"], settings])
         if not trust:
             refuse_foreign(stored._replace(settings={"model": model}), checkpoint_path, own)
         refuse_changed(stored.files, without_data_set(model), checkpoint_path, own)
         module: GFlowNet = instantiate({"model": model}, {"model": cls}, f"ckpt_path: {checkpoint_path}").model
         module.renewed = renewed(stored, model, settings)
-        checkpoint = read_checkpoint(checkpoint_path)
         module.on_load_checkpoint(checkpoint)
         try:
             module.load_state_dict(checkpoint["state_dict"])

@@ -25,10 +25,10 @@ from crystalgfn.gflownet.checkpoint_files import (
     SaveSettings,
     StoredSettings,
     newest_checkpoint,
-    read_settings,
-    refuse_compact,
+    read_checkpoint,
     refuse_foreign,
     renewed,
+    settings_in,
 )
 from crystalgfn.gflownet.data import Samples, refuse_restriction
 from crystalgfn.gflownet.input_files import refuse_changed
@@ -94,7 +94,7 @@ class Request:
         """Note what the user gives: ``own`` and ``given``."""
         words = [*self.flags, *(flag.partition("=")[2] for flag in self.flags)]
         values = [_parsed(word) for word in words if word.startswith(("{", "["))]
-        self.own = {*texts(self.settings, with_classes=True), *words, *texts(values, with_classes=True)}
+        self.own = {*words, *(text for _, text in texts([self.settings, values]))}
         names = [re.split(r"[.=+]", flag)[1] for flag in self.flags if flag.startswith("--model.")]
         self.given = {*(self.settings.get("model") or {}), *names}
 
@@ -134,10 +134,12 @@ class Runner(LightningCLI):
         path, is_fit = request.checkpoint, request.command == "fit"
         if path is not None:
             request.note_own()
-            request.stored = read_settings(path)
-            stored, version, _ = request.stored
-            if is_fit:
-                refuse_compact(path)
+            request.stored = settings_in(read_checkpoint(path), path)
+            stored, version = request.stored.settings, request.stored.version
+            if is_fit and request.stored.is_compact:
+                raise InputError(
+                    f"ckpt_path: {path} is for sampling only; to train from its networks use --model.start_from {path}"
+                )
             Parser.origin = f"\n(settings come from {path}, written by version {version}; this is {__version__})"
             kept = ("model", "data", "trainer", "threads") if is_fit else ("model", "data")
             inherited = {key: stored[key] for key in kept if key in stored}

@@ -13,8 +13,9 @@ import crystalgfn as cg
 from crystalgfn.cli import main
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.errors import InputError
+from crystalgfn.files import checksum
 from crystalgfn.gflownet.checkpoint_files import CONFIG_KEY, write_compact
-from crystalgfn.gflownet.input_files import checksum, checksums
+from crystalgfn.gflownet.input_files import checksums
 from crystalgfn.proxies import EnergyAboveHull
 from crystalgfn.proxies.formation_energy import SHIPPED_WEIGHTS, TAUGHT_WEIGHTS
 

@@ -9,21 +9,20 @@ import torch
 from torch import Tensor
 
 from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS
+from crystalgfn.crystal.crystallography.cells import SHAPES
 from crystalgfn.crystal.crystals import ANGLES, LENGTHS
 from crystalgfn.crystal.envs import cell_shape
 from crystalgfn.random import generator
 
 FREE = {
-    "triclinic": ("alpha", "beta", "gamma", "a", "b", "c"),
-    "monoclinic": ("beta", "a", "b", "c"),
-    "orthorhombic": ("a", "b", "c"),
-    "tetragonal": ("a", "c"),
-    "trigonal-rhombohedral": ("a", "c"),
-    "trigonal-hexagonal": ("a", "c"),
-    "hexagonal": ("a", "c"),
-    "cubic": ("a",),
+    system: (
+        *(name for name, angle in zip(ANGLES, angles, strict=True) if not angle),
+        *(name for i, name in enumerate(LENGTHS) if first[i] == i),
+    )
+    for system in CRYSTAL_LATTICE_SYSTEMS
+    for _, first, angles in [SHAPES[system.partition("-")[0]]]
 }
-"""Free parameters of the conventional standard cell, with unique axis b and hexagonal axes for trigonal cells."""
+"""Free parameters of the conventional cell of each crystal-lattice system, angles first."""
 
 LEAST_OVERLAP = 1e-6
 """Least overlap, in log volume, of the allowed volumes of a number of atoms with the volumes of the cells."""
@@ -34,8 +33,8 @@ _DRAWS = 20_000
 
 def fixed_angles(system: str) -> dict[str, float]:
     """Angles [degrees] that the crystal-lattice system prescribes."""
-    hexagonal_axes = system.startswith("trigonal") or system == "hexagonal"
-    return {name: 120.0 if name == "gamma" and hexagonal_axes else 90.0 for name in ANGLES if name not in FREE[system]}
+    angles = SHAPES[system.partition("-")[0]][2]
+    return {name: angle for name, angle in zip(ANGLES, angles, strict=True) if angle}
 
 
 def edge_powers(system: str) -> tuple[float, float, float]:
