@@ -138,7 +138,7 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def kept(out: Path) -> str:
-    """What an interrupted run has left in its folder, and how to go on."""
+    """Message for an interrupted run: how many crystals are in its folder, and which command continues it."""
     done = len(list((out / CRYSTALS).glob("*.json")))
     return f"{done} crystals are finished and kept in {out / CRYSTALS}; the same command continues with the others"
 

@@ -156,7 +156,7 @@ def sample(
         number: number of the space group.
         counts: atoms of each element in the conventional cell.
         pairs: pairs of an assignment to Wyckoff positions and a conventional cell.
-        n: number of arrangements to propose; fewer if the pairs do not allow so many.
+        n: largest number of arrangements to propose. If the pairs allow fewer arrangements, all of these are proposed.
         random: random number generator.
 
     Returns:

@@ -79,7 +79,7 @@ def main(args: list[str]) -> int:
 
 
 def _kept(waiting: list[Candidate], database: LabelDatabase) -> str:
-    """What an interrupted run has done, and how to go on."""
+    """Message for an interrupted run: how many crystals were evaluated, and which command continues it."""
     done = len({candidate.key for candidate in waiting} & database.keys())
     return (
         f"{done} of {len(waiting)} crystals are evaluated and kept in {database}; the same command evaluates the others"

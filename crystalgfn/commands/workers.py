@@ -28,7 +28,7 @@ def told_if_stopped(kept: Callable[[], str]) -> Iterator[None]:
     """Context that prints what is kept if Ctrl-C or SIGTERM ends its block.
 
     Args:
-        kept: called after the signal; returns what is kept and how to go on.
+        kept: called after the signal; returns a message: what is kept, and which command continues the run.
     """
     try:
         yield

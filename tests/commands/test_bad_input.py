@@ -9,22 +9,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from small import checkpoint_of, small_config, write_config
+from small import THREE_CRYSTALS, checkpoint_of, small_config, write_config
 
 from crystalgfn import __version__
 from crystalgfn.cli import COMMANDS, main
 
-ROWS = {
-    "formula": ["Na4 Cl4", "Fe2", "Si3 O6"],
-    "space_group": [225, 229, 152],
-    "a": [5.69, 2.87, 4.92],
-    "b": [5.69, 2.87, 4.92],
-    "c": [5.69, 2.87, 5.43],
-    "alpha": [90.0, 90.0, 90.0],
-    "beta": [90.0, 90.0, 90.0],
-    "gamma": [90.0, 90.0, 120.0],
-    "formation_energy": [-2.1, 0.0, -3.0],
-}
+ROWS = {**THREE_CRYSTALS, "formation_energy": [-2.1, 0.0, -3.0]}
 
 
 class Payload:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from real_crystals import CRYSTALS
+from small import THREE_CRYSTALS
 
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, read_table
@@ -19,14 +20,8 @@ from crystalgfn.files import atomic_path, check_writable, read_frame, write_fram
 
 ROWS = {
     "name": ["salt", "iron", "quartz"],
+    **THREE_CRYSTALS,
     "formula": ["Na4 Cl4", "Fe2", "Si3O6"],
-    "space_group": [225, 229, 152],
-    "a": [5.69, 2.87, 4.92],
-    "b": [5.69, 2.87, 4.92],
-    "c": [5.69, 2.87, 5.43],
-    "alpha": [90.0, 90.0, 90.0],
-    "beta": [90.0, 90.0, 90.0],
-    "gamma": [90.0, 90.0, 120.0],
     "energy": [-2.1, 0.0, -3.0],
 }
 

@@ -132,18 +132,27 @@ def test_broken_losses_are_found(name: str) -> None:
 # A crystal space that can be listed
 
 
-@torch.no_grad()
-def check_crystal_space(env: Crystal, tolerance: float) -> None:
-    density, power = Density(), Power(1.5)
+DENSITY, POWER = Density(), Power(1.5)
 
-    def log_reward(crystals: Crystals) -> Tensor:
-        return power({"density": Prediction(density(crystals))})
 
+def log_reward(crystals: Crystals) -> Tensor:
+    """(n,) log R of a reward for dense crystals."""
+    return POWER({"density": Prediction(DENSITY(crystals))})
+
+
+def dense_crystals(env: Crystal, steps: int, batch: int) -> tuple[CrystalSpace, Policy, float]:
+    """The exact space with this reward, and the policy and log Z that were trained on it."""
     space = CrystalSpace.of(env, log_reward)
     with torch.enable_grad():
         policy, log_z = train(
-            env, lambda states: log_reward(env.decode(states)), trajectory_balance, steps=400, batch=128, lr=1e-2
+            env, lambda states: log_reward(env.decode(states)), trajectory_balance, steps=steps, batch=batch, lr=1e-2
         )
+    return space, policy, log_z
+
+
+@torch.no_grad()
+def check_crystal_space(env: Crystal, tolerance: float) -> None:
+    space, policy, log_z = dense_crystals(env, steps=400, batch=128)
     log_weights = space.log_weights()
     trajectories = sample_backward(env, space.states, generator("backward"))
     sampled, _ = sample_forward(env, policy, SAMPLES, generator("samples"))
@@ -198,16 +207,7 @@ def test_triclinic_and_monoclinic_cells_with_bounded_volume() -> None:
         space_groups=[1, 14, 123], elements=["Na", "Mg", "O", "Cl"], max_elements=3, max_atoms=9,
         max_atoms_per_element=4, lengths=(3.0, 5.0), components=3, volume_per_atom=(8.0, 20.0),
     )  # fmt: skip
-    density, power = Density(), Power(1.5)
-
-    def log_reward(crystals: Crystals) -> Tensor:
-        return power({"density": Prediction(density(crystals))})
-
-    space = CrystalSpace.of(env, log_reward)
-    with torch.enable_grad():
-        policy, log_z = train(
-            env, lambda states: log_reward(env.decode(states)), trajectory_balance, steps=800, batch=256, lr=1e-2
-        )
+    space, policy, log_z = dense_crystals(env, steps=800, batch=256)
     log_weights = space.integrated_log_weights(exponent=-1.5)
     exact = log_weights.softmax(0)
     learned = log_forward(env, policy, sample_backward(env, space.states, generator("backward"))).exp()
