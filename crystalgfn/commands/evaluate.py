@@ -27,6 +27,8 @@ def main(args: list[str]) -> int:
         InputError: if a table, setting or folder cannot be used.
         SystemExit: with status 2 if the options cannot be parsed, with 0 after ``--help``.
     """
+    from crystalgfn.crystal.crystallography import OXIDATION_STATE_SETS
+
     parser = Parser(
         prog="crystalgfn evaluate",
         description="Measure validity, uniqueness, novelty, diversity and properties of samples. Writes a page and a "
@@ -74,7 +76,7 @@ def main(args: list[str]) -> int:
         "--oxidation-states",
         default="pymatgen_common",
         metavar="SET",
-        help="oxidation states for the check of charge neutrality, such as pymatgen_common or pymatgen_icsd "
+        help=f"oxidation states for the check of charge neutrality: {', '.join(OXIDATION_STATE_SETS)} "
         "(default %(default)s)",
     )
     parser.add_argument(

@@ -9,7 +9,12 @@ from functools import cache
 from typing import Any
 
 from crystalgfn.checks import shown
-from crystalgfn.crystal.crystallography import CRYSTAL_LATTICE_SYSTEMS, atomic_numbers, space_groups
+from crystalgfn.crystal.crystallography import (
+    CRYSTAL_LATTICE_SYSTEMS,
+    OXIDATION_STATE_SETS,
+    atomic_numbers,
+    space_groups,
+)
 from crystalgfn.crystal.crystallography.group_ranges import GROUPS_ALLOWED, group_range
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS
 from crystalgfn.crystal.formulas import MAX_COUNT, formula_text, parse_formula, reduced
@@ -39,6 +44,9 @@ class Restriction:
         max_atoms: largest number of atoms.
         min_atoms_per_element: least number of atoms of an element that is present.
         max_atoms_per_element: largest number of atoms of one element.
+        charge_neutral: True if every crystal must have oxidation states that sum to zero.
+        mixed_valence: whether one element may have two oxidation states of one sign; by default the model's setting.
+        oxidation_states: name of the set of oxidation states; by default the model's setting.
         space_groups: numbers or ranges such as ``[225, "195-206"]``; from a range, the groups that the model knows.
         crystal_systems: such as ``[cubic, trigonal]``.
         lattice_systems: such as ``[rhombohedral]``.
@@ -70,6 +78,9 @@ class Restriction:
     max_atoms: int | None = None
     min_atoms_per_element: int | None = None
     max_atoms_per_element: int | None = None
+    charge_neutral: bool | None = None
+    mixed_valence: bool | None = None
+    oxidation_states: str | None = None
     space_groups: Sequence[int | str] | None = None
     crystal_systems: Sequence[str] | None = None
     lattice_systems: Sequence[str] | None = None
@@ -198,6 +209,25 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
+def _neutral(name: str, value: Any) -> bool:
+    if value is not True:
+        hint = "; leave the field out to sample crystals of any charge that the model has" if value is False else ""
+        raise _error(name, value, f"is not allowed; it must be true{hint}")
+    return True
+
+
+def _mixed_valence(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _error(name, value, "is not allowed; it must be true or false")
+    return value
+
+
+def _oxidation_states(name: str, value: Any) -> str:
+    if not isinstance(value, str) or value not in OXIDATION_STATE_SETS:
+        raise _error(name, value, f"is not allowed; allowed: {', '.join(OXIDATION_STATE_SETS)}")
+    return value
+
+
 def _is_text_or_int(value: Any) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) < 10**6
@@ -268,6 +298,9 @@ _CHECKS: dict[str, Any] = {
     "formula": _formula,
     "reduced_formula": _formula,
     **{f"{end}_{what}": _count for end in ("min", "max") for what in ("elements", "atoms", "atoms_per_element")},
+    "charge_neutral": _neutral,
+    "mixed_valence": _mixed_valence,
+    "oxidation_states": _oxidation_states,
     "space_groups": _groups,
     "crystal_systems": _classes,
     "lattice_systems": _classes,

@@ -124,6 +124,10 @@ COMPLETENESS: dict[str, dict[str, Any]] = {
         "elements": ["Fe", "Mn", "O"], "mixed_valence": True, "max_atoms_per_element": 8, "max_atoms": 14,
     },
     "icsd": {"elements": ["U", "N", "O"], "oxidation_states": "pymatgen_icsd", "max_atoms_per_element": 8},
+    "all": {
+        "elements": ["Au", "Cs", "Cl"], "oxidation_states": "pymatgen_all", "mixed_valence": True,
+        "max_atoms_per_element": 6,
+    },
     "not neutral": {
         "elements": ["Si", "C", "Ni"], "charge_neutral": False, "min_atoms": 7, "max_atoms": 13,
         "min_atoms_per_element": 2, "max_atoms_per_element": 8, "min_elements": 2, "max_elements": 2,
@@ -141,7 +145,7 @@ def expected_compositions(choices: dict[str, Any], order: tuple[str, ...], numbe
     """All compositions that satisfy the settings, found by trying all."""
     largest = min(choices["max_atoms_per_element"], choices.get("max_atoms", 80))
     allowed = [0, *range(choices.get("min_atoms_per_element", 1), largest + 1)]
-    mixed, icsd = choices.get("mixed_valence", False), choices.get("oxidation_states") == "pymatgen_icsd"
+    charges = choices.get("mixed_valence", False), choices.get("oxidation_states", "pymatgen_common")
     least_elements, most_elements = choices.get("min_elements", 1), choices.get("max_elements", 5)
     expected = set()
     for counts in product(allowed, repeat=len(order)):
@@ -149,7 +153,7 @@ def expected_compositions(choices: dict[str, Any], order: tuple[str, ...], numbe
         if (
             least_elements <= len(present) <= most_elements
             and choices.get("min_atoms", 1) <= sum(counts) <= choices.get("max_atoms", 80)
-            and (not choices.get("charge_neutral", True) or is_neutral(present, mixed, icsd))
+            and (not choices.get("charge_neutral", True) or is_neutral(present, *charges))
             and fits_wyckoff(number, counts)
         ):
             expected.add(counts)

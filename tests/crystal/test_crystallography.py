@@ -23,6 +23,7 @@ from real_crystals import CRYSTALS
 from crystalgfn.crystal.crystallography import (
     CRYSTAL_LATTICE_SYSTEMS,
     NOWHERE,
+    OXIDATION_STATE_SETS,
     POINT_SYMMETRIES,
     SpaceGroupInfo,
     WyckoffAutomaton,
@@ -258,10 +259,12 @@ def test_elements() -> None:
 
 
 def test_oxidation_states() -> None:
-    common, icsd = oxidation_state_set("pymatgen_common"), oxidation_state_set("pymatgen_icsd")
+    common, icsd, every = (oxidation_state_set(name) for name in OXIDATION_STATE_SETS)
     assert (common["Na"], common["Fe"], common["He"]) == ((1,), (2, 3), ())
-    assert set(common) == set(icsd) == set(element_symbols())
-    assert all(0 not in states for states in (*common.values(), *icsd.values()))
+    assert common["Au"] == (3,) and -1 in every["Au"]  # gold is an anion in CsAu
+    for known in (common, icsd, every):
+        assert set(known) == set(element_symbols())
+        assert all(0 not in states for states in known.values())
     with pytest.raises(InputError, match=r"oxidation_states: .*'mine'.*pymatgen_common"):
         oxidation_state_set("mine")
 
@@ -270,7 +273,7 @@ def test_oxidation_states() -> None:
 @given(symbol=st.sampled_from(["Fe", "Mn", "S", "C", "H", "Na", "He"]), count=st.integers(1, 9), mixed=st.booleans())
 def test_charge_assignments(symbol: str, count: int, mixed: bool) -> None:
     ways = charge_assignments(oxidation_state_set("pymatgen_common")[symbol], count, mixed)
-    assert set(ways) == possible_charges(symbol, count, mixed, icsd=False)
+    assert set(ways) == possible_charges(symbol, count, mixed, "pymatgen_common")
     for charge, species in ways.items():
         assert sum(state * n for state, n in species.items()) == charge
         assert sum(species.values()) == count and min(species.values()) > 0

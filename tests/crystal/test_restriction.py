@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from helpers import make_crystal
+from helpers import is_neutral, make_crystal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import checkpoint_of, small_config, write_config
 
 from crystalgfn.cli import main
 from crystalgfn.commands.lightning import with_restriction
+from crystalgfn.crystal.formulas import parse_formula
 from crystalgfn.crystal.restriction import Restriction
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.data import Samples
@@ -25,6 +27,7 @@ from crystalgfn.gflownet.policies import MLP
 from crystalgfn.gflownet.proxies import HyperGridModes
 from crystalgfn.gflownet.rewards import Boltzmann, Identity
 from crystalgfn.proxies.density import Density
+from crystalgfn.runs import load
 from crystalgfn.runs.model import read_restriction
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "restrictions").glob("*.yaml"))
@@ -54,6 +57,14 @@ BAD = [
     ({"max_atoms": 2.5}, r"restrict\.max_atoms: 2.5 is not allowed"),
     ({"max_atoms": True}, r"restrict\.max_atoms: True is not allowed"),
     ({"min_atoms": 5, "max_atoms": 4}, r"restrict\.min_atoms: 5 is larger than max_atoms, which is 4"),
+    (
+        {"charge_neutral": False},
+        r"restrict\.charge_neutral: False is not allowed; it must be true; leave the field out",
+    ),
+    ({"charge_neutral": 1}, r"restrict\.charge_neutral: 1 is not allowed; it must be true$"),
+    ({"mixed_valence": "yes"}, r"restrict\.mixed_valence: yes is not allowed; it must be true or false"),
+    ({"oxidation_states": "mine"}, r"restrict\.oxidation_states: mine is not allowed; allowed: pymatgen_common, "),
+    ({"oxidation_states": [2]}, r"restrict\.oxidation_states: \[2\] is not allowed; allowed: pymatgen_common, "),
     ({"space_groups": [231]}, r"restrict\.space_groups: 231 is not allowed; allowed: a number from 1 to 230"),
     ({"space_groups": ["9-3"]}, r"restrict\.space_groups: 9-3 is not allowed"),
     ({"space_groups": [True]}, r"restrict\.space_groups: True is not allowed"),
@@ -168,7 +179,8 @@ EVERY_KEY = {
     "elements": "[Fe, O]", "forbidden_elements": "[Pb]", "required_elements": "O", "forbidden_pairs": "[[Li, H], Na-K]",
     "chemical_system": "Li-Mn-O", "formula": "Li4 Mn2 O6", "reduced_formula": "Li2MnO3",
     "min_elements": "2", "max_elements": "3", "min_atoms": "4", "max_atoms": "20", "min_atoms_per_element": "2",
-    "max_atoms_per_element": "8", "space_groups": "[225, 195-206]", "crystal_systems": "cubic",
+    "max_atoms_per_element": "8", "charge_neutral": "true", "mixed_valence": "false",
+    "oxidation_states": "pymatgen_all", "space_groups": "[225, 195-206]", "crystal_systems": "cubic",
     "lattice_systems": "[rhombohedral]", "point_groups": "[m-3m, -1]", "lengths": "[3, 9.5]", "angles": "[80, 130]",
     "a": "[3, 4]", "b": "[3, 5]", "c": "[3, 6]", "alpha": "[80, 95]", "beta": "[80, 96]", "gamma": "[80, 121]",
     "volume_per_atom": "[8, 30]",
@@ -228,6 +240,44 @@ def test_a_config_may_name_a_restriction(run: Path, tmp_path: Path) -> None:
     config.write_text("data:\n  restrict:\n    elements: [Li, O]\n")
     table = predict(run, tmp_path / "a.csv", "--config", str(config))
     assert not table.formula.str.contains("F").any()
+
+
+@pytest.fixture(scope="module")
+def charged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a finished small run without charge neutrality; its callbacks keep states."""
+    directory = tmp_path_factory.mktemp("charged")
+    config = small_config(directory, elements=["Fe", "O", "F"], charge_neutral=False)
+    (directory / "known.csv").write_text(
+        "formula,space_group,a,b,c,alpha,beta,gamma\nFe4 O4,225,4.3,4.3,4.3,90,90,90\nFe3 O4,2,4.5,4.6,5,85,88,92\n"
+    )
+    known = {"table": str(directory / "known.csv"), "trajectories": 1}
+    config["trainer"]["callbacks"] += [
+        {"class_path": "crystalgfn.callbacks.LogTopK", "init_args": {"k": 3}},
+        {"class_path": "crystalgfn.callbacks.LogLikelihood", "init_args": known},
+    ]
+    assert main(["fit", "--config", str(write_config(directory, config))]) == 0
+    return directory
+
+
+def test_neutral_crystals_of_a_model_without_charges(charged_run: Path, tmp_path: Path) -> None:
+    """States of the neutral environment are longer than those of the model."""
+    neutral = ["--data.restrict.charge_neutral", "true"]
+    env = load(checkpoint_of(charged_run)).module.env
+    assert env.restricted({"charge_neutral": True}).state_size > env.state_size
+    assert not predict(charged_run, tmp_path / "a.csv").oxidation_states.notna().any()
+    for options in ([], ["--data.finetune_steps", "2"]):
+        table = predict(charged_run, tmp_path / "b.csv", *neutral, *options)
+        assert table.oxidation_states.str.contains("-").all()
+        assert all(is_neutral(parse_formula(formula)) for formula in table.formula)
+    for command in ("validate", "test"):
+        assert main([command, "--ckpt_path", str(checkpoint_of(charged_run)), *neutral]) == 0
+    restrict, out = tmp_path / "r.yaml", tmp_path / "l.csv"
+    for text, reasons in (("charge_neutral: true", ["charge"]), ("charge_neutral: true\nmixed_valence: true", [])):
+        restrict.write_text(text)
+        table = ["likelihood", str(charged_run / "known.csv"), "--ckpt_path", str(checkpoint_of(charged_run))]
+        assert main([*table, "--restrict", str(restrict), "--out", str(out)]) == 0
+        found = json.loads(out.with_suffix(".json").read_text())
+        assert (found["n"], list(found["left_out"])) == (2 - len(reasons), reasons)
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

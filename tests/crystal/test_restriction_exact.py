@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import crystal_system, make_crystal, problems
+from helpers import crystal_system, is_neutral, make_crystal, problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -21,6 +21,7 @@ from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.crystal.envs import Crystal
 from crystalgfn.crystal.restriction import Restriction
 from crystalgfn.errors import InputError
+from crystalgfn.evaluation import assignment_is_right
 from crystalgfn.gflownet.envs import HyperGrid
 from crystalgfn.gflownet.envs.base import BetaMixtureHead, TruncatedBetaMixtureHead
 from crystalgfn.gflownet.rollout import log_forward, sample_forward
@@ -376,6 +377,91 @@ def test_restricting_again_replaces() -> None:
 def test_environments_without_restrictions_say_so() -> None:
     with pytest.raises(InputError, match="HyperGrid has no restrictions"):
         HyperGrid().restricted(Restriction(max_atoms=3))
+
+
+# Charges
+
+CHARGES: dict[str, dict[str, Any]] = {
+    "one state": {"charge_neutral": True},
+    "two states": {"charge_neutral": True, "mixed_valence": True},
+    "other states": {"charge_neutral": True, "oxidation_states": "pymatgen_icsd"},
+    "all states, some groups": {
+        "charge_neutral": True, "mixed_valence": True, "oxidation_states": "pymatgen_all", "space_groups": [99, 221],
+    },
+}  # fmt: skip
+
+
+@cache
+def charged() -> Crystal:
+    """A space like `small` without charge neutrality."""
+    return make_crystal(**SMALL | {"elements": ["Fe", "S", "Cl"], "max_elements": 3, "charge_neutral": False})
+
+
+@cache
+def charged_tree() -> Tree:
+    return Tree(charged(), RandomPolicy(charged()))
+
+
+@pytest.mark.parametrize("case", CHARGES)
+def test_neutral_crystals_of_a_model_without_charges(case: str) -> None:
+    fields = CHARGES[case]
+    groups = fields.get("space_groups", SMALL["space_groups"])
+    rules = fields.get("mixed_valence", False), fields.get("oxidation_states", "pymatgen_common")
+    truth = charged_tree().renormalised(lambda key: key[0] in groups and is_neutral(dict(key[1]), *rules))
+    assert 0 < len(truth) < len(charged_tree().keys)
+    env = restricted(charged(), **fields)
+    found = Tree(env, RandomPolicy(charged())).log_p
+    assert found.keys() == truth.keys()
+    assert max(abs(found[key] - truth[key]) for key in truth) < 1e-5
+    built = make_crystal(**SMALL | {"elements": ["Fe", "S", "Cl"]} | fields)
+    assert found.keys() == Tree(built, RandomPolicy(built)).log_p.keys()
+
+
+def test_the_rules_for_charges_differ() -> None:
+    sizes = [len(Tree(restricted(charged(), **CHARGES[case]), RandomPolicy(charged())).keys) for case in CHARGES]
+    assert len(set(sizes)) == len(sizes)
+
+
+def test_neutral_samples_have_oxidation_states() -> None:
+    env, fields = restricted(charged(), **CHARGES["two states"]), CHARGES["two states"]
+    states = sample_forward(env, RandomPolicy(charged()), 200, generator("charges"))[0].states
+    assert problems(env.decode(states), SMALL | {"elements": ["Fe", "S", "Cl"]} | fields, env.space_groups) == []
+    texts = env.to_frame(states)["oxidation_states"]
+    counts = [symbols_of(row) for row in env.decode(states).counts.tolist()]
+    assert all(assignment_is_right(text, own) for text, own in zip(texts, counts, strict=True))
+    whole = restricted(env)
+    assert not whole.charge_neutral and set(whole.to_frame(whole.initial_states(1))["oxidation_states"]) == {""}
+
+
+def test_a_neutral_model_with_fewer_oxidation_states() -> None:
+    model = make_crystal(**SMALL | {"elements": ["Fe", "O"], "oxidation_states": "pymatgen_all", "mixed_valence": True})
+    tree = Tree(model, RandomPolicy(model))
+    for fields in ({"mixed_valence": False}, {"oxidation_states": "pymatgen_common", "charge_neutral": True}):
+        rules = fields.get("mixed_valence", True), str(fields.get("oxidation_states", "pymatgen_all"))
+        truth = tree.renormalised(lambda key, rules=rules: is_neutral(dict(key[1]), *rules))  # type: ignore[misc]
+        assert 0 < len(truth) < len(tree.keys)
+        found = Tree(restricted(model, **fields), RandomPolicy(model)).log_p
+        assert found.keys() == truth.keys()
+        assert max(abs(found[key] - truth[key]) for key in truth) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("of_model", "fields", "message"),
+    [
+        (False, {"mixed_valence": True}, "restrict.mixed_valence: True has no effect, .* add restrict.charge_neutral"),
+        (False, {"oxidation_states": "pymatgen_all"}, "restrict.oxidation_states: pymatgen_all has no effect"),
+        (False, {"charge_neutral": True, "elements": ["Fe"]}, r"elements \['Fe'\] and restrict.charge_neutral True"),
+        (True, {"mixed_valence": True}, "restrict.mixed_valence: True would allow .* allowed: False"),
+        (True, {"oxidation_states": "pymatgen_all"}, r"would allow .* without the oxidation state [+-]\d of"),
+    ],
+)  # fmt: skip
+def test_charges_that_do_not_fit_the_model_are_refused(of_model: bool, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        restricted(small() if of_model else charged(), **fields)
+
+
+def test_a_neutral_model_stays_neutral() -> None:
+    assert Tree(restricted(small(), charge_neutral=True), RandomPolicy(small())).log_p == full_tree().log_p
 
 
 @pytest.mark.parametrize(

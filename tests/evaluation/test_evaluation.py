@@ -18,6 +18,7 @@ import pytest
 from real_crystals import CRYSTALS
 
 from crystalgfn import cli
+from crystalgfn.crystal.crystallography import OXIDATION_STATE_SETS
 from crystalgfn.crystal.formulas import symbol_counts
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.evaluation import (
@@ -487,8 +488,8 @@ def test_charges_agree_with_all_choices_tried():
         symbols = stream.sample(["Na", "Fe", "O", "S", "Cl", "H", "He", "V", "Al"], stream.randint(1, 4))
         composition = {symbol: stream.randint(1, 5) for symbol in symbols}
         for mixed in (False, True):
-            for name in ("pymatgen_common", "pymatgen_icsd"):
-                expected = helpers.is_neutral(composition, mixed, name == "pymatgen_icsd")
+            for name in OXIDATION_STATE_SETS:
+                expected = helpers.is_neutral(composition, mixed, name)
                 assert is_neutral(composition.items(), name, mixed) == expected, (composition, mixed, name)
                 seen.add((mixed, expected))
     assert len(seen) == 4

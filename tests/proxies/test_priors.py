@@ -14,7 +14,12 @@ from helpers import make_crystal
 from real_crystals import CRYSTALS
 from torch import Tensor
 
-from crystalgfn.crystal.crystallography import atomic_numbers, element_symbols, oxidation_state_set
+from crystalgfn.crystal.crystallography import (
+    OXIDATION_STATE_SETS,
+    atomic_numbers,
+    element_symbols,
+    oxidation_state_set,
+)
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.proxies import Proxy
@@ -234,7 +239,7 @@ def search(counts: Tensor, name: str) -> tuple[float, int]:
     return min(found, default=(math.inf, 0))
 
 
-@pytest.mark.parametrize("name", ["pymatgen_common", "pymatgen_icsd"])
+@pytest.mark.parametrize("name", OXIDATION_STATE_SETS)
 @pytest.mark.parametrize("many", [None, 100])
 def test_best_assignment_against_a_search(name: str, many: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if many is not None:

@@ -59,12 +59,17 @@ def fits_wyckoff(number: int, counts: Sequence[int]) -> bool:
 
 
 @cache
-def possible_charges(symbol: str, count: int, mixed_valence: bool, icsd: bool) -> frozenset[int]:
+def possible_charges(symbol: str, count: int, mixed_valence: bool, oxidation_states: str) -> frozenset[int]:
     """Total charges of some atoms of one element, by trying all choices of oxidation states for its atoms."""
     from pymatgen.core import Element
 
     element = Element(symbol)
-    known = [int(s) for s in (element.icsd_oxidation_states if icsd else element.common_oxidation_states) if s]
+    sets = {
+        "pymatgen_common": element.common_oxidation_states,
+        "pymatgen_icsd": element.icsd_oxidation_states,
+        "pymatgen_all": element.oxidation_states,
+    }
+    known = [int(s) for s in sets[oxidation_states] if s]
     if not mixed_valence:
         return frozenset(s * count for s in known)
     totals = set()
@@ -75,11 +80,14 @@ def possible_charges(symbol: str, count: int, mixed_valence: bool, icsd: bool) -
     return frozenset(totals)
 
 
-def is_neutral(composition: Mapping[str, int], mixed_valence: bool = False, icsd: bool = False) -> bool:
+def is_neutral(
+    composition: Mapping[str, int], mixed_valence: bool = False, oxidation_states: str = "pymatgen_common"
+) -> bool:
     """Whether some choice of oxidation states makes a composition neutral."""
     totals = {0}
     for symbol, count in composition.items():
-        totals = {total + charge for total in totals for charge in possible_charges(symbol, count, mixed_valence, icsd)}
+        charges = possible_charges(symbol, count, mixed_valence, oxidation_states)
+        totals = {total + charge for total in totals for charge in charges}
     return 0 in totals
 
 
@@ -130,11 +138,7 @@ def problems(crystals: Crystals, settings: Mapping[str, Any], groups: Sequence[i
             "number of atoms": atoms_range[0] <= atoms <= atoms_range[1],
             "Wyckoff positions": fits_wyckoff(number, counts),
             "neutral": not setting("charge_neutral", True)
-            or is_neutral(
-                composition,
-                setting("mixed_valence", False),
-                setting("oxidation_states", "pymatgen_common") == "pymatgen_icsd",
-            ),
+            or is_neutral(composition, setting("mixed_valence", False), setting("oxidation_states", "pymatgen_common")),
             "lattice system": cell_fits_system(number, lattice),
             # Intervals end within the last digits of the ranges that were asked for.
             "lengths": all(lengths[0] * (1 - 1e-8) <= x <= lengths[1] * (1 + 1e-8) for x in lattice[:3]),

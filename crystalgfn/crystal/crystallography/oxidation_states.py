@@ -9,8 +9,15 @@ from itertools import combinations
 from crystalgfn.checks import one_of
 from crystalgfn.crystal.crystallography.elements import element_symbols
 
-OXIDATION_STATE_SETS = ("pymatgen_common", "pymatgen_icsd")
-"""Names of the sets: pymatgen's ``Element.common_oxidation_states`` and ``Element.icsd_oxidation_states``."""
+_ATTRIBUTES = {
+    "pymatgen_common": "common_oxidation_states",
+    "pymatgen_icsd": "icsd_oxidation_states",
+    "pymatgen_all": "oxidation_states",
+}
+
+OXIDATION_STATE_SETS = tuple(_ATTRIBUTES)
+"""Names of the sets: pymatgen's ``Element.common_oxidation_states``, ``Element.icsd_oxidation_states`` and
+``Element.oxidation_states``. The last one is the widest, but each set has oxidation states that the others lack."""
 
 
 @cache
@@ -26,9 +33,8 @@ def oxidation_state_set(name: str) -> dict[str, tuple[int, ...]]:
     from pymatgen.core import Element
 
     one_of("oxidation_states", name, OXIDATION_STATE_SETS)
-    attribute = "common_oxidation_states" if name == "pymatgen_common" else "icsd_oxidation_states"
     return {
-        symbol: tuple(sorted(int(charge) for charge in getattr(Element(symbol), attribute) if charge != 0))
+        symbol: tuple(sorted(int(charge) for charge in getattr(Element(symbol), _ATTRIBUTES[name]) if charge != 0))
         for symbol in element_symbols()
     }
 

@@ -25,7 +25,7 @@ from crystalgfn.crystal.crystallography import (
 from crystalgfn.crystal.crystallography.group_ranges import GROUPS_ALLOWED, as_ranges, group_range
 from crystalgfn.crystal.crystals import ANGLES, LATTICE_PARAMETERS, OXIDATION_STATES, Crystals
 from crystalgfn.crystal.envs.cell_space import CellSpace
-from crystalgfn.crystal.envs.composition import Composition
+from crystalgfn.crystal.envs.composition import NO_ELEMENT, Composition, last_name
 from crystalgfn.crystal.envs.composition_limits import CompositionLimits
 from crystalgfn.crystal.envs.crystal_limits import (
     CrystalLimits,
@@ -37,7 +37,7 @@ from crystalgfn.crystal.envs.crystal_limits import (
     nothing_left,
 )
 from crystalgfn.crystal.envs.lattice_parameters import LatticeParameters
-from crystalgfn.crystal.envs.space_group import SpaceGroup
+from crystalgfn.crystal.envs.space_group import SYSTEM_NAMES, SpaceGroup
 from crystalgfn.crystal.keys import crystal_keys
 from crystalgfn.crystal.restriction import PREFIX, Restriction
 from crystalgfn.errors import InputError
@@ -71,7 +71,8 @@ class Crystal(Stack):
         max_atoms_per_element: largest number of atoms of one element.
         charge_neutral: whether each element must have an oxidation state such that the charges sum to zero.
         mixed_valence: whether one element may have two oxidation states of one sign, as iron has in Fe3O4.
-        oxidation_states: name of the set of oxidation states: ``pymatgen_common`` or ``pymatgen_icsd``.
+        oxidation_states: name of the set of oxidation states: ``pymatgen_common``, ``pymatgen_icsd`` or
+            ``pymatgen_all``.
         lengths: lowest and highest a, b, c [Å].
         angles: lowest and highest alpha, beta, gamma [degrees].
         volume_per_atom: lowest and highest cell volume per atom [Å³], or None for no bound. If the shortest lengths
@@ -158,7 +159,7 @@ class Crystal(Stack):
                 f"volume_per_atom: some crystals are left out although the settings allow them; {LEFT_OUT}: {left_out}",
                 stacklevel=2,
             )
-        composition = _composition(settings, atoms_by_group)
+        composition = _composition(settings, atoms_by_group, limits)
         feasible = composition.feasible_groups()
         if not feasible:
             raise InputError(
@@ -177,7 +178,7 @@ class Crystal(Stack):
         known = replace(settings, groups=tuple(feasible))
         bounds = {number: atoms_by_group[number] for number in feasible}
         lattice = _lattice(settings)
-        self._assemble(known, bounds, SpaceGroup(feasible), composition, lattice, settings.volume_per_atom)
+        self._assemble(known, bounds, SpaceGroup(feasible), composition, lattice, limits)
 
     def _assemble(
         self,
@@ -186,7 +187,7 @@ class Crystal(Stack):
         space_group: SpaceGroup,
         composition: Composition,
         lattice: LatticeParameters,
-        volume_per_atom: tuple[float, float] | None,
+        limits: CrystalLimits,
     ) -> None:
         """Set up the environment from its stages; settings and bounds on atoms are those without a restriction."""
         super().__init__({"space_group": space_group, "composition": composition, "lattice_parameters": lattice})
@@ -194,9 +195,9 @@ class Crystal(Stack):
         self._atoms_by_group = dict(atoms_by_group)
         self.elements = settings.elements
         self.space_groups = tuple(space_group.decode(space_group.enumerate()).tolist())
-        self.charge_neutral = settings.charge_neutral
-        self.volume_per_atom = volume_per_atom
-        ends = (0.0, math.inf) if volume_per_atom is None else volume_per_atom
+        self.charge_neutral = limits.charge_neutral
+        self.volume_per_atom = limits.volume_per_atom
+        ends = self.volume_per_atom or (0.0, math.inf)
         self._log_volumes: Tensor
         self.register_buffer("_log_volumes", torch.tensor(ends, dtype=torch.float64).log(), persistent=False)
 
@@ -257,7 +258,7 @@ class Crystal(Stack):
         env = type(self).__new__(type(self))
         space_group = SpaceGroup(settings.groups, feasible)
         lattice = _lattice(settings, limits, {number: bounds[number] for number in feasible})
-        env._assemble(settings, self._atoms_by_group, space_group, composition, lattice, limits.volume_per_atom)
+        env._assemble(settings, self._atoms_by_group, space_group, composition, lattice, limits)
         return env.to(self.device)
 
     @property
@@ -280,6 +281,25 @@ class Crystal(Stack):
             return torch.cat([system, self._log_volumes.expand(len(states), -1)], 1)
         log_atoms = self.composition.n_atoms(self.part("composition", states)).clamp_min(1).log().unsqueeze(1)
         return torch.cat([system, log_atoms + self._log_volumes], 1)
+
+    def implied_inputs(self, head: str) -> dict[str, Tensor]:
+        """After the last of the elements, all columns for the last element so far are 0."""
+        if head not in self.composition.heads_of_stage:
+            return {}
+        symbol = self.elements[-1]
+        # Exactly one crystal-lattice system is chosen, so the sum of their columns is 1.
+        one = {f"space_group: {name}" for name in SYSTEM_NAMES}
+        is_last = {NO_ELEMENT, *map(last_name, self.elements)}
+        factors = [float(name in one) - float(name in is_last) for name in self.input_names(head) or ()]
+        return {last_name(symbol): torch.tensor(factors)}
+
+    def option_names(self, head: str) -> tuple[str, ...] | None:
+        names, volumes = super().option_names(head), self._settings.volume_per_atom
+        if names is None or head not in LATTICE_PARAMETERS:
+            return names
+        # The intervals of the lattice parameters depend on the bounds on the volume.
+        bounds = "any volume per atom" if volumes is None else "{} to {} Å³ per atom".format(*map(float, volumes))
+        return tuple(f"{name}, {bounds}" for name in names)
 
     def decode(self, states: Tensor) -> Crystals:
         group, composition, lattice = (self.stage(name).decode(self.part(name, states)) for name in self.stages)
@@ -340,7 +360,7 @@ class Crystal(Stack):
         """A neutral assignment of oxidation states for each crystal, such as ``Na+:4 Cl-:4``.
 
         Species are written as in pymatgen, with their counts, in the order of the formula. The text is empty if
-        ``charge_neutral`` is false.
+        crystals may have any charge.
         """
         if not self.charge_neutral:
             return [""] * len(crystals)
@@ -366,6 +386,9 @@ def _no_limits(settings: CrystalSettings) -> CrystalLimits:
         groups=settings.groups,
         composition=CompositionLimits([counts] * len(settings.elements), settings.n_elements),
         atoms=settings.atoms,
+        charge_neutral=settings.charge_neutral,
+        mixed_valence=settings.mixed_valence,
+        oxidation_states=settings.oxidation_states,
         ranges=settings.ranges,
         volume_per_atom=settings.volume_per_atom,
     )
@@ -400,18 +423,18 @@ def _lattice(
 
 
 def _composition(
-    settings: CrystalSettings, atoms_by_group: Mapping[int, tuple[int, int]], limits: CrystalLimits | None = None
+    settings: CrystalSettings, atoms_by_group: Mapping[int, tuple[int, int]], limits: CrystalLimits
 ) -> Composition:
-    """The stage of the composition, within limits if they are given."""
+    """The stage of the composition, within limits."""
     return Composition(
         elements=settings.elements,
         atoms_by_group=atoms_by_group,
         n_elements=settings.n_elements,
         count=settings.count,
-        charge_neutral=settings.charge_neutral,
-        mixed_valence=settings.mixed_valence,
-        oxidation_states=settings.oxidation_states,
-        limits=None if limits is None else limits.composition,
+        charge_neutral=limits.charge_neutral,
+        mixed_valence=limits.mixed_valence,
+        oxidation_states=limits.oxidation_states,
+        limits=limits.composition,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crystalgfn.crystal.crystallography import space_groups
+from crystalgfn.crystal.crystallography import oxidation_state_set, space_groups
 from crystalgfn.crystal.crystallography.group_ranges import as_ranges, group_range
 from crystalgfn.crystal.crystals import ANGLES, LATTICE_PARAMETERS
 from crystalgfn.crystal.envs.composition_limits import CompositionLimits
@@ -62,6 +62,9 @@ class CrystalLimits:
         groups: numbers of the space groups.
         composition: limits on elements and counts.
         atoms: least and largest number of atoms in the conventional cell.
+        charge_neutral: whether crystals must be charge neutral.
+        mixed_valence: whether one element may have two oxidation states.
+        oxidation_states: oxidation states of each element, by symbol.
         ranges: lowest and highest value of each lattice parameter [Å, degrees].
         volume_per_atom: lowest and highest volume per atom [Å³], or None for no bound.
     """
@@ -69,6 +72,9 @@ class CrystalLimits:
     groups: tuple[int, ...]
     composition: CompositionLimits
     atoms: tuple[int, int]
+    charge_neutral: bool
+    mixed_valence: bool
+    oxidation_states: Mapping[str, tuple[int, ...]]
     ranges: Mapping[str, tuple[float, float]]
     volume_per_atom: tuple[float, float] | None
 
@@ -101,6 +107,7 @@ def check_against(restriction: Restriction, settings: CrystalSettings) -> None:
             value = getattr(restriction, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"{PREFIX}.{name}: {value} is outside of the model's range; allowed: {low} to {high}")
+    _check_charges(restriction, settings)
     for entry in restriction.space_groups or ():
         if not set(group_range(entry)) & set(settings.groups):
             shown = as_ranges(settings.groups)
@@ -127,6 +134,9 @@ def limits_of(restriction: Restriction, settings: CrystalSettings) -> CrystalLim
         groups=tuple(number for number in settings.groups if _allows_group(restriction, number)),
         composition=_composition_limits(restriction, settings),
         atoms=(restriction.min_atoms or settings.atoms[0], restriction.max_atoms or settings.atoms[1]),
+        charge_neutral=settings.charge_neutral or restriction.charge_neutral is not None,
+        mixed_valence=settings.mixed_valence if restriction.mixed_valence is None else restriction.mixed_valence,
+        oxidation_states=_oxidation_states(restriction, settings),
         ranges=ranges,
         volume_per_atom=volume,
     )
@@ -184,6 +194,40 @@ def _check_elements(name: str, symbols: Sequence[str], known: set[str], settings
         if symbol not in known:
             allowed = " ".join(settings.elements)
             raise InputError(f"{PREFIX}.{name}: {symbol} is not among the model's elements; allowed: {allowed}")
+
+
+def _oxidation_states(restriction: Restriction, settings: CrystalSettings) -> Mapping[str, tuple[int, ...]]:
+    """Oxidation states of each of the model's elements, by symbol."""
+    if restriction.oxidation_states is None:
+        return settings.oxidation_states
+    known = oxidation_state_set(restriction.oxidation_states)
+    return {symbol: known[symbol] for symbol in settings.elements}
+
+
+def _check_charges(restriction: Restriction, settings: CrystalSettings) -> None:
+    """Check that the rules for charges only take crystals away from a model."""
+    if not settings.charge_neutral:
+        for name in ("mixed_valence", "oxidation_states"):
+            value = getattr(restriction, name)
+            if value is not None and restriction.charge_neutral is None:
+                raise InputError(
+                    f"{PREFIX}.{name}: {value} has no effect, because the model's crystals may have any charge; add "
+                    f"{PREFIX}.charge_neutral: true"
+                )
+        return
+    if restriction.mixed_valence and not settings.mixed_valence:
+        raise InputError(
+            f"{PREFIX}.mixed_valence: True would allow crystals that the model does not have, because it was trained "
+            "with one oxidation state for each element; allowed: False"
+        )
+    for symbol, states in _oxidation_states(restriction, settings).items():
+        new = sorted(set(states) - set(settings.oxidation_states[symbol]))
+        if new:
+            raise InputError(
+                f"{PREFIX}.oxidation_states: {restriction.oxidation_states} would allow crystals that the model does "
+                f"not have, because it was trained without the oxidation state {new[0]:+d} of {symbol}; allowed: a set "
+                "whose oxidation states are all in the model's set"
+            )
 
 
 def _ranges_of(restriction: Restriction) -> list[tuple[str, tuple[float, float]]]:

@@ -38,7 +38,8 @@ class _Assigning(Proxy):
     """Base of proxies that search all neutral assignments with one oxidation state for each element.
 
     Args:
-        oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
+        oxidation_states: name of the set of oxidation states: ``pymatgen_common``, ``pymatgen_icsd`` or
+            ``pymatgen_all``.
 
     Raises:
         InputError: if no set has this name.
@@ -135,7 +136,8 @@ class ElectronegativityOrder(_Assigning):
     electronegativity also get 0, whereas SMACT rejects them.
 
     Args:
-        oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
+        oxidation_states: name of the set of oxidation states: ``pymatgen_common``, ``pymatgen_icsd`` or
+            ``pymatgen_all``.
 
     Raises:
         InputError: if no set has this name.
@@ -166,7 +168,8 @@ class AnionKinds(_Assigning):
     the elements that are not metals are counted. An alloy without a neutral assignment therefore has 0.
 
     Args:
-        oxidation_states: name of the set of oxidation states, ``pymatgen_common`` or ``pymatgen_icsd``.
+        oxidation_states: name of the set of oxidation states: ``pymatgen_common``, ``pymatgen_icsd`` or
+            ``pymatgen_all``.
 
     Raises:
         InputError: if no set has this name.
@@ -200,7 +203,7 @@ def _oxidation_state_table(name: str) -> tuple[Tensor, Tensor]:
 def _electronegativities() -> tuple[Tensor, Tensor, Tensor]:
     """The different electronegativities in ascending order, (94,) int64 rank of each element, (94,) bool if a metal.
 
-    Elements without a value share the highest rank; they have no oxidation state in either set.
+    Elements without a value share the highest rank; they have no oxidation state in any set.
     """
     from pymatgen.core import Element
 
