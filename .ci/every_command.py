@@ -53,6 +53,9 @@ run(f"test --ckpt_path logs/eform --data.num_samples 50 {QUIET}")
 run(f"predict --ckpt_path logs/eform --data.num_samples 50 {QUIET}", "samples.csv")
 cubic = "--data.num_samples 3 --data.restrict restrictions/small_cubic.yaml --data.out cubic.csv"
 run(f"predict --ckpt_path discovered {cubic} {QUIET}", "cubic.csv")
+run(f"predict --ckpt_path universal --data.num_samples 3 --data.out real.csv {QUIET}", "real.csv")
+tiny_prior = "--model.data_set.only null --model.data_set.validate 0.1 --trainer.max_steps 2"
+run(f"fit --config prior.yaml --model.data_set.table known.csv {tiny_prior} --data.num_val_samples 5 {QUIET}")
 run("likelihood known.csv --ckpt_path discovered --out likelihood.csv", "likelihood.csv", "likelihood.json")
 run("score known.csv --proxy BandGap --out scored.csv", "scored.csv")
 run("evaluate samples.csv --reference known.csv --out report", "report/index.html", "report/metrics.json")

@@ -108,6 +108,14 @@ def ablation(
                 name,
                 f"{outcome.survivors} of {outcome.evaluated} ({low:.0%} to {high:.0%})",
                 f"{outcome.survivors - outcome.holes}; {outcome.holes}",
+                "; ".join(
+                    str(int((outcome.survives & kept).sum()))
+                    for kept in (
+                        outcome.keeps_group,
+                        outcome.keeps_volume,
+                        outcome.keeps_group & outcome.keeps_volume,
+                    )
+                ),
                 str(outcome.evaluated - outcome.relaxed),
                 f"{len(outcome.elements)}; {len(outcome.groups)}",
                 f"{share(outcome.number_of(outcome.new_formula), outcome.survivors)}; "
@@ -117,11 +125,20 @@ def ablation(
                 f"{outcome.cpu_seconds / 60:.0f}",
             ]
         )
-    print(
-        "| variant | survivors (95 %) | within ±0.1; below −0.1 | failed | elements; groups | new formula; new in its "
-        "group | above hull, median | proxy less relaxed: mean; mean absolute | CPU min |"
+    columns = (
+        "variant",
+        "survivors (95 %)",
+        "within ±0.1; below −0.1",
+        "of the survivors, group kept; volume kept; both",
+        "failed",
+        "elements; groups",
+        "new formula; new in its group",
+        "above hull, median",
+        "proxy less relaxed: mean; mean absolute",
+        "CPU min",
     )
-    print("|---|---|---|--:|---|---|--:|---|--:|")
+    print(f"| {' | '.join(columns)} |")
+    print("|---|---|---|---|--:|---|---|--:|---|--:|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
 

@@ -8,7 +8,7 @@ configs/restrictions: fe_o.yaml (A), li_mn_o.yaml (B), cubic.yaml (C) and narrow
 twice, without and with fine-tuning. The samples and restriction.png are written to DIR, and a Markdown table is
 printed. Times are the CPU time of a whole command.
 
-The second command prints how long it takes to compute the look-ahead tables of some restrictions of configs/eform.yaml.
+The second command prints how long it takes to compute the look-ahead tables of some restrictions of configs/crystals.yaml.
 
 Results: docs/results/restriction.md.
 """
@@ -78,7 +78,7 @@ def main() -> None:
 
 def time_tables() -> None:
     """Print the CPU time to compute the look-ahead tables of the model and of some restrictions of it."""
-    settings = read_config(FILES.parent / "eform.yaml")["model"]["env"]["init_args"]
+    settings = read_config(FILES.parent / "crystals.yaml")["model"]["env"]["init_args"]
     start = time.process_time()
     env = Crystal(**settings)
     print(f"| restriction | CPU time [s] |\n|---|--:|\n| none | {time.process_time() - start:.1f} |")

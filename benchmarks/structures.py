@@ -173,7 +173,7 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
     from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
     from crystalgfn.proxies.hull import load_hull
 
-    elements = set(environment("eform.yaml").elements)
+    elements = set(environment("crystals.yaml").elements)
     rows = join(data / "crystals.parquet", data / "structures.parquet")
     rows = rows[(rows.split == "train") & (rows.n_atoms <= LABEL_ATOMS)]
     rows = rows[[elements >= set(parse_formula(formula)) for formula in rows.formula]]

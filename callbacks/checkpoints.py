@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from pathlib import Path
@@ -13,9 +14,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
-from crystalgfn.checks import at_least
-from crystalgfn.errors import Stopped
-from crystalgfn.gflownet.checkpoint_files import CheckpointFiles
+from crystalgfn.checks import at_least, listed
+from crystalgfn.errors import InputError, Stopped
+from crystalgfn.gflownet.checkpoint_files import BEST, CheckpointFiles, link
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,15 +32,21 @@ class Checkpoints(ModelCheckpoint):
 
     Args:
         every_n_steps: number of training steps between two checkpoints.
+        best_of: a value that validations log, such as ``val/held_out/bits``. The checkpoint after the validation with
+            the lowest value is kept as ``checkpoints/best.ckpt``. Samples of the run then come from it. None for no
+            such checkpoint.
 
     Raises:
-        InputError: if the interval is not positive.
+        InputError: if the interval is not positive; in a validation, if there is no such value.
     """
 
-    def __init__(self, every_n_steps: int = 500) -> None:
+    def __init__(self, every_n_steps: int = 500, best_of: str | None = None) -> None:
         at_least("every_n_steps", every_n_steps, 1)
         super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps)
         self._every_n_steps = every_n_steps
+        self._best_of = best_of
+        self._lowest = math.inf
+        self._best_is_due = False
         self._stop: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._is_between_steps = False
@@ -60,6 +67,12 @@ class Checkpoints(ModelCheckpoint):
         if trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == folder.resolve():
             # The folder is the same, so the last checkpoint in it belongs to this run.
             self.last_model_path = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
+        elif trainer.ckpt_path is not None and trainer.is_global_zero:
+            # The best one before may stay the best one.
+            before = Path(trainer.ckpt_path).with_name(BEST)
+            if self._best_of is not None and before.is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                link(before, folder / BEST)
         self._listen()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -71,7 +84,8 @@ class Checkpoints(ModelCheckpoint):
         stop = self._stop is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop or (trainer.global_step > 0 and trainer.global_step % self._every_n_steps == 0):
+        is_due = trainer.global_step > 0 and trainer.global_step % self._every_n_steps == 0
+        if stop or is_due or self._best_is_due:
             self._save_unless_saved(trainer)
         if stop:
             self._is_between_steps = False
@@ -86,6 +100,17 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Do nothing. The validation of this step comes later, so the start of the next step saves."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self._best_of is None or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        value = trainer.callback_metrics.get(self._best_of)
+        if value is None:
+            logged = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+            raise InputError(f"best_of: no validation logs {self._best_of!r}; logged are: {listed(logged)}")
+        if float(value) < self._lowest:
+            self._lowest, self._best_is_due = float(value), True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen_no_more()
@@ -110,6 +135,10 @@ class Checkpoints(ModelCheckpoint):
                 self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
             finally:
                 self._is_saving = False
+        if self._best_is_due and self.last_model_path:
+            self._best_is_due = False
+            if trainer.is_global_zero:
+                link(Path(self.last_model_path), Path(self.last_model_path).with_name(BEST))
 
     # What is saved
 
@@ -128,10 +157,10 @@ class Checkpoints(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         # A run that continues elsewhere has its own folder.
-        return {}
+        return {"lowest": self._lowest} if self._best_of is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pass
+        self._lowest = state_dict.get("lowest", math.inf)
 
     # Signals
 

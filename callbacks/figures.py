@@ -78,8 +78,8 @@ class LogFigures(WindowCallback):
     def report(self, metrics: Metrics, pl_module: LightningModule, sink: Sink) -> None:
         columns = [column for column in proxies_of(pl_module).columns if column.is_property]
         properties = {column: metrics[f"property {column.name}"].compute().cpu().numpy() for column in columns}
-        n_samples = len(properties[columns[0]])
         counts = {name: metrics[name].compute()["counts"].cpu() for name in ("elements", "space_groups")}
+        n_samples = int(counts["space_groups"].sum())
         boards = sink.boards
         if n_samples == 0 or not boards:
             return
@@ -102,7 +102,7 @@ class LogFigures(WindowCallback):
         }
         figures["elements"] = drawing.elements_figure(shares.numpy(), possible, f"Elements {ending}")
         figures["space_groups"] = drawing.space_groups_figure(
-            counts["space_groups"].numpy(), f"Space groups {ending}", self._references.get(columns[0].name)
+            counts["space_groups"].numpy(), f"Space groups {ending}", next(iter(self._references.values()), None)
         )
         for name, figure in figures.items():
             image = drawing.to_image(figure)

@@ -27,8 +27,9 @@ class SampleWriter(Callback):
 
     Columns: those of the environment's ``to_frame`` (for crystals formula, space_group, a, b, c [Å], alpha, beta,
     gamma [degrees], oxidation_states); the property of each proxy in its unit, under its name, with its uncertainty if
-    it has one (``<property>_uncertainty``); log_reward and log_pf. If a run skips objects without a finite prediction,
-    log_reward of such an object is empty. Numbers have all digits: reading the table gives the same floats.
+    it has one (``<property>_uncertainty``); log_reward and log_pf, and log_prior if there is a prior. If a run skips
+    objects without a finite prediction, log_reward of such an object is empty. Numbers have all digits: reading the
+    table gives the same floats.
 
     Each process writes its batches to a hidden folder next to the table. At the end the first process joins the batches
     in the order of sampling. The table is written completely or not at all.
@@ -143,7 +144,7 @@ def samples_frame(env: Environment, proxies: ProxySet, outputs: Mapping[str, Any
         if column.is_property:
             check_property_name("proxy: name", column.name, objects)
         frame[column.name] = values.double().cpu().numpy()
-    for name in ("log_reward", "log_pf"):
+    for name in [name for name in ("log_reward", "log_prior", "log_pf") if name in outputs]:
         frame[name] = outputs[name].double().cpu().numpy()
     return frame
 

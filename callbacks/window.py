@@ -105,7 +105,8 @@ class WindowCallback(Callback, ABC):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every_n_steps is None or not isinstance(outputs, Mapping):
+        # A step that learns from known objects alone samples nothing.
+        if self.every_n_steps is None or not isinstance(outputs, Mapping) or "states" not in outputs:
             return
         self._waiting.append({name: outputs[name] for name in _OUTPUTS})
         self._n_waiting += len(outputs["states"])

@@ -71,6 +71,7 @@ _REGISTERED = {
 """Settings that name a registered class."""
 
 _PACKAGES = {
+    "model.prior": ("crystalgfn.gflownet.prior",),
     "model.replay": ("crystalgfn.gflownet.replay",),
     "model.data_set": ("crystalgfn.gflownet.data_set",),
     "trainer.accelerator": ("pytorch_lightning.accelerators",),

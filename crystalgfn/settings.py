@@ -30,6 +30,23 @@ def shipped_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+MODELS = Path(crystalgfn.__file__).parent / "models"
+"""Folder of the trained models that come with the package."""
+
+
+def shipped_model(name: str) -> Path | None:
+    """The checkpoint of a model that comes with the package, such as ``discovered``.
+
+    Args:
+        name: name of the model.
+
+    Returns:
+        the checkpoint; None if there is no such model, or if there is a file or folder with this name.
+    """
+    path = MODELS / f"{name}.ckpt"
+    return path if Path(name).name == name and not Path(name).exists() and path.is_file() else None
+
+
 def find_file(name: str, beside: Path | None = None) -> Path | None:
     """Find a file by its path, or else a shipped config by its name, such as ``eform.yaml``.
 

@@ -100,5 +100,7 @@ def main(args: list[str]) -> int:
     for name in ("pearson", "spearman"):
         value = metrics[name]
         print(f"correlation of log p and log R, {name}: {'-' if value is None else format(value, '.3f')}")
+    for name, values in metrics["surprisal"].items():
+        print(f"bits of an object, {name}: {values['bits']:.2f}; of a decision: {values['bits_per_decision']:.2f}")
     print(f"{metrics_path}: all numbers")
     return 0

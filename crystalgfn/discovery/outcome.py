@@ -34,6 +34,9 @@ Mask = NDArray[np.bool_]
 HOLE = -0.1
 """Energy above the hull [eV/atom] below which a missing phase in the reference is more likely than a discovery."""
 
+VOLUME_KEPT = 0.1
+"""Largest relative change of the volume in a relaxation with which the sampled cell counts as kept."""
+
 CONFIDENCE = 0.95
 """Confidence level of intervals."""
 
@@ -127,6 +130,16 @@ class Outcome:
     def survives(self) -> Mask:
         """(n,) whether a crystal was relaxed and lies less than `SURVIVES` above the hull."""
         return np.asarray(self.above_hull < SURVIVES)
+
+    @cached_property
+    def keeps_group(self) -> Mask:
+        """(n,) whether the relaxed structure has the sampled space group."""
+        return np.asarray(self.frame["symmetry"] == "sampled", dtype=np.bool_)
+
+    @cached_property
+    def keeps_volume(self) -> Mask:
+        """(n,) whether the relaxation changes the volume of the sampled cell by at most `VOLUME_KEPT`."""
+        return np.asarray(np.abs(column(self.frame, "volume_change")) <= VOLUME_KEPT, dtype=np.bool_)
 
     @cached_property
     def doubts(self) -> list[dict[str, str]]:

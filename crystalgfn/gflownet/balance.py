@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crystalgfn.gflownet.distributed import sum_over_processes
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.policies.base import Policy, Shape
+from crystalgfn.gflownet.prior import Prior
 from crystalgfn.gflownet.rollout import BackwardPolicy, Trajectories, backward_distribution, by_head, log_forward
 
 MakePolicy = Callable[[Mapping[str, Shape]], Policy]
@@ -130,6 +131,8 @@ class Balance:
         flow: network for log F of states, for losses that use states.
         backward: a learned backward policy, or the uniform one; None for the environment's own P_B.
         partial: function for log R of intermediate states, for forward-looking losses.
+        prior: a prior that is part of log R. Losses of states then learn F(s) relative to the prior's probability of
+            reaching s, that is the mean of f over what the prior makes of s.
     """
 
     def __init__(
@@ -142,8 +145,10 @@ class Balance:
         flow: StateFlow | None = None,
         backward: BackwardPolicy | None = None,
         partial: Callable[[Tensor], Tensor] | None = None,
+        prior: Prior | None = None,
     ) -> None:
         self.env, self.policy, self.flow, self.backward, self.partial = env, policy, flow, backward, partial
+        self.prior = prior
         self.trajectories, self.log_reward, self.log_z = trajectories, log_reward, log_z
 
     @cached_property
@@ -171,7 +176,7 @@ class Balance:
         trajectories, positions = self.trajectories, _positions(self.trajectories)
         n, length = len(trajectories), positions.length
         width = int(length.max()) if n else 0
-        log_pf, log_flow = (_Matrix(n, size, length.device) for size in (width, width + 1))
+        log_pf, log_prior, log_flow = (_Matrix(n, size, length.device) for size in (width, width, width + 1))
         heads = self.env.heads
         for head, indices in positions.of_heads.items():
             steps = [trajectories.steps[i] for i in indices]
@@ -181,6 +186,8 @@ class Balance:
             places = torch.cat([positions.of_steps[i] for i in indices])
             distribution = heads[head].distribution(self.policy(head, inputs), support)
             log_pf.add(rows, places, distribution.log_prob(actions).to(torch.float64))
+            if self.prior is not None:
+                log_prior.add(rows, places, self.prior.log_decisions(self.env, head, steps) / self.prior.temperature)
             # The flow of the first state is Z, which is a separate parameter.
             inner = places > 0
             if self.flow is not None and inner.any():
@@ -195,7 +202,8 @@ class Balance:
         every = torch.arange(n, device=length.device)
         log_flow.add(every, torch.zeros_like(every), torch.where(length > 0, self.log_z, 0.0))
         log_flow.add(every, length, self.log_reward)
-        log_partial = self._log_partial(positions, n, width)
+        # Before a choice, the prior has made the choices up to it.
+        log_partial = self._log_partial(positions, n, width) + log_prior.values.cumsum(1) - log_prior.values
         flows = log_flow.values + torch.nn.functional.pad(log_partial, (0, 1))
         return Steps(flows, log_pf.values, log_pb.values, length, log_partial)
 

@@ -9,7 +9,9 @@ import copy
 import io
 import os
 import pickle
+import re
 from collections.abc import Collection, ItemsView, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +20,22 @@ import yaml
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from crystalgfn import __version__
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, write_through
+from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.input_files import FILE, SHA256, checksums, is_changed
+from crystalgfn.gflownet.policies.base import Axis, Policy
 from crystalgfn.plugins import foreign_classes
-from crystalgfn.settings import current, gone, is_gone
+from crystalgfn.settings import current, gone, is_gone, shipped_model
 
 LAST = "last.ckpt"
 """The newest checkpoint of a run, in its folder ``checkpoints``."""
+
+BEST = "best.ckpt"
+"""The checkpoint of a run with the best value in a validation; not all runs have one."""
 
 PREVIOUS = "previous.ckpt"
 """The checkpoint before the newest one, in case the newest one is lost or damaged."""
@@ -116,6 +123,34 @@ def _load(path: Path, setting: str = "ckpt_path") -> Any:
     except Exception as error:  # zip, pickle and torch raise many kinds of errors for damaged files
         reason = str(error).partition("\n")[0]
         raise InputError(f"{setting}: {path} cannot be read; it may be damaged ({reason})") from None
+
+
+def find_checkpoint(name: str | Path, setting: str = "ckpt_path", to_continue: bool = False) -> Path:
+    """Find the file of a checkpoint.
+
+    Args:
+        name: a file, a folder (its newest complete checkpoint is used), or a model that comes with the package.
+        setting: name of the setting that gives it, for messages.
+        to_continue: whether training goes on from it. If not, and a run of the folder has kept its best checkpoint,
+            that one is used.
+
+    Returns:
+        the file. It is not checked whether the file exists.
+
+    Raises:
+        InputError: if a folder has no complete checkpoint.
+    """
+    shipped = shipped_model(str(name))
+    if shipped is not None:
+        return shipped
+    path = Path(name)
+    if not path.is_dir():
+        return path
+    found = newest_checkpoint(path)
+    if found is None:
+        raise InputError(f"{setting}: there is no complete checkpoint in the folder {path}")
+    best = found.with_name(BEST)
+    return best if best.is_file() and not to_continue else found
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -261,40 +296,162 @@ def refuse_foreign(stored: StoredSettings, path: str | Path, own: Collection[str
 
 # Networks of another run
 
-VALUES_OF_FILES = {"proxy": "proxies.", "reward": "reward."}
+VALUES_OF_FILES = {"proxy": "proxies.", "reward": "reward.", "prior": "prior."}
 """Settings whose files' values are part of a checkpoint, such as weights of proxies, and prefixes of their names."""
 
 NETWORKS = ("policy.", "flow.", "backward_policy.")
 """Prefixes of the names of the networks' weights in the state of a `GFlowNet`."""
 
 
-def start_networks(module: nn.Module, path: Path | str) -> None:
+NAMES = "names"
+"""Entry of a checkpoint with the names of its policy's inputs and options, see `space_names`."""
+
+_ALL = "all inputs and options of this run must be among those of the checkpoint"
+
+
+def space_names(env: Environment) -> dict[str, dict[str, list[str]]]:
+    """Names of the ``options`` and ``inputs`` of each decision; what has no names is left out."""
+    found = {head: {"options": env.option_names(head), "inputs": env.input_names(head)} for head in env.heads}
+    names = {head: {kind: list(own) for kind, own in both.items() if own is not None} for head, both in found.items()}
+    return {head: both for head, both in names.items() if both}
+
+
+def start_networks(module: nn.Module, name: Path | str) -> None:
     """Give the networks of a model the weights from a checkpoint; everything else in the model is unchanged.
 
     Args:
         module: a `GFlowNet`.
-        path: checkpoint of a run with the same decisions and policy.
+        name: checkpoint of a run with the same policy, see `find_checkpoint`. Its decisions must include those of the
+            model, see `networks_for`. Networks for log F and for a learned P_B must have equal decisions.
 
     Raises:
         InputError: if the file is missing or damaged, if its networks do not fit the model, or if a weight is not
             finite.
     """
-    own = {name: value for name, value in module.state_dict().items() if name.startswith(NETWORKS)}
-    given = {
-        name: value
-        for name, value in read_checkpoint(path, "model.start_from")["state_dict"].items()
-        if name.startswith(NETWORKS)
-    }
+    setting = "model.start_from"
+    path = find_checkpoint(name, setting)
+    checkpoint = read_checkpoint(path, setting)
+    env, policy = module.env, module.policy
+    assert isinstance(env, Environment) and isinstance(policy, Policy)
+    fitted = {f"policy.{key}": value for key, value in _fitted(env, policy, checkpoint, path, setting).items()}
+    others = NETWORKS[1:]
+    own, given = (
+        {key: value for key, value in state.items() if key.startswith(others)}
+        for state in (module.state_dict(), checkpoint["state_dict"])
+    )
+    _refuse_other_shapes(own, given, path, setting)
+    names = space_names(env)
+    if given and checkpoint.get(NAMES, names) != names:
+        raise InputError(
+            f"{setting}: the networks in {path} do not fit: those for log F or P_B cannot be moved to decisions with "
+            "other inputs or options; use a checkpoint of a run without them, and a loss that needs none"
+        )
+    module.load_state_dict(fitted | given, strict=False)
+
+
+def networks_for(env: Environment, policy: Policy, name: Path | str, setting: str) -> dict[str, Tensor]:
+    """The weights of a checkpoint's policy for a policy that may be in a smaller environment.
+
+    If the names of inputs and options differ, those of this environment are chosen by their names and the others are
+    left out. Decisions that only the checkpoint has are left out.
+
+    Args:
+        env: the environment of the policy.
+        policy: a policy of the same kind as in the checkpoint; it is not changed.
+        name: the checkpoint, see `find_checkpoint`.
+        setting: name of the setting that gives the checkpoint, for messages.
+
+    Returns:
+        the policy's state, for its ``load_state_dict``.
+
+    Raises:
+        InputError: if the file is missing or damaged, if a decision, an input or an option is missing there, if another
+            size differs, or if a weight is not finite.
+    """
+    path = find_checkpoint(name, setting)
+    return _fitted(env, policy, read_checkpoint(path, setting), path, setting)
+
+
+def _unscaled(name: str) -> tuple[str, float]:
+    """A name without its scale, and the scale, such as 24 of ``atoms of Fe / 24``; 1 if there is none."""
+    found = re.fullmatch(r"(.*) / (\d+(?:\.\d+)?)", name)
+    return (found[1], float(found[2])) if found else (name, 1.0)
+
+
+def _fitted(
+    env: Environment, policy: Policy, checkpoint: Mapping[str, Any], path: Path, setting: str
+) -> dict[str, Tensor]:
+    """See `networks_for`."""
+    own, axes = policy.state_dict(), policy.axes()
+    there: Mapping[str, Mapping[str, list[str]]] = checkpoint.get(NAMES, {})
+    moves = _moves(env, there, path, setting) if axes else {}
+    left_out = there.keys() - env.heads.keys()
+    fitted = {}
+    for key, value in checkpoint["state_dict"].items():
+        if not key.startswith("policy."):
+            continue
+        name = key.removeprefix("policy.")
+        if name not in own and left_out.intersection(name.split(".")):
+            continue
+        if not value.isfinite().all():
+            raise InputError(f"{setting}: the weights {key} in {path} are not finite")
+        fitted[name] = value
+        for place, axis in enumerate(axes.get(name, ())):
+            move = moves.get(axis) if axis is not None else None
+            if move is not None and value.ndim > place and value.shape[place] == move.shape[1]:
+                moved = torch.tensordot(move, fitted[name].float(), dims=([1], [place]))
+                fitted[name] = moved.movedim(0, place)
+    _refuse_other_shapes(own, fitted, path, setting, "policy.")
+    return fitted
+
+
+def _moves(
+    env: Environment, there: Mapping[str, Mapping[str, list[str]]], path: Path, setting: str
+) -> dict[Axis, Tensor]:
+    """How the weights of inputs and options here follow from those in a checkpoint, where the names differ.
+
+    Returns:
+        for a decision and one of its kinds, ``inputs`` or ``options``, (n here, n there) float32 factors.
+    """
+    moves: dict[Axis, Tensor] = {}
+    for head, both in space_names(env).items():
+        for kind, names in both.items():
+            known = there.get(head, {}).get(kind, names)
+            if known == names:
+                continue
+            place = {_unscaled(name)[0]: (i, _unscaled(name)[1]) for i, name in enumerate(known)}
+            # A larger scale stands for larger values, which the checkpoint's policy has never seen.
+            missing = [n for n in names if _unscaled(n)[1] > place.get(_unscaled(n)[0], (0, 0.0))[1]]
+            if missing:
+                closest = "".join(f" (closest: {name!r})" for name in get_close_matches(missing[0], known, 1, 0.7))
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                raise InputError(
+                    f"{setting}: the networks in {path} do not know {missing[0]!r}{closest}{more} among the {kind} of "
+                    f"{head}; {_ALL}"
+                )
+            move = torch.zeros(len(names), len(known))
+            for i, (base, scale) in enumerate(map(_unscaled, names)):
+                column, own = place[base]
+                # The weight of x / 24 is that of x / 16, times 24 / 16.
+                move[i, column] = scale / own
+            if kind == "inputs":
+                for name, factors in env.implied_inputs(head).items():
+                    if name in place:
+                        move[:, place[name][0]] += factors
+            moves[head, "inputs" if kind == "inputs" else "options"] = move
+    return moves
+
+
+def _refuse_other_shapes(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path, setting: str, prefix: str = ""
+) -> None:
     for name in sorted(own.keys() | given.keys()):
         shapes = [tuple(state[name].shape) if name in state else None for state in (given, own)]
         if shapes[0] != shapes[1]:
             raise InputError(
-                f"model.start_from: the networks in {path} do not fit: {name} has the shape {shapes[0]} there "
-                f"and {shapes[1]} in this run; both must have the same decisions of the environment and the same policy"
+                f"{setting}: the networks in {path} do not fit: {prefix}{name} has the shape {shapes[0]} there and "
+                f"{shapes[1]} in this run; both must have the same decisions of the environment and the same policy"
             )
-        if not given[name].isfinite().all():
-            raise InputError(f"model.start_from: the weights {name} in {path} are not finite")
-    module.load_state_dict(given, strict=False)
 
 
 # Small checkpoints
@@ -302,7 +459,7 @@ def start_networks(module: nn.Module, path: Path | str) -> None:
 COMPACT = "compact"
 """Entry that marks a checkpoint as compact."""
 
-_KEPT = ("epoch", "global_step", "pytorch-lightning_version", CONFIG_KEY)
+_KEPT = ("epoch", "global_step", "pytorch-lightning_version", CONFIG_KEY, NAMES)
 
 
 def write_compact(source: Path, out: Path, proxy: Any) -> None:
@@ -324,12 +481,15 @@ def write_compact(source: Path, out: Path, proxy: Any) -> None:
     content: dict[str, Any] = {key: copy.deepcopy(checkpoint[key]) for key in _KEPT if key in checkpoint}
     config = yaml.safe_load(content[CONFIG_KEY]["config"])
     config["model"] |= {"proxy": proxy, "start_from": None}
-    # These settings belong to the run only: where it logs and saves.
+    # These settings belong to the run only: where it logs and saves, and the folder of its table.
     config.pop("trainer", None)
+    table = (config["model"].get("data_set") or {}).get("init_args", {})
+    if "table" in table:
+        table["table"] = Path(table["table"]).name
     content[CONFIG_KEY]["config"] = yaml.safe_dump(config, sort_keys=False)
     # Files of the proxy are named anew; others have to be those of the run.
     kept = {place: e for place, e in _files(content[CONFIG_KEY]) if place.startswith("model.")}
-    kept = {place: e for place, e in kept.items() if not place.startswith("model.proxy")}
+    kept = {place: e for place, e in kept.items() if not place.startswith(("model.proxy", "model.data_set"))}
     content[CONFIG_KEY]["files"] = kept | checksums({"model": {"proxy": proxy}})
     content[COMPACT] = True
     content["state_dict"] = {

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from crystalgfn.checks import at_least, between, listed, quoted
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.gflownet.keys import hash_rows, state_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,18 +95,29 @@ class DataSet(nn.Module):
         tolerance: largest relative deviation of an object from one that can be built, such as of lengths that must be
             equal, or of an angle from 90 degrees; the object is changed to the one that can be built.
         only: values that columns of the table must have, such as ``{split: train}``; None for all rows.
+        validate: objects that are not trained on, and whose likelihood each validation logs: the values of columns,
+            such as ``{split: val}``, or the share of the kinds of objects (for crystals compositions of the cell), such
+            as 0.1, that are set aside. The choice depends on the kinds alone. None for no such objects.
 
     Raises:
         InputError: if a setting is not allowed.
     """
 
     def __init__(
-        self, table: Path, batch_size: int, tolerance: float = 0.01, only: dict[str, str] | None = None
+        self,
+        table: Path,
+        batch_size: int,
+        tolerance: float = 0.01,
+        only: dict[str, str] | None = None,
+        validate: dict[str, str] | float | None = None,
     ) -> None:
         super().__init__()
         at_least("data_set.batch_size", batch_size, 1)
         between("data_set.tolerance", tolerance, 0, 0.5, without=0.5)
+        if isinstance(validate, int | float):
+            between("data_set.validate", validate, 0, 1, without=1)
         self.table, self.batch_size, self.tolerance, self.only = Path(table), batch_size, tolerance, only
+        self.validate = validate
         self.counts: Counter[str] = Counter()
         self.fingerprint: Tensor
         self.states: Tensor
@@ -113,6 +125,8 @@ class DataSet(nn.Module):
         self.register_buffer("fingerprint", torch.zeros((), dtype=torch.int64))
         self.register_buffer("states", torch.zeros(0, 0, dtype=torch.float64), persistent=False)
         self.register_buffer("log_rewards", torch.zeros(0, dtype=torch.float64), persistent=False)
+        self.held_out: Tensor
+        self.register_buffer("held_out", torch.zeros(0, 0, dtype=torch.float64), persistent=False)
 
     def __len__(self) -> int:
         return len(self.log_rewards)
@@ -130,16 +144,25 @@ class DataSet(nn.Module):
                 tables, or if the objects are not those of the checkpoint.
         """
         known = read_states(env, self.table, self.tolerance, self.only, "data_set")
+        states = known.states
+        if isinstance(self.validate, Mapping):
+            self.held_out = read_states(env, self.table, self.tolerance, self.validate, "data_set.validate").states
+        elif self.validate:
+            is_held = _shares(env.kinds(states)) < self.validate
+            self.held_out, states = states[is_held], states[~is_held]
+        if self.validate and not len(self.held_out):
+            raise InputError(f"data_set.validate: {self.validate} leaves no object of {self.table} for validation")
         reasons = Counter(known.problems.values())
-        values = log_reward(known.states).to(torch.float64)
+        values = log_reward(states).to(torch.float64)
         good = values.isfinite()
         reasons["no finite prediction"] += int((~good).sum())
         self.counts = +reasons
         if not good.any():
             raise InputError(f"data_set: the environment can build none of the objects of {self.table}{self._why()}")
-        self.states, self.log_rewards = known.states[good], values[good]
+        self.states, self.log_rewards = states[good], values[good]
         # A sum of the bits, weighted by position: it detects another table, but not a deliberate forgery.
-        bits = self.states.contiguous().view(torch.int64).flatten()
+        objects = torch.cat([self.states, self.held_out]) if len(self.held_out) else self.states
+        bits = objects.contiguous().view(torch.int64).flatten()
         fingerprint = (bits * (2 * torch.arange(len(bits), device=bits.device) + 1)).sum()
         if self.fingerprint not in (0, fingerprint):
             raise InputError(f"data_set: {self.table} gives other objects than those in the training of the checkpoint")
@@ -147,7 +170,8 @@ class DataSet(nn.Module):
 
     def summary(self) -> str:
         """Text with the number of objects that are used, and the reasons why other rows are left out."""
-        return f"data set {self.table}: {len(self)} objects{self._why()}"
+        held = f", and {len(self.held_out)} for validation" if len(self.held_out) else ""
+        return f"data set {self.table}: {len(self)} objects{held}{self._why()}"
 
     def _why(self) -> str:
         left = [f"{reason} ({count})" for reason, count in self.counts.most_common()]
@@ -157,3 +181,8 @@ class DataSet(nn.Module):
         """Draw m = ``batch_size`` objects with replacement: states (m, state_size) and their log R (m,)."""
         rows = torch.randint(len(self), (self.batch_size,), generator=generator, device=self.states.device)
         return self.states[rows], self.log_rewards[rows]
+
+
+def _shares(kinds: Tensor) -> Tensor:
+    """(n,) float64, a number in [0, 1) for each row of (n, k) kinds, which depends on the row alone."""
+    return hash_rows(state_keys(kinds)).remainder(2**24).to(torch.float64) / 2**24

@@ -11,15 +11,17 @@ is the same for all trajectories of x.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from crystalgfn.checks import at_least
+from crystalgfn.gflownet.distributed import sum_over_processes
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.policies.base import Policy
-from crystalgfn.gflownet.rollout import BackwardPolicy, log_forward, sample_backward
+from crystalgfn.gflownet.rollout import BackwardPolicy, by_head, log_decisions, log_forward, sample_backward
 
 BATCH = 4096
 """Number of trajectories that are processed at once, to bound memory."""
@@ -46,6 +48,7 @@ def log_likelihood(
     trajectories: int = 100,
     backward: BackwardPolicy | None = None,
     batch: int = BATCH,
+    uniform: float = 0.0,
 ) -> LogLikelihood:
     """Compute log p(x) of terminal states under the policy.
 
@@ -61,6 +64,7 @@ def log_likelihood(
         backward: a learned backward policy, or the uniform one; None for the environment's own P_B. Every P_B gives
             the same p(x); the P_B with which the policy was trained gives the smallest error.
         batch: largest number of trajectories at once.
+        uniform: probability that a decision is uniformly random instead of the policy's.
 
     Returns:
         log p(x) and its standard error.
@@ -79,10 +83,67 @@ def log_likelihood(
         log_weights = []
         for part in repeated.split(batch):
             sampled = sample_backward(env, part, generator, backward)
-            log_weights.append(log_forward(env, policy, sampled) - sampled.log_pb)
+            log_weights.append(log_forward(env, policy, sampled, uniform) - sampled.log_pb)
         parts.append(_summary(torch.cat(log_weights).view(len(rows), each), env.is_tree))
     log_p, errors = zip(*parts, strict=True)
     return LogLikelihood(torch.cat(log_p), torch.cat(errors))
+
+
+class Surprisal(NamedTuple):
+    """Mean of -log p(x) over objects, in bits, and its parts; for values, log p is the log-density.
+
+    Attributes:
+        objects: number of objects.
+        decisions: mean number of decisions with a choice for each object.
+        bits: mean of -log2 p(x) = log2 P_B - log2 P_F of one trajectory of each object; exact in a tree, otherwise an
+            upper bound on average.
+        bits_of: the part of each stage of the environment, by its name.
+    """
+
+    objects: int
+    decisions: float
+    bits: float
+    bits_of: dict[str, float]
+
+    def values(self) -> dict[str, float]:
+        """The numbers by name: ``bits``, ``bits_per_decision`` and ``bits_of_<stage>``."""
+        of_stages = {f"bits_of_{stage}": bits for stage, bits in self.bits_of.items()}
+        return {"bits": self.bits, "bits_per_decision": self.bits / max(self.decisions, 1e-300), **of_stages}
+
+
+@torch.no_grad()
+def surprisal(
+    env: Environment,
+    policy: Policy | None,
+    states: Tensor,
+    generator: Generator,
+    backward: BackwardPolicy | None = None,
+) -> Surprisal:
+    """Compute how surprising known objects are to a policy.
+
+    With several processes, each gives its own objects, and the result is that of all.
+
+    Args:
+        env: the environment.
+        policy: the policy; None for the policy that is uniform at each decision.
+        states: (n, state_size) terminal states; at least one on some process.
+        generator: the only source of randomness; not used in a tree.
+        backward: a learned backward policy, or the uniform one; None for the environment's own P_B.
+    """
+    stages = list(dict.fromkeys(env.stage_of(head) for head in env.heads))
+    sums = torch.zeros(2 + len(stages), dtype=torch.float64, device=states.device)
+    for part in states.split(BATCH):
+        sampled = sample_backward(env, part, generator, backward)
+        sums[0] += len(part)
+        for head, steps in by_head(sampled.steps).items():
+            _, log_pf = log_decisions(env, policy, head, steps)
+            sums[1] += len(log_pf)
+            sums[2 + stages.index(env.stage_of(head))] -= log_pf.sum()
+        for arrival in sampled.arrivals:
+            sums[2 + stages.index(env.stage_of(arrival.head))] += arrival.log_pb.sum()
+    n, decisions, *nats = sum_over_processes(sums).tolist()
+    bits = {stage: value / n / math.log(2) for stage, value in zip(stages, nats, strict=True)}
+    return Surprisal(int(n), decisions / n, sum(bits.values()), bits)
 
 
 def _summary(log_weights: Tensor, is_exact: bool) -> LogLikelihood:

@@ -20,12 +20,14 @@ from crystalgfn.checks import at_least, between, one_of, positive
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.balance import Balance, MakePolicy, StateFlow, backward_shapes, policy_shapes
 from crystalgfn.gflownet.checkpoint_files import (
+    NAMES,
     NETWORKS,
     VALUES_OF_FILES,
     read_checkpoint,
     refuse_foreign,
     renewed,
     settings_in,
+    space_names,
     start_networks,
 )
 from crystalgfn.gflownet.data import Samples, Ticket
@@ -34,11 +36,14 @@ from crystalgfn.gflownet.distributed import mean_over_processes, n_processes, su
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.exploration import Exploration, Schedule, cosine_fall
 from crystalgfn.gflownet.input_files import refuse_changed
+from crystalgfn.gflownet.likelihood import log_likelihood, surprisal
 from crystalgfn.gflownet.losses import Loss, TrajectoryBalance, trajectory_balance
+from crystalgfn.gflownet.policies import MLP
+from crystalgfn.gflownet.prior import Prior
 from crystalgfn.gflownet.proxies import Proxy, ProxySet
 from crystalgfn.gflownet.proxies.base import BATCH
 from crystalgfn.gflownet.replay import ReplayBuffer
-from crystalgfn.gflownet.rewards import Reward
+from crystalgfn.gflownet.rewards import NoReward, Reward
 from crystalgfn.gflownet.rollout import (
     BackwardPolicy,
     Trajectories,
@@ -48,6 +53,7 @@ from crystalgfn.gflownet.rollout import (
     sample_to_learn,
 )
 from crystalgfn.gflownet.step_guard import StepGuard
+from crystalgfn.gflownet.target import check_target
 from crystalgfn.plugins import texts
 from crystalgfn.random import generator
 from crystalgfn.settings import instantiate, merged
@@ -60,18 +66,21 @@ FINETUNE_LR_FINAL = 0.01
 
 
 class GFlowNet(LightningModule):
-    """Learns to sample objects with probability proportional to a reward.
+    """Learns to sample objects with probability proportional to a reward, or objects like known ones.
 
     Every step method returns a dictionary about the n objects that it sampled: ``states`` (n, state_size);
     ``properties`` (n, columns), the proxies' predictions and uncertainties, with the columns ``proxies.columns``;
     ``log_reward`` (n,); and ``log_pf`` (n,). Callbacks read this dictionary. The training step adds ``loss``, all other
-    steps add ``log_pb`` (n,).
+    steps add ``log_pb`` (n,). With a prior, all steps add ``log_prior`` (n,), log p_prior(x): exact in a
+    tree, otherwise log P_prior - log P_B of the sampled trajectory. ``log_reward`` contains it.
 
     Args:
         env: the environment: which objects are built, and how.
-        proxy: predicts a property of an object; give a list of proxies to predict several properties.
-        reward: turns the predictions into log R.
-        policy: makes the policy network from the shape of each decision.
+        proxy: predicts a property of an object; give a list of proxies to predict several properties. None if there
+            is no reward.
+        reward: turns the predictions into log R, with a prior into log f. None only with a prior, whose samples are
+            then learned, or with the loss `MaximumLikelihood`; properties are then only recorded.
+        policy: makes the policy network from the shape of each decision; None for an `MLP`.
         loss: the loss to minimise; None for trajectory balance.
         backward_policy: ``uniform`` over the parents of a state; ``fixed``, the environment's own P_B, which is uniform
             if the environment defines no other; or ``learned``, a network of the same kind as the policy, allowed only
@@ -79,6 +88,7 @@ class GFlowNet(LightningModule):
         batch_size: number of trajectories sampled with the policy in each training step.
         replay: buffer of sampled terminal states that are trained on again; None for none.
         data_set: known objects to train on; None for none.
+        prior: a trained policy, whose probability of an object is a factor of the reward; None for none.
         lr: learning rate of the networks at the start.
         lr_log_z: learning rate of log Z at the start.
         lr_final: factor to which both learning rates fall until ``max_steps``, along half a cosine, relative to their
@@ -91,9 +101,10 @@ class GFlowNet(LightningModule):
         on_bad_value: what to do if a proxy gives NaN or an infinite value for an object. ``stop`` ends the run with an
             error that names the object. ``skip`` leaves the object out of training and metrics and counts it
             (``train/skipped``, the total of a run); a table of samples lists it without a reward.
-        start_from: checkpoint of another run; training starts with its networks instead of random weights. That run
-            must have the same decisions and policy; it can have another reward or proxy. Optimizer, schedules and
-            log Z start anew. None for random weights.
+        start_from: checkpoint of another run, or the name of a model that comes with the package; training starts with
+            its networks instead of random weights. That run must have the same policy, and its decisions must include
+            those of this run; it can have another reward or proxy. Optimizer, schedules and log Z start anew. None for
+            random weights.
         seed: seed of the policy's first weights and of every random stream.
 
     Raises:
@@ -103,14 +114,15 @@ class GFlowNet(LightningModule):
     def __init__(
         self,
         env: Environment,
-        proxy: Proxy | list[Proxy],
-        reward: Reward,
-        policy: MakePolicy,
+        proxy: Proxy | list[Proxy] | None = None,
+        reward: Reward | None = None,
+        policy: MakePolicy | None = None,
         loss: Loss | None = None,
         backward_policy: Literal["uniform", "fixed", "learned"] = "fixed",
         batch_size: int = 256,
         replay: ReplayBuffer | None = None,
         data_set: DataSet | None = None,
+        prior: Prior | None = None,
         lr: float = 1e-3,
         lr_log_z: float = 1.0,
         lr_final: float = 0.01,
@@ -132,13 +144,15 @@ class GFlowNet(LightningModule):
         self.loss = loss if loss is not None else TrajectoryBalance()
         self._keep_states = self.loss.uses_edges or self.loss.forward_looking
         self.loss.check(env, backward_policy)
-        if not self.loss.learns_log_z and batch_size < 2:
+        if not (self.loss.learns_log_z or self.loss.uses_known_alone) and batch_size < 2:
             name = type(self.loss).__name__
             raise InputError(f"batch_size: {batch_size} is not allowed; {name} compares trajectories, use 2 or more")
+        check_target(env, self.loss, backward_policy, reward, prior, replay, data_set)
+        policy = policy if policy is not None else MLP
         self.env = env
-        self.proxies = ProxySet(proxy, env.columns()).eval().requires_grad_(False)
-        self.reward = reward
-        reward.check(list(self.proxies))
+        self.proxies = ProxySet(proxy if proxy is not None else [], env.columns()).eval().requires_grad_(False)
+        self.reward = reward if reward is not None else NoReward()
+        self.reward.check(list(self.proxies))
         self.on_bad_value = on_bad_value
         self.skipped: Tensor
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
@@ -150,8 +164,11 @@ class GFlowNet(LightningModule):
             self.backward_policy: BackwardPolicy | None = (
                 policy(backward_shapes(env)) if backward_policy == "learned" else None
             )
+            if prior is not None:
+                prior.prepare(env, policy(policy_shapes(env)))
         if backward_policy == "uniform" and env.has_own_backward:
             self.backward_policy = UniformBackward()
+        self.prior = prior
         self.log_z = torch.nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=self.loss.learns_log_z)
         self.replay, self.data_set = replay, data_set
         if replay is not None:
@@ -160,16 +177,15 @@ class GFlowNet(LightningModule):
         self._trains_on_samples_alone = not (of_others or self.loss.uses_states or self.loss.uses_edges)
         self.batch_size = batch_size
         self.lr, self.lr_log_z, self.lr_final = lr, lr_log_z, lr_final
-        self.seed = seed
-        self.start_from = start_from
+        self.seed, self.start_from = seed, start_from
         self.renewed: set[str] = set()
-        """Which of ``proxy`` and ``reward`` the user changes on loading; their values in a checkpoint are not used."""
+        """Which of ``proxy``, ``reward`` and ``prior`` the user changes on loading; checkpoints do not set them."""
         self._is_resumed = False
         self._generator: Generator | None = None
         self._generator_state: Tensor | None = None
         self._correlation = PearsonCorrCoef()
         self._means = torch.nn.ModuleDict(
-            {name: MeanMetric() for name in (*self._mean_names(), "log_reward_mean", "loss")}
+            {name: MeanMetric() for name in (*self._mean_names(), "log_reward_mean", "log_prior_mean", "loss")}
         )
 
     # Sampling
@@ -182,8 +198,8 @@ class GFlowNet(LightningModule):
             states: (n, state_size) terminal states.
 
         Returns:
-            properties (n, columns), log R (n,), and the parts of log R by property, each (n,). With ``on_bad_value``
-            ``skip``, log R is NaN for objects with a prediction that is not finite.
+            properties (n, columns), log R (n,) without the prior, and its parts by property, each (n,). With
+            ``on_bad_value`` ``skip``, log R is NaN for objects with a prediction that is not finite.
 
         Raises:
             InputError: if a proxy returns a wrong shape or type, or, with ``on_bad_value`` ``stop``, a value that is
@@ -192,8 +208,31 @@ class GFlowNet(LightningModule):
         return self._judge(self.env.decode(states), states)
 
     def log_rewards(self, states: Tensor) -> Tensor:
-        """(n,) log R of any number of terminal states (n, state_size), evaluated in batches to bound memory."""
-        return torch.cat([states.new_zeros(0), *(self.evaluate(part)[1] for part in states.split(BATCH) if len(part))])
+        """(n,) log R, with the prior, of any number of terminal states (n, state_size); in batches, to bound memory.
+
+        A model that has learned from known objects alone has log p(x) here.
+        """
+        if self.loss.uses_known_alone:
+            stream = generator(self.seed, "likelihood", device=states.device)
+            return log_likelihood(self.env, self.policy, states, stream, backward=self.backward_policy).log_p
+        own = [self.evaluate(part)[1] for part in states.split(BATCH) if len(part)]
+        log_reward = torch.cat([states.new_zeros(0), *own])
+        return log_reward if self.prior is None else log_reward + self.log_priors(states) / self.prior.temperature
+
+    def log_priors(self, states: Tensor) -> Tensor:
+        """(n,) float64 log p_prior of terminal states (n, state_size); in a tree exact, otherwise an estimate."""
+        assert self.prior is not None
+        stream = generator(self.seed, "prior", device=states.device)
+        return self.prior.log_p(self.env, states, stream, self.backward_policy)
+
+    def _add_prior(
+        self, trajectories: Trajectories, log_reward: Tensor, log_pb: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(n,) log R of sampled trajectories with the prior, and if there is a prior ``log_prior`` for the outputs."""
+        if self.prior is None:
+            return log_reward, {}
+        log_prior = self.prior.log_trajectories(self.env, trajectories) - log_pb
+        return log_reward + log_prior / self.prior.temperature, {"log_prior": log_prior}
 
     @torch.no_grad()
     def _judge(self, objects: Any, states: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -208,19 +247,25 @@ class GFlowNet(LightningModule):
                 "(model.on_bad_value: skip leaves such objects out)"
             )
         parts = self.reward.parts(predictions)
-        log_reward = self.reward.total(parts).masked_fill(~good, float("nan"))
-        return self.proxies.matrix(predictions), log_reward, parts
+        log_reward = self.reward.total(parts) if parts else states.new_zeros(len(states))
+        log_reward = log_reward.masked_fill(~good, float("nan"))
+        return self.proxies.matrix(predictions, states), log_reward, parts
 
     def sample(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """Sample n objects with the current policy; the class docstring describes the dictionary that is returned."""
         trajectories, log_pf = sample_forward(self.env, self.policy, n, generator, backward=self.backward_policy)
         properties, log_reward, _ = self.evaluate(trajectories.states)
+        log_reward, log_prior = self._add_prior(trajectories, log_reward, trajectories.log_pb)
+        if self.loss.uses_known_alone:
+            # What was learned from known objects is what these samples are compared with.
+            log_reward = log_pf - trajectories.log_pb
         return {
             "states": trajectories.states,
             "properties": properties,
             "log_reward": log_reward,
             "log_pf": log_pf,
             "log_pb": trajectories.log_pb,
+            **log_prior,
         }
 
     def _mean_names(self) -> list[str]:
@@ -232,12 +277,23 @@ class GFlowNet(LightningModule):
         stream = self._training_generator()
         before, skipped = stream.get_state(), self.skipped.clone()
         try:
-            return self._training_step(stream)
+            return self._known_step(stream) if self.loss.uses_known_alone else self._training_step(stream)
         except Exception:
             # A checkpoint that is saved after the error will repeat this step with the same random numbers.
             stream.set_state(before)
             self.skipped.copy_(skipped)
             raise
+
+    def _known_step(self, stream: Generator) -> dict[str, Tensor]:
+        """A step with the objects of the data set alone."""
+        assert self.data_set is not None
+        states, log_reward = self.data_set.sample(stream)
+        self.policy.noise = stream
+        losses = self.loss(self._balance(self._backward_from(states, stream), log_reward))
+        self.policy.noise = None
+        self.log("train/loss", mean_over_processes(losses.unsqueeze(1))[0], prog_bar=True)
+        # Each process has as many objects, and DDP averages the processes' gradients.
+        return {"loss": losses.mean() + (self._nothing() if n_processes() > 1 else 0.0)}
 
     def _training_step(self, stream: Generator) -> dict[str, Tensor]:
         epsilon, temperature = self.exploration.at(self.global_step)
@@ -258,6 +314,9 @@ class GFlowNet(LightningModule):
             sampled, properties, log_reward = sampled.select(good), properties[good], log_reward[good]
             parts = {name: part[good] for name, part in parts.items()}
             self.skipped += (~good).sum()
+        share_at_floor = self.guard.check_rewards(log_reward, math.log(self.reward.floor))
+        # With a prior, P_B is fixed or does not matter, so its value at sampling is used.
+        log_reward, log_prior = self._add_prior(sampled, log_reward, sampled.log_pb)
         batches, rewards, places = [sampled], [log_reward], None
         if self.replay is not None:
             places, states, replayed = self.replay.sample(stream)
@@ -289,13 +348,14 @@ class GFlowNet(LightningModule):
         if self.replay is not None and places is not None:
             self.replay.update(places, losses.detach()[n : n + len(places)])
             self.replay.add(sampled.states, log_reward, losses.detach()[:n])
-        self._log_step(losses, properties, log_reward, parts)
+        self._log_step(losses, properties, log_reward, log_prior, share_at_floor, parts)
         return {
             "loss": loss,
             "states": sampled.states,
             "properties": properties,
             "log_reward": log_reward,
             "log_pf": balance.log_pf.detach()[:n],
+            **log_prior,
         }
 
     def _estimate_log_z(self, balance: Balance) -> None:
@@ -321,11 +381,19 @@ class GFlowNet(LightningModule):
         learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return 0.0 * torch.stack([parameter.view(-1)[0].to(torch.float64) for parameter in learned]).sum()
 
-    def _log_step(self, losses: Tensor, properties: Tensor, log_reward: Tensor, parts: dict[str, Tensor]) -> None:
+    def _log_step(
+        self,
+        losses: Tensor,
+        properties: Tensor,
+        log_reward: Tensor,
+        log_prior: dict[str, Tensor],
+        share_at_floor: Tensor,
+        parts: dict[str, Tensor],
+    ) -> None:
         """Log the means of a training step over the trajectories of all processes."""
-        share_at_floor = self.guard.check_rewards(log_reward, math.log(self.reward.floor))
         columns = {f"{column.name}_mean": column.is_property for column in self.proxies.columns}
         values = {"log_reward_mean": log_reward, "share_at_floor": share_at_floor.expand(len(log_reward))}
+        values |= {f"{name}_mean": value for name, value in log_prior.items()}
         if len(parts) > 1:
             values |= {f"log_reward_of_{name}_mean": part for name, part in parts.items()}
         means = mean_over_processes(torch.cat([properties, torch.stack(list(values.values()), 1)], 1))
@@ -345,7 +413,15 @@ class GFlowNet(LightningModule):
     def _balance(self, trajectories: Trajectories, log_reward: Tensor) -> Balance:
         partial = self._log_partial if self.loss.forward_looking else None
         return Balance(
-            self.env, self.policy, trajectories, log_reward, self.log_z, self.flow, self.backward_policy, partial
+            self.env,
+            self.policy,
+            trajectories,
+            log_reward,
+            self.log_z,
+            self.flow,
+            self.backward_policy,
+            partial,
+            self.prior,
         )
 
     def _log_partial(self, states: Tensor) -> Tensor:
@@ -364,7 +440,9 @@ class GFlowNet(LightningModule):
         if self.start_from is not None and not self._is_resumed:
             start_networks(self, self.start_from)
         if self.data_set is not None:
-            self.data_set.load(self.env, self.log_rewards)
+            # The likelihood needs no rewards.
+            known_alone = self.loss.uses_known_alone
+            self.data_set.load(self.env, _zeros if known_alone else self.log_rewards)
             rank_zero_info(self.data_set.summary())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -404,6 +482,10 @@ class GFlowNet(LightningModule):
         good = torch.isfinite(samples["log_reward"])
         if not good.all():
             samples = {name: value[good] for name, value in samples.items()}
+        means = dict(zip(self._mean_names(), samples["properties"].unbind(1), strict=True))
+        if self.loss.uses_known_alone:
+            self._log_means(means, stage)
+            return samples
         # In a tree, log_pf - log_pb is log p(x); otherwise it is an estimate of log p(x) from one trajectory.
         log_p = samples["log_pf"] - samples["log_pb"]
         log_reward = samples["log_reward"]
@@ -412,21 +494,37 @@ class GFlowNet(LightningModule):
         # Always the loss of trajectory balance: it is zero for a perfect sampler, and with it, runs that minimise
         # different losses can be compared.
         loss = trajectory_balance(self.log_z, samples["log_pf"], samples["log_pb"], log_reward)
-        values = dict(zip(self._mean_names(), samples["properties"].unbind(1), strict=True))
-        for name, value in (values | {"log_reward_mean": log_reward, "loss": loss}).items():
+        if self.prior is not None:
+            means["log_prior_mean"] = samples["log_prior"]
+        self._log_means(means | {"log_reward_mean": log_reward, "loss": loss}, stage)
+        self.log(f"{stage}/log_p_log_reward_correlation", self._correlation, on_step=False, on_epoch=True)
+        return samples
+
+    def _log_means(self, values: Mapping[str, Tensor], stage: str) -> None:
+        for name, value in values.items():
             metric = self._means[name]
             assert isinstance(metric, MeanMetric)
             if len(value):
                 metric.update(value)
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True)
-        self.log(f"{stage}/log_p_log_reward_correlation", self._correlation, on_step=False, on_epoch=True)
-        return samples
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how surprising the objects of the data set's validation are, beside the policy that is always uniform."""
+        if self.data_set is None or not len(self.data_set.held_out):
+            return
+        own = self.data_set.held_out[self.global_rank :: n_processes()]
+        stream = generator(self.seed, "held out", self.global_rank, device=self.device)
+        for name, policy in (("", self.policy), ("uniform_", None)):
+            found = surprisal(self.env, policy, own, stream, self.backward_policy)
+            # All processes have the same values.
+            self.log_dict({f"val/held_out/{name}{key}": value for key, value in found.values().items()})
 
     def predict_step(self, batch: Ticket, batch_idx: int) -> dict[str, Tensor]:
         """Sample the objects of one ticket, from the ticket's own random stream."""
         if not batch.n:
             states, nothing = self.env.initial_states(0), torch.zeros(0, dtype=torch.float64, device=self.device)
-            values = dict.fromkeys(("log_reward", "log_pf", "log_pb"), nothing)
+            names = ("log_reward", "log_pf", "log_pb") + (() if self.prior is None else ("log_prior",))
+            values = dict.fromkeys(names, nothing)
             return {"states": states, "properties": nothing.view(0, len(self.proxies.columns)), **values}
         # Always draw a full ticket, so that a request for fewer samples gives the first ones of a larger request.
         samples = self.sample(batch.size, generator(*batch.stream, device=self.device))
@@ -498,6 +596,7 @@ class GFlowNet(LightningModule):
                 )
             if not good.all():
                 trajectories, log_reward = trajectories.select(good), log_reward[good]
+            log_reward, _ = self._add_prior(trajectories, log_reward, trajectories.log_pb)
             balance = self._balance(trajectories, log_reward)
             if step == 0 or not self.loss.learns_log_z:
                 self._estimate_log_z(balance)
@@ -564,6 +663,7 @@ class GFlowNet(LightningModule):
         return module.eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[NAMES] = space_names(self.env)
         states: list[Any] = [self._training_generator().get_state()]
         if self.trainer.world_size > 1:
             states = _gathered(states[0], self.trainer.world_size)
@@ -597,6 +697,11 @@ class GFlowNet(LightningModule):
     def _own_names(checkpoint: dict[str, Any]) -> list[str]:
         """Names of the entries of the state that differ between processes."""
         return [name for name in checkpoint["state_dict"] if name == "skipped" or name.startswith("replay.")]
+
+
+def _zeros(states: Tensor) -> Tensor:
+    """(n,) zeros, for objects without a reward."""
+    return states.new_zeros(len(states))
 
 
 def without_data_set(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,8 @@ class PropertyReward(Reward):
         """
 
     def check(self, proxies: Sequence[Proxy]) -> None:
+        if not proxies:
+            raise InputError(f"proxy: is missing; the reward {type(self).__name__} needs a property")
         if len(proxies) != 1:
             names = ", ".join(proxy.name for proxy in proxies)
             raise InputError(
@@ -116,6 +118,16 @@ class PropertyReward(Reward):
     def parts(self, predictions: Mapping[str, Prediction]) -> dict[str, Tensor]:
         ((name, prediction),) = predictions.items()
         return {name: self.of(prediction)}
+
+
+class NoReward(Reward):
+    """R = 1 for every object: nothing is preferred. It stands for a reward that is left out."""
+
+    def check(self, proxies: Sequence[Proxy]) -> None:
+        """Any proxies are allowed; their properties are only recorded."""
+
+    def parts(self, predictions: Mapping[str, Prediction]) -> dict[str, Tensor]:
+        return {}
 
 
 @REWARDS.register

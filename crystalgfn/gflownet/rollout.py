@@ -7,6 +7,7 @@ batch again with gradients: it calls the policy once for each head, and does not
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -357,16 +358,44 @@ def sample_backward(
     return Trajectories(states, steps[::-1], log_pb, arrivals[::-1])
 
 
-def log_forward(env: Environment, policy: Policy, trajectories: Trajectories) -> Tensor:
-    """(n,) float64, log P_F of each of n trajectories under the policy, with gradients."""
+def log_forward(env: Environment, policy: Policy | None, trajectories: Trajectories, uniform: float = 0.0) -> Tensor:
+    """Log P_F of trajectories, with gradients.
+
+    Args:
+        env: the environment.
+        policy: the network that gives the logits; None for a policy that is uniform at each decision.
+        trajectories: n trajectories.
+        uniform: probability that a decision is uniformly random instead of the policy's.
+
+    Returns:
+        (n,) float64.
+    """
     log_pf = torch.zeros(len(trajectories), dtype=torch.float64, device=trajectories.states.device)
     for head, steps in by_head(trajectories.steps).items():
-        rows, inputs, support, actions = (
-            torch.cat([getattr(step, name) for step in steps]) for name in ("rows", "inputs", "support", "actions")
-        )
-        distribution = env.heads[head].distribution(policy(head, inputs), support)
-        log_pf = log_pf.index_add(0, rows, distribution.log_prob(actions).to(torch.float64))
+        rows, values = log_decisions(env, policy, head, steps, uniform)
+        log_pf = log_pf.index_add(0, rows, values)
     return log_pf
+
+
+def log_decisions(
+    env: Environment, policy: Policy | None, head: str, steps: Sequence[Step], uniform: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the choices of one head, with gradients; see `log_forward`.
+
+    Returns:
+        (m,) int64 the row of each choice, and (m,) float64 its log-probability.
+    """
+    rows, inputs, support, actions = (
+        torch.cat([getattr(step, name) for step in steps]) for name in ("rows", "inputs", "support", "actions")
+    )
+    decision = env.heads[head]
+    if policy is None:
+        return rows, decision.uniform(support).log_prob(actions).to(torch.float64)
+    own = decision.distribution(policy(head, inputs), support).log_prob(actions).to(torch.float64)
+    if uniform:
+        other = decision.uniform(support).log_prob(actions).to(torch.float64)
+        own = torch.logaddexp(own + math.log1p(-uniform), other + math.log(uniform))
+    return rows, own
 
 
 def by_head(parts: Iterable[Part]) -> dict[str, list[Part]]:

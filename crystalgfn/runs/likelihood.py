@@ -11,7 +11,7 @@ import torch
 
 from crystalgfn.errors import InputError
 from crystalgfn.gflownet.data_set import read_states
-from crystalgfn.gflownet.likelihood import log_likelihood
+from crystalgfn.gflownet.likelihood import log_likelihood, surprisal
 from crystalgfn.gflownet.metrics import LikelihoodAgreement
 from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.random import generator
@@ -49,7 +49,9 @@ def likelihood_table(
         InputError: if the table or none of its rows can be used, or it has a column with one of these names.
     """
     known = read_states(module.env, table, tolerance, only, "table")
-    added = ("log_p", "log_p_standard_error", "log_reward", REASON)
+    added = ["log_p", "log_p_standard_error", "log_reward", REASON]
+    if module.prior is not None:
+        added.insert(3, "log_prior")
     taken = [column for column in added if column in known.frame.columns]
     if taken:
         raise InputError(f"{table}: already has column(s) {', '.join(taken)}; rename them first")
@@ -67,19 +69,28 @@ def likelihood_table(
     )
     log_reward = module.log_rewards(known.states)
     reasons = known.problems | {int(row): "no finite prediction" for row in known.rows[~log_reward.isfinite()]}
-    values = torch.full((3, len(known.frame)), float("nan"), dtype=torch.float64)
-    values[:, known.rows] = torch.stack([log_p, errors, log_reward])
+    numbers = [log_p, errors, log_reward]
+    if module.prior is not None:
+        numbers.append(module.log_priors(known.states))
+    values = torch.full((len(numbers), len(known.frame)), float("nan"), dtype=torch.float64)
+    values[:, known.rows] = torch.stack(numbers)
     frame = known.frame.reset_index(drop=True)
-    for column, numbers in zip(added, values, strict=False):
-        frame[column] = numbers.numpy()
+    for column, own in zip(added, values, strict=False):
+        frame[column] = own.numpy()
     frame[REASON] = [reasons.get(row, "") for row in range(len(frame))]
     agreement = LikelihoodAgreement()
     agreement.update(log_p, log_reward)
+    stream, backward = generator(seed, "likelihood"), module.backward_policy
+    surprisals = {
+        name: surprisal(module.env, policy, known.states, stream, backward).values()
+        for name, policy in (("policy", module.policy), ("uniform", None))
+    }
     results = {name: float(value) for name, value in agreement.compute().items()}
     metrics = {
         "rows": int(known.wanted.sum()),
         **{name: (value if math.isfinite(value) else None) for name, value in results.items()},
         "log_z": module.log_z.item(),
+        "surprisal": surprisals,
         "left_out": dict(Counter(reasons.values()).most_common()),
     }
     metrics["n"] = int(results["n"])

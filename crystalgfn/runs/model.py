@@ -15,11 +15,12 @@ from crystalgfn.callbacks.sample_writer import samples_frame
 from crystalgfn.checks import at_least
 from crystalgfn.crystal.crystals import Crystals
 from crystalgfn.errors import InputError
+from crystalgfn.gflownet.checkpoint_files import find_checkpoint
 from crystalgfn.gflownet.data import Tickets
 from crystalgfn.gflownet.envs import Environment
 from crystalgfn.gflownet.module import GFlowNet
 from crystalgfn.gflownet.proxies import ProxySet
-from crystalgfn.runs.runner import find_checkpoint, run
+from crystalgfn.runs.runner import run
 from crystalgfn.settings import find_config, find_file, merged, read_config, read_yaml
 
 if TYPE_CHECKING:
@@ -130,6 +131,17 @@ class SampledObjects:
     def log_reward(self) -> Tensor:
         """(n,) float64 log R(x)."""
         return self.outputs["log_reward"]
+
+    @property
+    def log_prior(self) -> Tensor:
+        """(n,) float64 log p_prior(x), which `log_reward` contains.
+
+        Raises:
+            InputError: if the model has no prior.
+        """
+        if "log_prior" not in self.outputs:
+            raise InputError("model.prior: this model has no prior")
+        return self.outputs["log_prior"]
 
     def to_frame(self) -> pd.DataFrame:
         """A table with one row for each object and the columns of ``samples.csv``."""

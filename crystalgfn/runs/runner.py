@@ -24,6 +24,7 @@ from crystalgfn.gflownet.checkpoint_files import (
     CheckpointFiles,
     SaveSettings,
     StoredSettings,
+    find_checkpoint,
     newest_checkpoint,
     read_checkpoint,
     refuse_foreign,
@@ -39,9 +40,6 @@ from crystalgfn.settings import gone_classes, instantiate, merged, with_suggesti
 
 SETTINGS = ("model", "data", "trainer", "threads", "seed_everything", "ckpt_path", "weights_only", "return_predictions")
 """The keys that are allowed at the top level of a config."""
-
-MODELS = Path(__file__).parents[1] / "models"
-"""Folder of the trained models that come with the package."""
 
 LAST = "last"
 """Value of ``ckpt_path`` for `fit`: continue from the newest checkpoint of this run, or start if there is none."""
@@ -154,7 +152,7 @@ class Runner(LightningCLI):
         """The file that belongs to ``ckpt_path``; None if it is ``last`` and there is no checkpoint yet."""
         assert request.ckpt_path is not None
         if request.ckpt_path != LAST:
-            return find_checkpoint(request.ckpt_path)
+            return find_checkpoint(request.ckpt_path, to_continue=request.command == "fit")
         if request.command != "fit" or not request.settings:
             raise InputError("ckpt_path: 'last' is for 'fit --config CONFIG'; here give the folder of a run or a file")
         folder = _run_folder(parser.parse_args(request.args())[request.command])
@@ -164,7 +162,8 @@ class Runner(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         policy = self.config[self.config.subcommand].model.policy
-        check_policy(str(getattr(policy, "class_path", policy)))
+        if policy is not None:
+            check_policy(str(getattr(policy, "class_path", policy)))
         check_accelerator(str(self.config[self.config.subcommand].trainer.accelerator))
         threads = self.config[self.config.subcommand].threads
         at_least("threads", threads, 1)
@@ -283,43 +282,6 @@ def run(
             f"ckpt_path: the weights in {request.checkpoint} do not fit the model: {problem}; leave the environment "
             f"and the policy unchanged, or train a new model{Parser.origin}"
         ) from None
-
-
-def shipped_model(name: str) -> Path | None:
-    """The checkpoint of a model that comes with the package, such as ``discovered``.
-
-    Args:
-        name: name of the model.
-
-    Returns:
-        the checkpoint; None if there is no such model, or if there is a file or folder with this name.
-    """
-    path = MODELS / f"{name}.ckpt"
-    return path if Path(name).name == name and not Path(name).exists() and path.is_file() else None
-
-
-def find_checkpoint(name: str | Path) -> Path:
-    """Find the file of a checkpoint.
-
-    Args:
-        name: a file, a folder (its newest complete checkpoint is used), or a model that comes with the package.
-
-    Returns:
-        the file. It is not checked whether the file exists.
-
-    Raises:
-        InputError: if a folder has no complete checkpoint.
-    """
-    shipped = shipped_model(str(name))
-    if shipped is not None:
-        return shipped
-    path = Path(name)
-    if not path.is_dir():
-        return path
-    found = newest_checkpoint(path)
-    if found is None:
-        raise InputError(f"ckpt_path: there is no complete checkpoint in the folder {path}")
-    return found
 
 
 def _run_folder(settings: Namespace) -> Path:

@@ -96,6 +96,23 @@ class EnvironmentContract:
                 assert len(features) == n, f"{method}({name!r}) has {len(features)} rows, not {n}"
                 assert features.isfinite().all(), f"{method}({name!r}) has values that are not finite"
 
+    def test_names(self, env: Environment) -> None:
+        """Inputs and options have different names, one for each, and implied inputs have a factor for each input."""
+        for name, head in env.heads.items():
+            for method, n, names in (
+                ("input_names", head.input_size, env.input_names(name)),
+                ("option_names", head.n_logits, env.option_names(name)),
+            ):
+                if names is None:
+                    continue
+                assert len(names) == n, f"{method}({name!r}) has {len(names)} names, not {n}"
+                twice = [entry for entry in names if names.count(entry) > 1]
+                assert not twice, f"{method}({name!r}) has the name {twice[0]!r} twice"
+            for entry, factors in env.implied_inputs(name).items():
+                assert entry not in (env.input_names(name) or ()), f"implied_inputs({name!r}): {entry!r} has a column"
+                shape = tuple(factors.shape)
+                assert shape == (head.input_size,), f"implied_inputs({name!r})[{entry!r}] has the shape {shape}"
+
     def test_supports(self, env: Environment, n: int) -> None:
         """Supports have the size and type that the head declares."""
         for t in _walks(env, n):

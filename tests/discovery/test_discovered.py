@@ -11,7 +11,7 @@ from crystalgfn.crystal.tables import read_table
 from crystalgfn.discovery import labels as labels_module
 from crystalgfn.proxies import EnergyAboveHull, FormationEnergy
 from crystalgfn.proxies.formation_energy import TAUGHT_WEIGHTS
-from crystalgfn.runs.runner import MODELS, shipped_model
+from crystalgfn.settings import MODELS, shipped_model
 
 LABELS = Path(labels_module.__file__).parent / "data" / "labels.parquet"
 QUIET = ["--trainer.enable_progress_bar", "false"]

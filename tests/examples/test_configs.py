@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from small import THREE_CRYSTALS
 
 from crystalgfn.cli import main
 from crystalgfn.settings import read_config
@@ -14,7 +15,15 @@ from crystalgfn.settings import read_config
 CONFIGS = Path(__file__).parents[2] / "configs"
 OTHERS = ("proxies", "restrictions")
 # discover.yaml is for another command, see test_discover.py; bases have no proxy and no reward.
-NO_RUNS = ("discover.yaml", "base.yaml", "crystals.yaml", "small_cells.yaml", "small.yaml")
+NO_RUNS = (
+    "discover.yaml",
+    "base.yaml",
+    "crystals.yaml",
+    "universal.yaml",
+    "with_prior.yaml",
+    "small_cells.yaml",
+    "small.yaml",
+)
 RUNS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in OTHERS and p.name not in NO_RUNS)
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
@@ -35,6 +44,8 @@ def test_trains_saves_what_was_asked_and_predicts_from_the_checkpoint_alone(path
     monkeypatch.chdir(tmp_path)
     asked = read_config(path)
     options = {"trainer.max_steps": 2, "trainer.limit_val_batches": 0, "model.batch_size": 8}
+    if path.name == "prior.yaml":
+        options["model.data_set.table"] = str(known_crystals(tmp_path))
     flags = [word for option, value in options.items() for word in (f"--{option}", str(value))]
     assert main(["fit", "--config", str(path), *flags, *QUIET]) == 0
     (saved,) = (yaml.safe_load(file.read_text()) for file in tmp_path.rglob("config.yaml"))
@@ -42,12 +53,21 @@ def test_trains_saves_what_was_asked_and_predicts_from_the_checkpoint_alone(path
         part, _, key = option.partition(".")
         asked[part].pop(key, None)
     compare(asked, saved, "")
-    for field in ("env", "reward", "policy", "loss"):
-        given = set(asked["model"][field].get("init_args", {}))
-        assert set(saved["model"][field].get("init_args", {})) == given, field
+    for field in ("env", "reward", "policy", "prior", "loss"):
+        if asked["model"].get(field) is not None:
+            given = set(asked["model"][field].get("init_args", {}))
+            assert set(saved["model"][field].get("init_args", {})) == given, field
     run = asked["trainer"]["logger"]["init_args"]["name"]
     assert main(["predict", "--ckpt_path", f"logs/{run}", "--data.num_samples", "20", *QUIET]) == 0
     assert len(pd.read_csv("samples.csv")) == 20
+
+
+def known_crystals(folder: Path) -> Path:
+    """A table of crystals for training and validation."""
+    table = pd.DataFrame(THREE_CRYSTALS)
+    path = folder / "known.csv"
+    pd.concat([table.assign(split="train"), table.assign(split="val")]).to_csv(path, index=False)
+    return path
 
 
 def compare(asked, found, place):
@@ -72,7 +92,8 @@ def test_every_init_arg_is_written(path):
 
     config = read_config(path)["model"]
     for registry, field in zip(load_everything(), ("env", "proxy", "reward", "policy", "loss"), strict=True):
-        chosen = config[field] if isinstance(config[field], list) else [config[field]]
+        named = config.get(field) or []
+        chosen = list(named) if isinstance(named, list) else [named]
         for entry in chosen:
             chosen += entry.get("init_args", {}).get("rewards", {}).values()
             given = set(entry.get("init_args", {}))

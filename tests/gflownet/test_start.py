@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +13,18 @@ import torch
 import yaml
 from pytorch_lightning import Callback
 from small import checkpoint_of, small_config, write_config
+from torch import Tensor, nn
 
 from crystalgfn.cli import main
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.checkpoint_files import write_compact
+from crystalgfn.gflownet.checkpoint_files import space_names, start_networks, write_compact
+from crystalgfn.gflownet.envs import Environment, Set, Stack
+from crystalgfn.gflownet.losses import DetailedBalance, TrajectoryBalance
+from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.gflownet.policies import MLP, EmbeddingMLP, Policy, Shape
+from crystalgfn.gflownet.proxies import HyperGridModes
+from crystalgfn.gflownet.rewards import Identity
+from crystalgfn.random import generator
 from crystalgfn.runs import load, run
 from crystalgfn.settings import read_config
 
@@ -42,6 +52,7 @@ def first(tmp_path_factory):
 
 
 def start(folder: Path, source: Path, *options: object, **model: object) -> First:
+    folder.mkdir(exist_ok=True)
     config, callback = small_config(folder), First()
     config["model"] |= {"start_from": str(source), **model}
     run("fit", read_config(write_config(folder, config)), callbacks=[callback], flags=[*map(str, options)])
@@ -117,7 +128,7 @@ def test_compact_has_what_sampling_needs(first, compact):
     content, whole = torch.load(compact, weights_only=True), torch.load(first, weights_only=True)
     assert compact.stat().st_size < first.stat().st_size / 2
     assert set(content) == {
-        "epoch", "global_step", "pytorch-lightning_version", "crystalgfn", "state_dict", "compact",
+        "epoch", "global_step", "pytorch-lightning_version", "crystalgfn", "state_dict", "compact", "names",
     }  # fmt: skip
     assert content["state_dict"].keys() == whole["state_dict"].keys()
     weights = {name: value for name, value in content["state_dict"].items() if name.startswith("policy.")}
@@ -156,3 +167,173 @@ def test_compact_of_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         write_compact(tmp_path / "absent.ckpt", tmp_path / "out.ckpt", [])
     assert not (tmp_path / "out.ckpt").exists()
+
+
+def test_start_from_a_folder_or_a_shipped_model(first, compact, tmp_path, monkeypatch, capfd):
+    given = torch.load(first, weights_only=True)["state_dict"]
+    networks = [name for name in given if name.startswith("policy.")]
+    began = start(tmp_path / "a", first.parents[2])
+    assert all(torch.equal(began.state[name], given[name]) for name in networks)
+    monkeypatch.setattr("crystalgfn.settings.MODELS", compact.parent)
+    began = start(tmp_path / "b", "small")
+    assert all(torch.equal(began.state[name], given[name].half().float()) for name in networks)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"model\.start_from: there is no complete checkpoint in the folder"):
+        start(tmp_path / "c", tmp_path / "empty")
+
+
+def test_checkpoints_hold_names_and_smaller_spaces_start_with_them(first, compact, tmp_path):
+    """A run in a space of fewer elements and groups takes over what it shares, and its own checkpoint is complete."""
+    env = load(first).module.env
+    for path in (first, compact):
+        assert torch.load(path, weights_only=True)["names"] == space_names(env)
+    config = small_config(tmp_path, elements=["F", "Li"], space_groups=[2, 225])
+    config["model"]["start_from"] = str(first)
+    began = First()
+    run("fit", read_config(write_config(tmp_path, config)), callbacks=[began])
+    given = torch.load(first, weights_only=True)["state_dict"]
+    options = env.option_names("element")
+    kept = [options.index(name) for name in ("F", "Li", "stop")]
+    name = "policy.heads.element.2.weight"
+    assert given[name].any() and torch.equal(began.state[name], given[name][kept])
+    own = checkpoint_of(tmp_path)
+    assert torch.load(own, weights_only=True)["names"] == space_names(load(own).module.env)
+
+
+class Named(Set):
+    """Sets of named items; the item whose name is ``names[i]`` is the input and the option i."""
+
+    def __init__(self, names: str, size: int = 2, prefix: str = "") -> None:
+        super().__init__(len(names), size)
+        self.names = tuple(prefix + name for name in names)
+
+    def input_names(self, head: str) -> tuple[str, ...]:
+        return self.names
+
+    def terminal_names(self) -> tuple[str, ...]:
+        return self.names
+
+    def option_names(self, head: str) -> tuple[str, ...]:
+        return self.names
+
+
+class Bilinear(Policy):
+    """A policy of a plugin, which does not know how to move."""
+
+    def __init__(self, sizes: Mapping[str, Shape]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterDict({n: nn.Parameter(torch.rand(s.n_inputs, s.n_logits)) for n, s in sizes.items()})
+
+    def forward(self, head: str, inputs: Tensor) -> Tensor:
+        return inputs @ self.weights[head]
+
+
+KINDS: dict[str, Callable[..., Policy]] = {
+    "MLP": partial(MLP, hidden=(8,)),
+    "EmbeddingMLP": partial(EmbeddingMLP, hidden=(8, 8), shared=True),
+}
+
+
+def model_of(env: Environment, make: Callable[..., Policy], **settings: object) -> GFlowNet:
+    """A model with random weights, in the last layers too."""
+    model = GFlowNet(env, HyperGridModes(4), Identity(), make, **settings)
+    stream = generator("weights", len(env.heads), env.state_size)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.normal_(generator=stream)
+    return model
+
+
+def saved(model: GFlowNet, path: Path, with_names: bool = True) -> Path:
+    names = {"names": space_names(model.env)} if with_names else {}
+    torch.save({"state_dict": model.state_dict(), **names}, path)
+    return path
+
+
+def two_sets(first: str, second: str) -> Stack:
+    return Stack({"one": Named(first), "two": Named(second)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_and_columns_are_chosen_by_name(kind, tmp_path):
+    """Fewer items in another order, in two stages that use the same names: the logits are those of the larger space."""
+    large, small = model_of(two_sets("abcdef", "abcd"), KINDS[kind]), model_of(two_sets("dbe", "cab"), KINDS[kind])
+    start_networks(small, saved(large, tmp_path / "large.ckpt"))
+    assert small.env.input_names("two_item") == ("one: d", "one: b", "one: e", "c", "a", "b")
+    for head, inputs, options in (("one_item", [3, 1, 4], [3, 1, 4]), ("two_item", [3, 1, 4, 8, 6, 7], [2, 0, 1])):
+        given = torch.rand(5, len(inputs), generator=generator("inputs"))
+        wide = torch.zeros(5, large.env.heads[head].input_size)
+        wide[:, inputs] = given
+        expected = large.policy(head, wide)[:, options]
+        assert expected.std() > 0.1
+        torch.testing.assert_close(small.policy(head, given), expected)
+
+
+def test_a_decision_that_the_run_lacks_is_left_out(tmp_path):
+    large = model_of(Stack({"one": Named("abc"), "two": Named("def")}), KINDS["MLP"])
+    heads = Stack({"one": Named("abc")}), Stack({"two": Named("de"), "one": Named("abc")})
+    path = saved(large, tmp_path / "large.ckpt")
+    content = torch.load(path)
+    # As if the decisions had names of their own in both.
+    for own in ("names", "state_dict"):
+        content[own] = {name.replace("one_item", "item"): value for name, value in content[own].items()}
+    torch.save(content, path)
+    small = model_of(heads[0], KINDS["MLP"])
+    start_networks(small, path)
+    assert torch.equal(small.policy.heads["item"][0].weight, large.policy.heads["one_item"][0].weight)
+    # The other way round, a decision is missing.
+    with pytest.raises(InputError, match=r"policy.heads.one_item.0.bias has the shape None there and \(8,\)"):
+        start_networks(model_of(heads[1], KINDS["MLP"]), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": "abz"}, "do not know 'z' among the options of item; all inputs and options of this run must be"),
+        ({"names": "abxyz"}, "do not know 'x' and 2 more among the options of item"),
+        ({"hidden": (9,)}, "do not fit: policy.heads.item.0.bias has the shape (8,) there and (9,) in this run"),
+        ({"hidden": (8, 8)}, "do not fit: policy.heads.item.2.bias has the shape"),
+        ({"old": True}, "do not fit: policy.heads.item.0.weight has the shape (8, 5) there and (8, 3) in this run"),
+        ({"loss": DetailedBalance()}, "do not fit: flow."),
+        ({"flow there": True}, "do not fit: flow."),
+        ({"nan": True}, "the weights policy.heads.item.0.weight in"),
+    ],
+)
+def test_what_does_not_move(change, message, tmp_path):
+    loss = DetailedBalance() if "flow there" in change else TrajectoryBalance()
+    large = model_of(Named("abcde"), KINDS["MLP"], loss=loss)
+    if "nan" in change:
+        large.policy.heads["item"][0].weight.data[:, 4] = torch.nan
+    path = saved(large, tmp_path / "large.ckpt", with_names="old" not in change)
+    make = partial(MLP, hidden=change.get("hidden", (8,)))
+    small = model_of(Named(change.get("names", "abc")), make, loss=change.get("loss", TrajectoryBalance()))
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    with pytest.raises(InputError) as error:
+        start_networks(small, path)
+    assert message in str(error.value) and str(path) in str(error.value)
+    assert str(error.value).startswith("model.start_from: the ")
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+
+
+def test_networks_for_flows_do_not_change_their_items(tmp_path):
+    """Of equal sizes, they are taken over if the names are equal, or unknown as in old checkpoints."""
+    make = partial(model_of, make=KINDS["MLP"], loss=DetailedBalance())
+    large, same, other = (make(Named(names)) for names in ("abc", "abc", "cab"))
+    path = saved(large, tmp_path / "large.ckpt")
+    start_networks(same, path)
+    name = "flow.network.heads.item.0.weight"
+    assert torch.equal(same.state_dict()[name], large.state_dict()[name])
+    with pytest.raises(InputError, match="those for log F or P_B cannot be moved"):
+        start_networks(other, path)
+    start_networks(other, saved(large, tmp_path / "old.ckpt", with_names=False))
+    assert torch.equal(other.state_dict()[name], large.state_dict()[name])
+
+
+def test_a_policy_without_axes_needs_equal_sizes(tmp_path):
+    large = model_of(Named("abcd"), Bilinear)
+    path = saved(large, tmp_path / "large.ckpt")
+    same = model_of(Named("dcba"), Bilinear)
+    start_networks(same, path)
+    assert torch.equal(same.policy.weights["item"], large.policy.weights["item"])
+    with pytest.raises(InputError, match=r"do not fit: policy\.weights\.item has the shape"):
+        start_networks(model_of(Named("abc"), Bilinear), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import pandas as pd
@@ -58,6 +59,24 @@ class WritesIntoStates(HyperGrid):
 class WideEncoding(HyperGrid):
     def encode(self, head: str, states: Tensor) -> Tensor:
         return torch.cat([super().encode(head, states), states], 1).float()
+
+
+class TooFewNames(HyperGrid):
+    def option_names(self, head: str) -> tuple[str, ...]:
+        return ("one",)
+
+
+class EqualNames(HyperGrid):
+    def input_names(self, head: str) -> tuple[str, ...]:
+        return ("one",) * self.heads[head].input_size
+
+
+class ImpliesAColumn(HyperGrid):
+    def input_names(self, head: str) -> tuple[str, ...]:
+        return tuple(f"column {i}" for i in range(self.heads[head].input_size))
+
+    def implied_inputs(self, head: str) -> dict[str, Tensor]:
+        return {"column 0": torch.zeros(self.heads[head].input_size)}
 
 
 class EncodesTheBatch(HyperGrid):
@@ -129,6 +148,9 @@ def wrong_measure() -> Crystal:
         (StepsBackTooFar, "test_step_back_undoes_step", "does not return"),
         (WritesIntoStates, "test_states_are_not_modified", "in place"),
         (WideEncoding, "test_encodings", "has shape"),
+        (TooFewNames, "test_names", "has 1 names"),
+        (EqualNames, "test_names", "'one' twice"),
+        (ImpliesAColumn, "test_names", "'column 0' has a column"),
         (EncodesTheBatch, "test_rows_do_not_interact", "depends on the"),
         (DrawsGlobally, "test_same_seed_same_trajectories", "global generator of torch"),
         (SinglePrecision, "test_states_are_finite_float64", "float32"),
@@ -141,9 +163,10 @@ def wrong_measure() -> Crystal:
     ],
 )
 def test_broken_environments_are_found(make: Callable[[], Environment], test: str, message: str) -> None:
-    arguments = {"scale": 0.0} if test == "test_no_dead_ends" else {}
+    own = getattr(EnvironmentContract(), test)
+    arguments = {name: value for name, value in {"n": 48, "scale": 0.0}.items() if name in signature(own).parameters}
     with pytest.raises(AssertionError, match=message):
-        getattr(EnvironmentContract(), test)(make(), 48, **arguments)
+        own(make(), **arguments)
 
 
 class Mean(Proxy):

@@ -29,6 +29,15 @@ MAX_LOOK_UPS = 600_000_000
 computed. This takes half a minute."""
 
 
+NO_ELEMENT = "no element yet"
+"""Name of the input that says that no element was chosen."""
+
+
+def last_name(symbol: str) -> str:
+    """Name of the input that says that an element was chosen last, see `Environment.input_names`."""
+    return f"{symbol} is the last element so far"
+
+
 class Composition(Stage):
     """Chooses elements in a fixed order, each followed by its number of atoms (count), until it stops.
 
@@ -221,6 +230,23 @@ class Composition(Stage):
             return count_features(self._n_counts)
         # The last option is to stop; it has no properties of an element.
         return torch.block_diag(self._element_features(), torch.zeros(1, 0))
+
+    def terminal_names(self) -> tuple[str, ...]:
+        return (
+            *(f"{symbol} is present" for symbol in self.elements),
+            *(f"atoms of {symbol} / {self._n_counts}" for symbol in self.elements),
+            *(f"share of {symbol}" for symbol in self.elements),
+            f"atoms / {self._n_counts * self._largest}",
+        )
+
+    def input_names(self, head: str) -> tuple[str, ...]:
+        # Which element comes next depends on the elements of the environment; which one was chosen last does not.
+        return (*self.terminal_names(), NO_ELEMENT, *map(last_name, self.elements[:-1]))
+
+    def option_names(self, head: str) -> tuple[str, ...]:
+        if head == "element":
+            return (*self.elements, "stop")
+        return tuple(f"{n} atoms" for n in range(1, self._n_counts + 1))
 
     def _where(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of each state in the look-ahead tables: number of elements so far, level of atoms, node."""

@@ -71,7 +71,7 @@ class LatticeParameters(Stage):
         volumes: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         super().__init__()
-        self._ranges = dict(ranges)
+        self._ranges, self._angle_margin = dict(ranges), float(angle_margin)
         self._model_cells = CellSpace(ranges, angle_margin)
         self._cells = self._model_cells if limits is None else CellSpace(limits, angle_margin)
         self.encoding_size = 6
@@ -171,6 +171,29 @@ class LatticeParameters(Stage):
         by_log = (lengths.clamp_min(1e-12).log() - log_low) / (log_high - log_low)
         position = torch.cat([by_log, (angles - self._low[3:]) / self._span[3:]], 1)
         return torch.where(states[:, :6] > 0, position, 0.0).float()
+
+    def _range_name(self, name: str) -> str:
+        low, high = map(float, self._ranges[name])
+        return f"{name} from {low} to {high} {'degrees' if name in ANGLES else 'Å'}"
+
+    def terminal_names(self) -> tuple[str, ...]:
+        return tuple(f"{'log ' if n in LENGTHS else ''}{self._range_name(n)}" for n in LATTICE_PARAMETERS)
+
+    def input_names(self, head: str) -> tuple[str, ...]:
+        others = ("lattice parameters drawn / 6", "log of the least volume / 10", "log of the largest volume / 10")
+        return (*self.terminal_names(), *others)
+
+    def option_names(self, head: str) -> tuple[str, ...]:
+        # An interval also depends on the ranges of the other parameters, which the names of their heads contain.
+        spec = self.heads[head]
+        assert isinstance(spec, BetaMixtureHead)
+        scale = "log " if spec.log_scale else ""
+        space = f"{scale}{self._range_name(head)}, angle margin {self._angle_margin}"
+        return tuple(
+            f"{what} of Beta {k} of {spec.components}, {space}"
+            for what in ("weight", "mean", "width")
+            for k in range(1, spec.components + 1)
+        )
 
     def support(self, head: str, states: Tensor) -> Tensor:
         """Interval of the parameter in which a cell with an allowed volume can still be completed.

@@ -12,6 +12,12 @@ from crystalgfn.crystal.descriptors import space_group_features
 from crystalgfn.gflownet.envs.base import CategoricalHead, first_faults
 from crystalgfn.gflownet.envs.stage import Stage
 
+SYSTEM_NAMES = tuple(f"crystal-lattice system {name}" for name in CRYSTAL_LATTICE_SYSTEMS)
+"""Names of the crystal-lattice systems as inputs and options, see `Environment.input_names`."""
+
+POINT_NAMES = tuple(f"point symmetry {name}" for name in POINT_SYMMETRIES)
+"""Names of the point symmetries as inputs and options."""
+
 
 class SpaceGroup(Stage):
     """Chooses a space group in three steps; each step limits the options of the next one.
@@ -107,6 +113,19 @@ class SpaceGroup(Stage):
 
     def option_features(self, head: str) -> Tensor | None:
         return space_group_features()[self.numbers.cpu() - 1] if head == "space_group" else None
+
+    def terminal_names(self) -> tuple[str, ...]:
+        return (*self.option_names("space_group"), *SYSTEM_NAMES, *POINT_NAMES)
+
+    def input_names(self, head: str) -> tuple[str, ...]:
+        if head == "crystal_lattice_system":
+            return ("1",)
+        return SYSTEM_NAMES if head == "point_symmetry" else (*SYSTEM_NAMES, *POINT_NAMES)
+
+    def option_names(self, head: str) -> tuple[str, ...]:
+        if head == "space_group":
+            return tuple(f"space group {number}" for number in self.numbers.tolist())
+        return SYSTEM_NAMES if head == "crystal_lattice_system" else POINT_NAMES
 
     def support(self, head: str, states: Tensor) -> Tensor:
         if head == "crystal_lattice_system":

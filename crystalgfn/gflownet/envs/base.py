@@ -323,6 +323,41 @@ class Environment(nn.Module, ABC):
         """
         return None
 
+    def input_names(self, head: str) -> tuple[str, ...] | None:
+        """Names of the columns of `encode`, with which a network is moved to an environment with other columns.
+
+        A name says what a column stands for, with its scale. Equal names, in whatever environment of this class, mean
+        equal values for equal objects. A name may end with a number, as in ``atoms / 24``: the value is a quantity
+        divided by this number, which may be smaller in the smaller environment. A column that only the larger
+        environment has must be 0 for all objects of the smaller one, or be one of its `implied_inputs`. A restriction
+        does not change the names.
+
+        Returns:
+            heads[head].input_size different names; None if there are no names. Networks are then taken over only if
+            all sizes are equal.
+        """
+        return None
+
+    def implied_inputs(self, head: str) -> dict[str, Tensor]:
+        """Inputs that have a column only in larger environments, although they are not always 0 in this one.
+
+        Returns:
+            for each name, (heads[head].input_size,) float32 factors: the input is the sum of this environment's columns
+            times these factors, at every state at which the head decides.
+        """
+        return {}
+
+    def option_names(self, head: str) -> tuple[str, ...] | None:
+        """Names of the logits of a decision, see `input_names`.
+
+        The name of an option says which one it is. The names of a continuous decision also contain everything on which
+        the meaning of its logits depends, such as the range of values.
+
+        Returns:
+            heads[head].n_logits different names, or None.
+        """
+        return None
+
     def kinds(self, states: Tensor) -> Tensor:
         """(n, k) kinds of terminal states: equal rows are of one kind. Replay buffers can limit states of one kind."""
         return states
@@ -370,6 +405,10 @@ class Environment(nn.Module, ABC):
     def is_terminal(self, states: Tensor) -> Tensor:
         """(n,) bool, whether no decision is left."""
         return self.next_head(states) < 0
+
+    def stage_of(self, head: str) -> str:
+        """Name of the part of the building to which a head belongs, for reports; by default each head is a part."""
+        return head
 
     def head_position(self, head: str) -> int:
         """Position of a head in `heads`."""

@@ -122,6 +122,9 @@ class Stack(Environment):
         states[:, self._slices[first]] = self.stage(first).start(self.condition(first, states))
         return states
 
+    def stage_of(self, head: str) -> str:
+        return self._owner[head][0]
+
     def next_head(self, states: Tensor) -> Tensor:
         head = torch.full((len(states),), -1, device=states.device)
         for name in reversed(self.stages):
@@ -163,6 +166,28 @@ class Stack(Environment):
     def option_features(self, head: str) -> Tensor | None:
         name, own = self._owner[head]
         return self.stage(name).option_features(own)
+
+    def input_names(self, head: str) -> tuple[str, ...] | None:
+        """As `Environment.input_names`; before what an earlier stage built, its name is written: ``first: 3``."""
+        current, own = self._owner[head]
+        names = list[str]()
+        for stage in self.stages[: self._places[current]]:
+            built = self.stage(stage).terminal_names()
+            if built is None:
+                return None
+            names += [f"{stage}: {name}" for name in built]
+        inputs = self.stage(current).input_names(own)
+        return None if inputs is None else (*names, *inputs)
+
+    def implied_inputs(self, head: str) -> dict[str, Tensor]:
+        current, own = self._owner[head]
+        before = sum(self.stage(name).encoding_size for name in self.stages[: self._places[current]])
+        implied = self.stage(current).implied_inputs(own)
+        return {name: torch.nn.functional.pad(factors, (before, 0)) for name, factors in implied.items()}
+
+    def option_names(self, head: str) -> tuple[str, ...] | None:
+        name, own = self._owner[head]
+        return self.stage(name).option_names(own)
 
     def support(self, head: str, states: Tensor) -> Tensor:
         name, own = self._owner[head]

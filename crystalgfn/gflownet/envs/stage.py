@@ -39,6 +39,10 @@ class Stage(Environment):
         """(encoding_size, k) float32, features of the columns of `encode_terminal`, or None; see `input_features`."""
         return None
 
+    def terminal_names(self) -> tuple[str, ...] | None:
+        """encoding_size names of the columns of `encode_terminal`, or None; see `input_names`."""
+        return None
+
     def states_of(self, objects: Any, tolerance: float = 0.0) -> tuple[Tensor, list[str]]:
         if not self.condition_size:
             return super().states_of(objects, tolerance)
@@ -110,6 +114,15 @@ class PlainStage(Stage):
 
     def option_features(self, head: str) -> Tensor | None:
         return self.env.option_features(head)
+
+    def input_names(self, head: str) -> tuple[str, ...] | None:
+        return self.env.input_names(head)
+
+    def implied_inputs(self, head: str) -> dict[str, Tensor]:
+        return self.env.implied_inputs(head)
+
+    def option_names(self, head: str) -> tuple[str, ...] | None:
+        return self.env.option_names(head)
 
     def support(self, head: str, states: Tensor) -> Tensor:
         return self.env.support(head, states[:, 1:])

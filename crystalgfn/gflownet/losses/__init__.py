@@ -2,6 +2,7 @@
 
 from crystalgfn.gflownet.losses.base import Loss
 from crystalgfn.gflownet.losses.flow_matching import FlowMatching, flow_matching
+from crystalgfn.gflownet.losses.likelihood import MaximumLikelihood
 from crystalgfn.gflownet.losses.regression import penalty
 from crystalgfn.gflownet.losses.state_balance import (
     DetailedBalance,
@@ -23,6 +24,7 @@ __all__ = [
     "ForwardLookingDetailedBalance",
     "LogPartitionVariance",
     "Loss",
+    "MaximumLikelihood",
     "SubTrajectoryBalance",
     "TrajectoryBalance",
     "detailed_balance",

@@ -26,6 +26,7 @@ class Loss(ABC):
         uses_edges: whether the policy's logits are used as log flows along edges; requires discrete decisions.
         forward_looking: whether intermediate states have rewards of their own.
         learns_log_z: whether log Z is a learned parameter; if not, it is estimated from each batch.
+        uses_known_alone: whether the policy learns from the objects of a data set alone, without samples and rewards.
 
     Args:
         regression: ``squared``, ``huber`` or ``log_cosh``, see `penalty`.
@@ -38,6 +39,7 @@ class Loss(ABC):
     uses_edges: ClassVar[bool] = False
     forward_looking: ClassVar[bool] = False
     learns_log_z: ClassVar[bool] = True
+    uses_known_alone: ClassVar[bool] = False
 
     def __init__(self, regression: Regression = "squared") -> None:
         one_of("regression", regression, REGRESSIONS)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crystalgfn.checks import between
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.policies.base import Policy, Shape
+from crystalgfn.gflownet.policies.base import Axis, Policy, Shape
 from crystalgfn.registry import POLICIES
 
 
@@ -65,6 +66,12 @@ class Embeddings(nn.Module):
         ]
         return torch.cat(parts)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.features is not None:
+            # Features of another space can have other blocks.
+            self._kept, self._blocks = None, diagonal_blocks(self.features.cpu())
+
     def _apply(self, *args: Any, **kwargs: Any) -> Embeddings:
         self._kept = None  # the parameters move to another device or type
         super()._apply(*args, **kwargs)
@@ -111,13 +118,22 @@ class EmbeddingMLP(Policy):
         sizes: the shape of each decision, by name.
         hidden: widths of the hidden layers.
         shared: whether all decisions share the layers between the first and the last hidden one.
+        dropout: probability that a value of the first or of the last hidden layer is set to 0. It is used by the loss
+            `MaximumLikelihood` alone, which could otherwise learn its objects by heart.
 
     Raises:
-        InputError: if a width is below 1, or if there is no width.
+        InputError: if a width is below 1, if there is no width, or if the probability is not below 1.
     """
 
-    def __init__(self, sizes: Mapping[str, Shape], hidden: Sequence[int] = (256, 256), shared: bool = False) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[str, Shape],
+        hidden: Sequence[int] = (256, 256),
+        shared: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        between("dropout", dropout, 0, 1, without=1)
         if not hidden or any(width < 1 for width in hidden):
             raise InputError(f"hidden: {list(hidden)} is not allowed; it must be one or more widths, each at least 1")
         self.inputs, self.options = nn.ModuleDict(), nn.ModuleDict()
@@ -134,10 +150,26 @@ class EmbeddingMLP(Policy):
                 for before, after in pairwise(hidden):
                     layers += [nn.Linear(before, after), nn.LeakyReLU()]
                 self.trunks["all" if shared else name] = nn.Sequential(*layers)
-        self.shared = shared
+        self.shared, self.dropout = shared, dropout
 
     def forward(self, head: str, inputs: Tensor) -> Tensor:
         first = torch.addmm(self.input_biases[head], inputs, self.inputs[head]())
-        middle = self.trunks["all" if self.shared else head](F.leaky_relu(first))
-        logits: Tensor = F.linear(middle, self.options[head](), self.option_biases[head])
+        middle = self.trunks["all" if self.shared else head](self._dropped(F.leaky_relu(first)))
+        logits: Tensor = F.linear(self._dropped(middle), self.options[head](), self.option_biases[head])
         return logits
+
+    def _dropped(self, values: Tensor) -> Tensor:
+        if self.noise is None or not self.dropout:
+            return values
+        kept = torch.empty_like(values).bernoulli_(1 - self.dropout, generator=self.noise)
+        return values * kept / (1 - self.dropout)
+
+    def axes(self) -> dict[str, tuple[Axis | None, ...]]:
+        axes: dict[str, tuple[Axis | None, ...]] = {name: (None,) * x.ndim for name, x in self.state_dict().items()}
+        for head in self.inputs:
+            axes[f"option_biases.{head}"] = ((head, "options"),)
+            # An entry without features has no such rows.
+            for entry in {"own", "features"} & {name.rpartition(".")[2] for name in axes}:
+                axes[f"inputs.{head}.{entry}"] = ((head, "inputs"), None)
+                axes[f"options.{head}.{entry}"] = ((head, "options"), None)
+        return axes

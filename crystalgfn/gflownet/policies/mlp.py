@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crystalgfn.errors import InputError
-from crystalgfn.gflownet.policies.base import Policy, Shape
+from crystalgfn.gflownet.policies.base import Axis, Policy, Shape
 from crystalgfn.registry import POLICIES
 
 _PIECE = 1024
@@ -50,3 +50,15 @@ class MLP(Policy):
             logits: Tensor = layers(inputs)
             return logits
         return torch.cat([layers(piece) for piece in inputs.split(_PIECE)])
+
+    def axes(self) -> dict[str, tuple[Axis | None, ...]]:
+        axes: dict[str, tuple[Axis | None, ...]] = {}
+        for head, layers in self.heads.items():
+            assert isinstance(layers, nn.Sequential)
+            last = len(layers) - 1
+            for place in range(0, last + 1, 2):
+                before: Axis | None = (head, "inputs") if place == 0 else None
+                after: Axis | None = (head, "options") if place == last else None
+                axes[f"heads.{head}.{place}.weight"] = (after, before)
+                axes[f"heads.{head}.{place}.bias"] = (after,)
+        return axes

@@ -33,19 +33,17 @@ class ProxySet(nn.Module):
     """Several proxies for the same objects.
 
     Args:
-        proxies: one or more proxies, each for a different property.
+        proxies: any number of proxies, each for a different property.
         taken: columns of the tables of objects, which cannot be names of properties.
 
     Raises:
-        InputError: if there is no proxy, if two proxies predict a property of the same name, or if a name is not
+        InputError: if two proxies predict a property of the same name, or if a name is not
             allowed or is that of another column.
     """
 
     def __init__(self, proxies: Proxy | Sequence[Proxy], taken: Iterable[str] = ()) -> None:
         super().__init__()
         several = [proxies] if isinstance(proxies, Proxy) else list(proxies)
-        if not several:
-            raise InputError("proxy: [] is not allowed; name at least one proxy")
         taken = list(taken)
         for proxy in several:
             check_property_name(f"proxy {type(proxy).__name__}: name", getattr(proxy, "name", None), taken)
@@ -104,15 +102,15 @@ class ProxySet(nn.Module):
             predictions[proxy.name] = Prediction(value, uncertainty)
         return predictions, good
 
-    def matrix(self, predictions: Mapping[str, Prediction]) -> Tensor:
-        """(n, columns) float64, the predictions in the order of ``columns``."""
+    def matrix(self, predictions: Mapping[str, Prediction], states: Tensor) -> Tensor:
+        """(n, columns) float64, the predictions for n states, in the order of ``columns``."""
         found = []
         for proxy in self:
             prediction = predictions[proxy.name]
             found.append(prediction.value)
             if prediction.uncertainty is not None:
                 found.append(prediction.uncertainty)
-        return torch.stack(found, dim=1)
+        return torch.stack(found, dim=1) if found else states.new_zeros(len(states), 0)
 
     def complaint(self, predictions: Mapping[str, Prediction], row: int, described: str) -> str:
         """Text for messages that names the first prediction of an object that is not finite.
