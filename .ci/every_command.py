@@ -69,7 +69,7 @@ run(
     "tune-proxy --new known.csv --label formation_energy --tuning.steps 3 --tuning.error_steps 3 --out tuned.pt",
     "tuned.pt",
 )
-run("build cubic.csv --out structures --tries 1 --relax chgnet --jobs 2", "structures/structures.csv")
+run("build cubic.csv --out structures --tries 1 --relax --jobs 2", "structures/structures.csv")
 run("label cubic.csv --db labels.db --tries 1 --random 1 --config near_hull.yaml --timeout 120", "labels.db")
 run("discovery-page --db labels.db --reference known.csv --out page", "page/index.md")
 
@@ -78,10 +78,10 @@ assert cifs, "no crystal was built"
 pd.DataFrame({"material_id": [file.stem for file in cifs], "cif": [file.read_text() for file in cifs]}).to_csv(
     "cifs.csv"
 )
-built = pd.read_csv("structures/structures.csv").dropna(subset=["chgnet_formation_energy"])
+built = pd.read_csv("structures/structures.csv").dropna(subset=["formation_energy_relaxed"])
 rows = pd.DataFrame({"material_id": built["id"], "formula": built["formula"]})
-rows.assign(formation_energy=built["chgnet_formation_energy"]).to_csv("energies.csv", index=False)
-run("chgnet-references energies.csv cifs.csv --out references.json", "references.json")
+rows.assign(formation_energy=built["formation_energy_relaxed"]).to_csv("energies.csv", index=False)
+run("references energies.csv cifs.csv --out references.json", "references.json")
 
 salt = {
     "@module": "pymatgen.core.structure",

@@ -100,7 +100,7 @@ def ablation(
         if not samples.is_file():
             run("predict", "--ckpt_path", folder, "--data.num_samples", n, "--data.seed", seed, "--data.out", samples)
         frame = evaluate(samples, database, name, Workers(jobs, timeout=timeout), tries, seed)
-        frame = with_shipped_energies(of_samples(frame, samples, str(database)))
+        frame = with_shipped_energies(of_samples(frame, samples, str(database)), database.potential)
         outcome, errors = Outcome(frame, known), proxy_errors(frame, "relaxed")
         low, high = outcome.interval
         rows.append(

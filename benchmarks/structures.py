@@ -9,10 +9,10 @@
 FOLDER has crystals.parquet (material_id, formula, space_group, cell, formation_energy, energy_above_hull, split) and
 structures.parquet (material_id, cif).
 
-- `references` measures the errors of formation energies on real structures, for one or more sets of references.
+- `references` measures the errors of formation energies of one or more potentials on real structures.
 - `calibrate` builds real stable crystals from space group, formula and cell only, and relaxes the real structures for
   comparison.
-- `report` summarizes folders that ``crystalgfn build --relax chgnet`` wrote.
+- `report` summarizes folders that ``crystalgfn build --relax`` wrote.
 - `distances` measures how close atoms are in real structures.
 - `offset` labels real crystals as ``crystalgfn label`` does and compares the labels with DFT.
 
@@ -24,6 +24,8 @@ Results: docs/results/structures.md; those of `offset` are in docs/results/disco
 from __future__ import annotations
 
 import argparse
+import itertools
+import time
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,7 @@ def main() -> None:
         command.add_argument("--n", type=int, default=n, help=f"number of crystals (default {n})")
         command.add_argument("--seed", type=int, default=0, help="seed (default 0)")
     references.add_argument(
-        "--references", type=Path, nargs="*", help="files of references to compare with the shipped ones"
+        "--potentials", nargs="+", default=["chgnet", "sevennet:7net-0", "sevennet"], help="potentials to compare"
     )
     calibrate.add_argument("--out", type=Path, required=True)
     calibrate.add_argument("--split", default="test")
@@ -68,33 +70,56 @@ def main() -> None:
     functions[options.pop("command")](**options)
 
 
-def judge_references(data: Path, n: int, seed: int, references: list[Path] | None) -> None:
-    """Print the mean absolute errors on real structures of the test split with exact labels."""
-    from crystalgfn.atoms.potentials.chgnet import energies
-    from crystalgfn.atoms.potentials.fitting import join, read_structures
-    from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
+def judge_references(data: Path, n: int, seed: int, potentials: list[str]) -> None:
+    """Print the errors of formation energies on real structures of the test split with exact labels."""
+    from crystalgfn.atoms.potentials import make
+    from crystalgfn.atoms.potentials.fitting import corrected_energies, join, read_structures
+    from crystalgfn.atoms.potentials.references import ElementReferences
+    from crystalgfn.discovery.labelling import environment
 
     rows = join(data / "crystals.parquet", data / "structures.parquet")
     rows = rows[(rows.split == "test") & (rows.n_atoms <= 60)].sample(n, random_state=seed)
     structures = read_structures(rows)
-    values = energies(structures)
-    print("| references | source | n | MAE [eV/atom] | median | mean error |\n|---|---|--:|--:|--:|--:|")
-    tables = [ElementReferences.load(path) for path in [SHIPPED, *(references or [])]]
-    pairs = list(zip(values.tolist(), structures, strict=True))
-    predicted = np.array([[table.formation_energy(e, s.composition) for e, s in pairs] for table in tables])
-    everywhere = np.isfinite(predicted).all(axis=0)  # the same crystals for all sets of references
+    labels = rows.formation_energy.to_numpy(dtype=float)
+    predicted, seconds = {}, {}
+    for name in potentials:
+        potential = make(name)
+        table = ElementReferences.load(potential)
+        known = [not table.missing(structure.composition) for structure in structures]
+        potential.prepare()
+        start = time.process_time()
+        part = corrected_energies(potential, [s for s, use in zip(structures, known, strict=True) if use]).tolist()
+        seconds[name] = time.process_time() - start
+        values = iter(part)
+        predicted[name] = np.array([
+            table.formation_energy(next(values), structure.composition) if use else np.nan
+            for structure, use in zip(structures, known, strict=True)
+        ])  # fmt: skip
+    everywhere = np.isfinite(list(predicted.values())).all(axis=0)  # the same crystals for all potentials
     wbm = (rows.source == "wbm").to_numpy()
-    for table, prediction in zip(tables, predicted, strict=True):
-        errors = prediction - rows.formation_energy.to_numpy(dtype=float)
-        for name, mask in (("Materials Project", ~wbm), ("WBM", wbm)):
-            part = errors[mask & everywhere]
-            print(f"| {table.recipe['method']} | {name} | {len(part)} | {np.abs(part).mean():.3f} | "
-                  f"{np.median(np.abs(part)):.3f} | {part.mean():+.3f} |")  # fmt: skip
+    few = set(environment("eform.yaml").elements)
+    in_few = np.array([few >= set(parse_formula(formula)) for formula in rows.formula])
+    print("| potential | crystals | n | MAE [eV/atom] | median | mean error |\n|---|---|--:|--:|--:|--:|")
+    for name, prediction in predicted.items():
+        errors = prediction - labels
+        for part, mask in (
+            ("Materials Project", ~wbm), (f"Materials Project, {len(few)} elements", ~wbm & in_few),
+            ("WBM", wbm), (f"WBM, {len(few)} elements", wbm & in_few),
+        ):  # fmt: skip
+            some = errors[mask & everywhere]
+            print(f"| {make(name).name} | {part} | {len(some)} | {np.abs(some).mean():.3f} | "
+                  f"{np.median(np.abs(some)):.3f} | {some.mean():+.3f} |")  # fmt: skip
+    print("\n".join(f"{name}: {spent:.0f} s of processor time" for name, spent in seconds.items()))
+    for one, other in itertools.combinations(predicted, 2):
+        for part, mask in (("Materials Project", ~wbm), ("WBM", wbm)):
+            errors = [(predicted[name] - labels)[everywhere & mask] for name in (one, other)]
+            print(f"correlation of the errors of {one} and {other}, {part}: {np.corrcoef(*errors)[0, 1]:.2f}")
 
 
 def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int, jobs: int) -> None:
     """Build real stable crystals, relax the real structures, and print both for comparison."""
     from crystalgfn.atoms import outputs
+    from crystalgfn.atoms.potentials import DEFAULT, make
     from crystalgfn.atoms.potentials.fitting import join, read_structures
     from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.atoms.run import Workers, run
@@ -113,13 +138,13 @@ def calibration(data: Path, n: int, seed: int, out: Path, split: str, tries: int
     built = build_table(table, out / "built", True, None, tries, seed, workers, hull, "formation_energy")
     structures = read_structures(rows)
     tasks = [
-        {"id": name, "structure": structure.as_dict(), "seed": seed}
+        {"id": name, "structure": structure.as_dict(), "seed": seed, "potential": DEFAULT}
         for name, structure in zip(built["id"], structures, strict=True)
     ]
     settings = {"seed": seed, "split": split, "n": n}
     results = run(tasks, settings, out / "real", workers, "crystalgfn.atoms.build:relax_given")
     inputs = built[["id", "row", "formula", "space_group"]]
-    real = outputs.make_table(results, inputs, ElementReferences.load(), ReferenceHull(hull), relaxed=True)
+    real = outputs.make_table(results, inputs, ElementReferences.load(make()), ReferenceHull(hull), relaxed=True)
     matches = _matches(out, built["id"], structures)
     print(f"{n} stable crystals of the {split} split, up to {MAX_ATOMS} atoms in the conventional cell, seed {seed}\n")
     print("| | built | real |\n|---|--:|--:|")
@@ -163,6 +188,7 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
     The crystals are labelled in the same way as sampled crystals, and their real structures are evaluated too. Half of
     the crystals are from the Materials Project and half from WBM.
     """
+    from crystalgfn.atoms.potentials import DEFAULT
     from crystalgfn.atoms.potentials.fitting import join, read_structures
     from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.atoms.run import Workers, run
@@ -189,12 +215,12 @@ def offset(data: Path, n: int, seed: int, out: Path, tries: int, jobs: int) -> N
     out.mkdir(parents=True, exist_ok=True)
     database = LabelDatabase(out / "labels.db")
     evaluate(crystals, database, workers, tries, seed)
-    references = ElementReferences.load()
+    references = ElementReferences.load(database.potential)
     frame = with_energies(database.frame(), references, load_hull(SHIPPED_HULL)).set_index("key")
     frame = frame.loc[[crystal.key for crystal in crystals]].reset_index()
     structures = read_structures(rows)
     tasks = [
-        {"id": name, "structure": structure.as_dict(), "seed": seed}
+        {"id": name, "structure": structure.as_dict(), "seed": seed, "potential": DEFAULT}
         for name, structure in zip(rows.material_id, structures, strict=True)
     ]
     real = run(tasks, {"seed": seed}, out / "real", workers, "crystalgfn.atoms.build:relax_given")
@@ -252,7 +278,11 @@ def _share(k: int, n: int) -> str:
 
 def report(structures: list[Path]) -> None:
     """Print a Markdown table with a column for each folder, then the failures and the best structures of each."""
-    frames = {folder.name: pd.read_csv(folder / "structures.csv") for folder in structures}
+    old = {  # names of version 0.2
+        "chgnet_formation_energy_built": "formation_energy_built",
+        "chgnet_formation_energy": "formation_energy_relaxed",
+    }
+    frames = {folder.name: pd.read_csv(folder / "structures.csv").rename(columns=old) for folder in structures}
     columns = {name: describe(frame) for name, frame in frames.items()}
     rows = list(dict.fromkeys(row for column in columns.values() for row in column))
     print(f"| | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
@@ -264,9 +294,9 @@ def report(structures: list[Path]) -> None:
         for reason, count in failures.items():
             print(f"{count} × {reason}")
         relaxed = frame[frame.energy_relaxed.notna()]
-        order = "energy_above_hull" if "energy_above_hull" in frame.columns else "chgnet_formation_energy"
+        order = "energy_above_hull" if "energy_above_hull" in frame.columns else "formation_energy_relaxed"
         proxies = [column for column in frame.columns if column.startswith("proxy_")]
-        names = ["formula", "space_group", "space_group_relaxed", "chgnet_formation_energy", *proxies, order]
+        names = ["formula", "space_group", "space_group_relaxed", "formation_energy_relaxed", *proxies, order]
         print(relaxed.sort_values(order)[list(dict.fromkeys(names))].head(10).round(3).to_string(index=False))
 
 
@@ -288,16 +318,16 @@ def describe(frame: pd.DataFrame) -> dict[str, str]:
         ),
     }
     for column in (column for column in frame.columns if column.startswith("proxy_")):
-        stages = {"sampled cell": "chgnet_formation_energy_built", "relaxed": "chgnet_formation_energy"}
+        stages = {"sampled cell": "formation_energy_built", "relaxed": "formation_energy_relaxed"}
         if column.endswith("above_hull"):
             stages = {"relaxed": "energy_above_hull"}
         for stage, values in stages.items():
             difference = relaxed[values] - relaxed[column]
-            rows[f"CHGNet ({stage}) less proxy [eV/atom]: mean; mean absolute; correlation"] = (
+            rows[f"potential ({stage}) less proxy [eV/atom]: mean; mean absolute; correlation"] = (
                 f"{difference.mean():+.2f}; {difference.abs().mean():.2f}; {relaxed[values].corr(relaxed[column]):.2f}"
             )
         rows[f"{column}, mean [eV/atom]"] = f"{relaxed[column].mean():.2f}"
-    rows["CHGNet formation energy, mean [eV/atom]"] = f"{relaxed.chgnet_formation_energy.mean():.2f}"
+    rows["formation energy, mean [eV/atom]"] = f"{relaxed.formation_energy_relaxed.mean():.2f}"
     if "energy_above_hull" in frame.columns:
         above = relaxed.energy_above_hull
         rows["below 0.1 eV/atom above the hull (95 % interval)"] = _share(int((above < NEAR).sum()), len(frame))

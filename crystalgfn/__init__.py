@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from crystalgfn.atoms.potentials import Potential
     from crystalgfn.crystal.crystals import Crystals
     from crystalgfn.crystal.envs import Crystal
     from crystalgfn.gflownet.envs import Environment, Stack, Stage
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from crystalgfn.gflownet.policies import Policy
     from crystalgfn.gflownet.proxies import Prediction, Proxy
     from crystalgfn.gflownet.rewards import Reward
-    from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, PROXIES, REWARDS
+    from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, POTENTIALS, PROXIES, REWARDS
     from crystalgfn.runs import Model, SampledObjects, fit, load
 
 _HOMES = {
@@ -37,12 +38,14 @@ _HOMES = {
     "Loss": "crystalgfn.gflownet.losses",
     "GFlowNet": "crystalgfn.gflownet.module",
     "Policy": "crystalgfn.gflownet.policies",
+    "Potential": "crystalgfn.atoms.potentials",
     "Prediction": "crystalgfn.gflownet.proxies",
     "Proxy": "crystalgfn.gflownet.proxies",
     "Reward": "crystalgfn.gflownet.rewards",
     "ENVIRONMENTS": "crystalgfn.registry",
     "LOSSES": "crystalgfn.registry",
     "POLICIES": "crystalgfn.registry",
+    "POTENTIALS": "crystalgfn.registry",
     "PROXIES": "crystalgfn.registry",
     "REWARDS": "crystalgfn.registry",
     "Model": "crystalgfn.runs",
@@ -55,6 +58,7 @@ __all__ = [
     "ENVIRONMENTS",
     "LOSSES",
     "POLICIES",
+    "POTENTIALS",
     "PROXIES",
     "REWARDS",
     "Crystal",
@@ -64,6 +68,7 @@ __all__ = [
     "Loss",
     "Model",
     "Policy",
+    "Potential",
     "Prediction",
     "Proxy",
     "Reward",

@@ -26,11 +26,11 @@ COMMANDS = {
     "import-matbench": ("crystalgfn.commands.import_matbench", "write a MatBench data set as a table of crystals"),
     "score": ("crystalgfn.commands.score", "add a proxy's prediction to a table of crystals"),
     "likelihood": ("crystalgfn.commands.likelihood", "add log p under a trained model to a table of objects"),
-    "build": ("crystalgfn.commands.build", "find atomic positions for sampled crystals with CHGNet"),
-    "label": ("crystalgfn.commands.label", "evaluate crystals with CHGNet and keep the results in a database"),
+    "build": ("crystalgfn.commands.build", "find atomic positions for sampled crystals with a potential"),
+    "label": ("crystalgfn.commands.label", "evaluate crystals with a potential and keep the results in a database"),
     "discover": ("crystalgfn.commands.discover", "discover crystals in rounds of sampling, evaluating and training"),
     "discovery-page": ("crystalgfn.commands.discovery_page", "write a page of the best new crystals in a database"),
-    "chgnet-references": ("crystalgfn.commands.chgnet_references", "fit the elemental references of CHGNet's energies"),
+    "references": ("crystalgfn.commands.references", "fit the elemental references of a potential's energies"),
     "build-hull": ("crystalgfn.commands.build_hull", "make a convex hull of formation energies from a table of phases"),
 }
 """The module of each command, with a function ``main``, and a description. Modules are imported only when needed."""

@@ -1,4 +1,4 @@
-"""Registries of classes that a config can name: environments, proxies, rewards, policies and losses.
+"""Registries of classes that a config or a command can name: environments, proxies, rewards, potentials and others.
 
 A decorator adds a class to a registry::
 
@@ -84,6 +84,7 @@ PROXIES: Registry[Any] = Registry("proxy")
 REWARDS: Registry[Any] = Registry("reward")
 POLICIES: Registry[Any] = Registry("policy")
 LOSSES: Registry[Any] = Registry("loss")
+POTENTIALS: Registry[Any] = Registry("potential")
 
 
 def load_plugins() -> list[str]:

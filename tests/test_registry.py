@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from crystalgfn import registry
-from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, PROXIES, REWARDS, Registry, load_plugins
+from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, POTENTIALS, PROXIES, REWARDS, Registry, load_plugins
 
 
 class Apple:
@@ -65,12 +66,14 @@ def test_built_in_classes() -> None:
     from crystalgfn.plugins import load_everything
 
     load_everything()
+    importlib.import_module("crystalgfn.atoms.potentials")
     assert {"Crystal", "HyperGrid"} <= set(ENVIRONMENTS)
     assert {"Density", "HyperGridModes"} <= set(PROXIES)
     assert {"Boltzmann", "Power", "Identity"} <= set(REWARDS)
     assert {"MLP"} <= set(POLICIES)
     assert {"TrajectoryBalance", "DetailedBalance", "FlowMatching"} <= set(LOSSES)
-    for names in (ENVIRONMENTS, PROXIES, REWARDS, POLICIES, LOSSES):
+    assert {"CHGNet", "SevenNet", "AseCalculator"} <= set(POTENTIALS)
+    for names in (ENVIRONMENTS, PROXIES, REWARDS, POLICIES, LOSSES, POTENTIALS):
         for name in names:
             assert names.summary(name), f"{names.kind} {name} has no docstring"
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from crystalgfn.atoms.potentials import Potential
+
 SYMPREC = 0.1
 """Tolerance of the symmetry search [Å], the same as in the Materials Project."""
 
@@ -31,6 +33,7 @@ class Task(TypedDict):
         tries: arrangements that are relaxed in the sampled cell.
         seed: seed of the random choices.
         relax: whether to relax positions and cell of the best arrangements.
+        potential: name of the potential.
     """
 
     id: str
@@ -40,13 +43,14 @@ class Task(TypedDict):
     tries: int
     seed: int
     relax: bool
+    potential: str
 
 
-def prepare() -> None:
-    """Load CHGNet, so that loading it does not count towards the time limit of a crystal."""
-    from crystalgfn.atoms.potentials import chgnet
+def prepare(task: Mapping[str, Any]) -> None:
+    """Load the potential of a task, so that loading it does not count towards the time limit of a crystal."""
+    from crystalgfn.atoms.potentials import make
 
-    chgnet.load()
+    make(task["potential"]).prepare()
 
 
 def build(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,23 +61,27 @@ def build(task: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         numbers, names and structures (``as_dict`` of pymatgen). ``reason`` is empty, or says why there is no structure
-        or no relaxed structure. Energies are CHGNet's total energies [eV/atom].
+        or no relaxed structure. Energies are total energies of the potential, with the corrections that it
+        lacks [eV/atom].
     """
     import numpy as np
 
+    from crystalgfn.atoms.potentials import make
     from crystalgfn.atoms.search import NoStructure, generator, record, search
 
     clock = _Clock()
+    potential = make(task["potential"])
     random = generator(task["seed"], task["id"])
     row: dict[str, Any] = {"id": task["id"], "reason": ""}
     try:
-        result = search(task["space_group"], task["counts"], np.array(task["lattice"]), task["tries"], random)
+        lattice = np.array(task["lattice"])
+        result = search(potential, task["space_group"], task["counts"], lattice, task["tries"], random)
     except NoStructure as error:
         return row | {"reason": f"not built: {error}"} | clock.read()
-    row |= record(result) | _described("built", result.found[0].structure, result.found[0].energy)
+    row |= record(result) | _described("built", potential, result.found[0].structure, result.found[0].energy)
     if task["relax"]:
         try:
-            row |= relaxed_columns([(f.structure, f.energy) for f in result.found], random)
+            row |= relaxed_columns(potential, [(f.structure, f.energy) for f in result.found], random)
         except RuntimeError as error:
             row["reason"] = f"not relaxed: {error}"
     return row | clock.read()
@@ -83,35 +91,37 @@ def relax_given(task: Mapping[str, Any]) -> dict[str, Any]:
     """Relax and describe a structure with known atoms, in the same way as `build`.
 
     Args:
-        task: ``id``, ``structure`` (``as_dict`` of pymatgen) and ``seed``.
+        task: ``id``, ``structure`` (``as_dict`` of pymatgen), ``seed`` and ``potential``.
 
     Returns:
         the same kind of result as `build`, without the numbers of the search.
     """
     from pymatgen.core import Structure
 
-    from crystalgfn.atoms.potentials.chgnet import energies
+    from crystalgfn.atoms.potentials import make
     from crystalgfn.atoms.search import generator
 
     clock = _Clock()
+    potential = make(task["potential"])
     structure = Structure.from_dict(task["structure"])
-    energy = float(energies([structure])[0])
+    energy = float(potential.energies_per_atom([structure])[0])
     row: dict[str, Any] = {"id": task["id"], "reason": ""}
     if math.isnan(energy):
-        return row | {"reason": "not built: CHGNet cannot evaluate this structure"} | clock.read()
-    row |= _described("built", structure, energy)
+        return row | {"reason": f"not built: {potential.name} cannot evaluate this structure"} | clock.read()
+    row |= _described("built", potential, structure, energy)
     try:
-        row |= relaxed_columns([(structure, energy)], generator(task["seed"], task["id"]))
+        row |= relaxed_columns(potential, [(structure, energy)], generator(task["seed"], task["id"]))
     except RuntimeError as error:
         row["reason"] = f"not relaxed: {error}"
     return row | clock.read()
 
 
-def relaxed_columns(found: list[tuple[Structure, float]], random: Any) -> dict[str, Any]:
+def relaxed_columns(potential: Potential, found: list[tuple[Structure, float]], random: Any) -> dict[str, Any]:
     """Relax structures with fixed symmetry, then the best one without constraint, and describe the result.
 
     Args:
-        found: structures and their energies [eV/atom], lowest first.
+        potential: the potential.
+        found: structures and their energies without corrections [eV/atom], lowest first.
         random: random number generator for the displacements.
 
     Returns:
@@ -128,7 +138,7 @@ def relaxed_columns(found: list[tuple[Structure, float]], random: Any) -> dict[s
         if energy > found[0][1] + RELAX_WINDOW:
             break
         try:
-            race.append((Relaxation(structure, symmetric=True).run(RACE_STEPS), structure))
+            race.append((Relaxation(potential, structure, symmetric=True).run(RACE_STEPS), structure))
         except RuntimeError as error:
             failures.append(str(error))
     ends = []
@@ -147,7 +157,7 @@ def relaxed_columns(found: list[tuple[Structure, float]], random: Any) -> dict[s
     symmetric, start = ends[0]
     final, in_group = symmetric, symmetric.structure()
     try:
-        free = Relaxation(in_group, symmetric=False, random=random).run(FREE_STEPS)
+        free = Relaxation(potential, in_group, symmetric=False, random=random).run(FREE_STEPS)
         steps += free.steps
         if free.energy < final.energy:
             final = free
@@ -162,7 +172,7 @@ def relaxed_columns(found: list[tuple[Structure, float]], random: Any) -> dict[s
         "volume_change": change,
         "settled": final.settled,
         "space_group_symmetric": space_group(in_group),
-        **_described("relaxed", end, final.energy),
+        **_described("relaxed", potential, end, final.energy),
     }
 
 
@@ -186,12 +196,12 @@ def space_group(structure: Structure) -> int:
         return 0
 
 
-def _described(stage: str, structure: Structure, energy: float) -> dict[str, Any]:
+def _described(stage: str, potential: Potential, structure: Structure, energy: float) -> dict[str, Any]:
     from crystalgfn.atoms.arrangements import distance_ratios
 
     ratio, shortest = distance_ratios([structure])
     return {
-        f"energy_{stage}": energy,
+        f"energy_{stage}": potential.corrected(structure, energy),
         f"space_group_{stage}": space_group(structure),
         f"min_distance_{stage}": float(shortest[0]),
         f"min_distance_ratio_{stage}": float(ratio[0]),

@@ -2,9 +2,9 @@
 
 Signals cannot enforce the limit: only the main thread receives them, workers of clusters run tasks in other threads,
 and compiled code does not react to signals. Each calling thread therefore has one child process. The child is kept
-between calls because importing CHGNet takes seconds. Parent and child exchange lines of JSON. A child that exceeds the
-limit is killed, and the next call starts a new child. When the parent dies, the child's input ends, and the child exits
-at once.
+between calls because importing a potential takes seconds. Parent and child exchange lines of JSON. A child that exceeds
+the limit is killed, and the next call starts a new child. When the parent dies, the child's input ends, and the child
+exits at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _START_TIMEOUT = 300.0
-"""Seconds that a child may take to start; a busy machine needs long."""
+"""Seconds that a child may take to start, or to prepare a call; a busy machine needs long."""
 
 _IDLE = 300.0
 """Seconds without a call after which a child exits. Without this limit, children of cluster workers would remain."""
@@ -41,9 +41,9 @@ def run(function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
 
     Args:
         function: ``module:name`` of a function with one argument. If the module has a function ``prepare``, the child
-            calls it once at the start.
+            calls it with the same argument before.
         arguments: the argument of the function; it must be possible to write it as JSON.
-        timeout: seconds of wall-clock time for the call. The time to start a child does not count.
+        timeout: seconds of wall-clock time for the call. The time to start a child and to prepare does not count.
 
     Returns:
         the return value of the function, converted to JSON and back.
@@ -57,7 +57,8 @@ def run(function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
         child = _local.child = _Child(function)
         _children.add(child)
     try:
-        return child.call(arguments, timeout)
+        child.call("prepare", arguments, _START_TIMEOUT)
+        return child.call("work", arguments, timeout)
     except Failed:
         if not child.is_fresh():
             stop()
@@ -133,11 +134,11 @@ class _Child:
             if pipe is not None:
                 pipe.close()
 
-    def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
-        """Call the function once; raises `Failed` if the call fails."""
+    def call(self, what: str, arguments: Mapping[str, Any], timeout: float) -> Any:
+        """Call ``prepare`` or the function (``work``) once; raises `Failed` if the call fails."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
+            self._process.stdin.write(json.dumps([what, arguments]).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise Failed("the worker process has died") from None
@@ -180,8 +181,7 @@ def _serve(function: str) -> None:
     module, _, name = function.partition(":")
     try:
         loaded = import_module(module)
-        call = getattr(loaded, name)
-        getattr(loaded, "prepare", lambda: None)()
+        functions = {"work": getattr(loaded, name), "prepare": getattr(loaded, "prepare", lambda _: None)}
     except Exception as error:
         say({"error": f"{function}: {type(error).__name__}: {error}"})
         return
@@ -194,7 +194,8 @@ def _serve(function: str) -> None:
         except queue.Empty:
             os._exit(0)
         try:
-            answer = {"result": call(json.loads(line))}
+            what, arguments = json.loads(line)
+            answer = {"result": functions[what](arguments)}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         say(answer)

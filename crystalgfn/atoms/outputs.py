@@ -23,11 +23,10 @@ CIFS = "cif"
 
 COLUMNS = (
     "id", "row", "formula", "space_group", "space_group_built", "space_group_symmetric", "space_group_relaxed",
-    "symmetry", "positions", "energy_built", "energy_relaxed", "chgnet_formation_energy_built",
-    "chgnet_formation_energy", "energy_above_hull", "has_competitor", "volume_change", "min_distance_built",
-    "min_distance_ratio_built",
-    "min_distance_relaxed", "min_distance_ratio_relaxed", "tries", "proposed", "too_close", "failed",
-    "relaxation_failures", "steps", "converged", "settled", "seconds", "cpu_seconds", "reason",
+    "symmetry", "positions", "energy_built", "energy_relaxed", "formation_energy_built",
+    "formation_energy_relaxed", "energy_above_hull", "has_competitor", "volume_change", "min_distance_built",
+    "min_distance_ratio_built", "min_distance_relaxed", "min_distance_ratio_relaxed", "tries", "proposed",
+    "too_close", "failed", "relaxation_failures", "steps", "converged", "settled", "seconds", "cpu_seconds", "reason",
 )  # fmt: skip
 """Columns of the table; columns that do not apply to a run are left out. Energies in eV/atom, distances in Å."""
 
@@ -61,8 +60,6 @@ def make_table(
     """
     import pandas as pd
 
-    from crystalgfn.atoms.potentials.chgnet import FORBIDDEN
-
     rows = []
     judged: list[tuple[dict[str, Any], float]] = []
     for result, given in zip(results, inputs.to_dict("records"), strict=True):
@@ -71,13 +68,15 @@ def make_table(
         structure = final_structure(result)
         if structure is not None:
             composition = structure.composition
-            for stage, column in (("built", "chgnet_formation_energy_built"), ("relaxed", "chgnet_formation_energy")):
+            for stage in ("built", "relaxed"):
                 if f"energy_{stage}" in result:
-                    row[column] = references.formation_energy(result[f"energy_{stage}"], composition)
-            best = row.get("chgnet_formation_energy", row.get("chgnet_formation_energy_built"))
+                    row[f"formation_energy_{stage}"] = references.formation_energy(
+                        result[f"energy_{stage}"], composition
+                    )
+            best = row.get("formation_energy_relaxed", row.get("formation_energy_built"))
             if "energy_relaxed" in result:
                 row["symmetry"] = symmetry(structure, int(given["space_group"]), parse_formula(given["formula"]))
-            missing = [symbol for symbol in references.missing(composition) if symbol not in FORBIDDEN]
+            missing = references.missing(composition)
             if missing and not row["reason"]:
                 row["reason"] = f"no formation energy: no reference for {', '.join(missing)}"
             if best is not None and not missing and not math.isnan(best):
@@ -150,7 +149,6 @@ def symmetry(structure: Structure, number: int, counts: Mapping[str, int]) -> st
 _WHOLE = ("row", "tries", "proposed", "too_close", "failed", "relaxation_failures", "steps")
 _RELAXED_ONLY = (
     "symmetry",
-    "chgnet_formation_energy",
     "volume_change",
     "relaxation_failures",
     "steps",
@@ -196,7 +194,7 @@ def write_cif(structure: Structure, path: Path, name: str) -> None:
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
     from crystalgfn.atoms.build import SYMPREC
-    from crystalgfn.atoms.potentials.chgnet import silence
+    from crystalgfn.atoms.potentials.quiet import silence
 
     with silence():
         try:
@@ -222,7 +220,7 @@ def _write_extxyz(path: Path, structures: Sequence[tuple[dict[str, Any], Structu
     frames = []
     for row, structure in structures:
         atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-        keys = ("id", "formula", "space_group", "space_group_relaxed", "chgnet_formation_energy", "energy_above_hull")
+        keys = ("id", "formula", "space_group", "space_group_relaxed", "formation_energy_relaxed", "energy_above_hull")
         atoms.info = {key: row[key] for key in keys if key in row and row[key] == row[key]}  # without NaN
         frames.append(atoms)
     with atomic_path(path) as temporary:

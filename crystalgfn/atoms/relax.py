@@ -1,15 +1,17 @@
-"""Relax positions and cell with CHGNet, first with fixed symmetry, then without constraint."""
+"""Relax positions and cell with a potential, first with fixed symmetry, then without constraint."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from crystalgfn.atoms.potentials import chgnet
+from crystalgfn.atoms.potentials.quiet import silence
 from crystalgfn.atoms.search import are_apart
 
 if TYPE_CHECKING:
     import numpy as np
     from pymatgen.core import Structure
+
+    from crystalgfn.atoms.potentials import Potential
 
 MAX_FORCE = 0.05
 """A structure is relaxed if no force on an atom exceeds this [eV/Å], and nor does the virial of the cell divided by the
@@ -23,7 +25,7 @@ FREE_STEPS = 60
 
 SETTLED = 1e-3
 """A relaxation also ends when `SETTLED_STEPS` steps lower the energy by less than this [eV/atom]. The value is much
-smaller than the error of CHGNet, and the last small decreases would take most of the steps."""
+smaller than the error of a potential, and the last small decreases would take most of the steps."""
 
 SETTLED_STEPS = 8
 
@@ -39,28 +41,31 @@ class Relaxation:
     """The relaxation of one structure. It can be interrupted, compared with others and continued.
 
     Args:
+        potential: the potential.
         structure: the initial structure.
         symmetric: whether the space group is kept.
         random: random number generator for the displacements (`RATTLE`) before a relaxation without constraint; None
             for no displacements.
 
     Attributes:
-        energy: CHGNet's energy after the last step [eV/atom].
+        energy: the potential's energy after the last step [eV/atom].
         steps: number of steps so far.
         converged: whether no force or stress is above `MAX_FORCE`.
         settled: whether the energy hardly decreases any more, see `SETTLED`.
     """
 
-    def __init__(self, structure: Structure, symmetric: bool, random: np.random.Generator | None = None) -> None:
+    def __init__(
+        self, potential: Potential, structure: Structure, symmetric: bool, random: np.random.Generator | None = None
+    ) -> None:
         from ase.constraints import FixSymmetry
         from ase.filters import FrechetCellFilter
         from ase.optimize import BFGS
         from pymatgen.io.ase import AseAtomsAdaptor
 
-        with chgnet.silence():
+        with silence():
             # With msonable=False the atoms are ase's plain Atoms, which its filters copy faster.
             self._atoms: Any = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-            self._atoms.calc = chgnet.calculator()
+            self._atoms.calc = potential.calculator()
             if symmetric:
                 self._atoms.set_constraint([FixSymmetry(self._atoms, symprec=1e-3)])
             elif random is not None:
@@ -83,11 +88,11 @@ class Relaxation:
 
         Raises:
             RuntimeError: if the volume changes too much, an atom loses its neighbours, or atoms come too close to each
-                other for CHGNet.
+                other.
         """
         if self.converged or self.settled:
             return self
-        with chgnet.silence():
+        with silence():
             try:
                 for done in self._optimizer.irun(fmax=MAX_FORCE, steps=steps):
                     self._look(bool(done))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from crystalgfn.atoms import isolated, require_extra
+from crystalgfn.atoms.potentials import DEFAULT
 from crystalgfn.checks import at_least, one_of, positive
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path
@@ -113,7 +114,7 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> Path:
     Raises:
         InputError: if the folder cannot be used or was begun with other settings.
     """
-    settings = {**settings, **{f"version of {name}": version(name) for name in ("chgnet", "pyxtal", "spglib", "ase")}}
+    settings = {**settings, **{f"version of {name}": version(name) for name in ("pyxtal", "spglib", "ase")}}
     settings = json.loads(json.dumps(settings))
     path = out / SETTINGS
     try:
@@ -121,6 +122,8 @@ def prepare_folder(out: Path, settings: Mapping[str, Any]) -> Path:
             raise InputError(f"--out: {out} is a file; give a folder")
         if path.is_file():
             before = json.loads(path.read_text())
+            if "potential" in settings:
+                before.setdefault("potential", DEFAULT)
             changed = [k for k in sorted({*before, *settings}) if before.get(k) != settings.get(k)]
             if changed:
                 what = "; ".join(f"{k}: then {before.get(k)}, now {settings.get(k)}" for k in changed)

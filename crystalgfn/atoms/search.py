@@ -1,8 +1,9 @@
-"""Find atomic positions for one crystal in the sampled cell, by comparing many arrangements with CHGNet.
+"""Find atomic positions for one crystal in the sampled cell, by comparing many arrangements with a potential.
 
 1. Propose arrangements (`arrangements`) and drop those whose atoms are too close or too crowded.
-2. Evaluate the energy of the others with CHGNet, and keep the `tries` different ones with the lowest energies.
-3. Relax their free coordinates with CHGNet's forces, in batches. After the first stages only the better half is kept.
+2. Evaluate the energy of the others, and keep the `tries` different ones with the lowest energies.
+3. Relax their free coordinates with the potential's forces, in batches. After the first stages only the better half is
+   kept.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalgfn.atoms.arrangements import Arrangements, crowding, distance_ratios, propose
-from crystalgfn.atoms.potentials import chgnet
 from crystalgfn.crystal.crystallography.positions import Way, settings, ways
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+    from crystalgfn.atoms.potentials import Potential
 
 Array = NDArray[np.float64]
 
@@ -33,8 +35,8 @@ MAX_WAYS = 200
 """Largest number of assignments of the atoms to Wyckoff positions that are considered."""
 
 CLOSEST = 0.6
-"""CHGNet is not reliable if two atoms are closer than this fraction of the sum of their covalent radii. Of 3,000 real
-crystals, 153 of them with hydrogen, none has a shorter distance, and 0.2 % have a distance below 0.65."""
+"""Potentials are not reliable if two atoms are closer than this fraction of the sum of their covalent radii. Of 3,000
+real crystals, 153 of them with hydrogen, none has a shorter distance, and 0.2 % have a distance below 0.65."""
 
 CROWDED = 320.0
 """Largest number of pairs of neighbours within 3 Å per atom, that of 18 neighbours. Of 3,000 real crystals none has
@@ -69,7 +71,7 @@ class Found:
 
     Attributes:
         structure: primitive cell.
-        energy: CHGNet's energy [eV/atom].
+        energy: the potential's energy, without corrections that it lacks [eV/atom].
         positions: element and Wyckoff position of each orbit.
     """
 
@@ -86,7 +88,7 @@ class Search:
         found: the best arrangements, lowest energy first.
         proposed: number of arrangements that were proposed.
         too_close: number of these with atoms that are too close or have too many neighbours.
-        failed: number of these that CHGNet could not evaluate.
+        failed: number of these that the potential could not evaluate.
         tried: number of arrangements that were relaxed.
     """
 
@@ -97,10 +99,18 @@ class Search:
     tried: int
 
 
-def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, random: np.random.Generator) -> Search:
+def search(
+    potential: Potential,
+    number: int,
+    counts: Mapping[str, int],
+    lattice: Array,
+    tries: int,
+    random: np.random.Generator,
+) -> Search:
     """Find atomic positions for a crystal.
 
     Args:
+        potential: the potential.
         number: number of the space group.
         counts: atoms of each element in the conventional cell.
         lattice: (6,) a, b, c [Å], alpha, beta, gamma [degrees] of the conventional standard cell.
@@ -111,12 +121,12 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
         the best arrangements, and how many were proposed, excluded and relaxed.
 
     Raises:
-        NoStructure: if CHGNet does not know an element, if the composition or the cell does not fit the space group, or
-            if CHGNet can evaluate no arrangement because atoms are too close, too crowded or without neighbours.
+        NoStructure: if the potential does not know an element, if the composition or the cell does not fit the space
+            group, or if no arrangement can be evaluated because atoms are too close, too crowded or without neighbours.
     """
-    unknown = sorted(chgnet.FORBIDDEN & set(counts))
+    unknown = potential.unknown(counts)
     if unknown:
-        raise NoStructure(f"CHGNet does not know {', '.join(unknown)}")
+        raise NoStructure(f"{potential.name} does not know {', '.join(unknown)}")
     try:
         cells = settings(number, lattice)
     except ValueError as error:
@@ -125,18 +135,18 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
     if not choices:
         raise NoStructure(f"the composition does not fit the Wyckoff positions of space group {number}")
     pairs = [(way, cell) for way in choices for cell in cells]
-    arrangements, energies, too_close, failed = sample(number, counts, pairs, PROPOSALS * tries, random)
+    arrangements, energies, too_close, failed = sample(potential, number, counts, pairs, PROPOSALS * tries, random)
     proposed = len(arrangements) + too_close + failed
     if not len(arrangements):
-        what = "atoms without neighbours within 6 Å" if failed else "atoms too close or too crowded"
+        what = "atoms without neighbours" if failed else "atoms too close or too crowded"
         raise NoStructure(f"{what} in all of {proposed} arrangements")
     best = different(energies, tries)
-    relaxed, values = descend(arrangements[best], energies[best])
-    # CHGNet may move atoms too close to each other, because its training data have no such short distances.
+    relaxed, values = descend(potential, arrangements[best], energies[best])
+    # A potential may move atoms too close to each other, because its training data have no such short distances.
     values = np.where(are_apart(relaxed.structures()), values, np.inf)
     order = different(values, KEPT)
     if not len(order):
-        raise NoStructure(f"CHGNet moves atoms too close together in all of {len(best)} arrangements")
+        raise NoStructure(f"{potential.name} moves atoms too close together in all of {len(best)} arrangements")
     shown = relaxed[order].structures()
     found = [
         Found(structure, float(values[i]), relaxed.ways[i]) for structure, i in zip(shown, order.tolist(), strict=True)
@@ -145,14 +155,20 @@ def search(number: int, counts: Mapping[str, int], lattice: Array, tries: int, r
 
 
 def sample(
-    number: int, counts: Mapping[str, int], pairs: Sequence[tuple[Way, Array]], n: int, random: np.random.Generator
+    potential: Potential,
+    number: int,
+    counts: Mapping[str, int],
+    pairs: Sequence[tuple[Way, Array]],
+    n: int,
+    random: np.random.Generator,
 ) -> tuple[Arrangements, Array, int, int]:
-    """Propose arrangements in rounds, and evaluate those whose atoms are not too close or too crowded with CHGNet.
+    """Propose arrangements in rounds, and evaluate those whose atoms are not too close or too crowded.
 
     The first round uses each pair once; if there are too many pairs, it uses the first ones. The next rounds draw new
     points for the pairs that gave the lowest energies. A pair without free coordinates is used only once.
 
     Args:
+        potential: the potential.
         number: number of the space group.
         counts: atoms of each element in the conventional cell.
         pairs: pairs of an assignment to Wyckoff positions and a conventional cell.
@@ -161,7 +177,7 @@ def sample(
 
     Returns:
         the arrangements that could be evaluated, their energies [eV/atom], the number of arrangements with atoms too
-        close or too crowded, and the number that CHGNet could not evaluate.
+        close or too crowded, and the number that the potential could not evaluate.
     """
     lowest = np.full(len(pairs), np.inf)
     parts: list[tuple[Arrangements, Array]] = []
@@ -175,7 +191,7 @@ def sample(
         structures = arrangements.structures()
         apart = are_apart(structures)
         energies = np.full(len(chosen), np.nan)
-        energies[apart] = chgnet.energies(
+        energies[apart] = potential.energies_per_atom(
             [structure for structure, fine in zip(structures, apart, strict=True) if fine]
         )
         usable = np.isfinite(energies)
@@ -197,7 +213,7 @@ def sample(
 
 
 def are_apart(structures: Sequence[Structure]) -> NDArray[np.bool_]:
-    """(n,) True where the atoms are neither too close nor too crowded for CHGNet, see `CLOSEST` and `CROWDED`."""
+    """(n,) True where the atoms are neither too close nor too crowded, see `CLOSEST` and `CROWDED`."""
     return (distance_ratios(structures)[0] >= CLOSEST) & (crowding(structures) <= CROWDED)
 
 
@@ -220,13 +236,14 @@ def different(energies: Array, most: int) -> NDArray[np.int64]:
     return np.array(chosen, dtype=np.int64)
 
 
-def descend(arrangements: Arrangements, energies: Array) -> tuple[Arrangements, Array]:
+def descend(potential: Potential, arrangements: Arrangements, energies: Array) -> tuple[Arrangements, Array]:
     """Relax the free coordinates in a fixed cell.
 
-    The method is BFGS in the parameters. Each arrangement has its own matrix of second derivatives; CHGNet evaluates
-    all arrangements together.
+    The method is BFGS in the parameters. Each arrangement has its own matrix of second derivatives; the potential
+    evaluates all arrangements together.
 
     Args:
+        potential: the potential.
         arrangements: n arrangements.
         energies: (n,) their energies [eV/atom].
 
@@ -243,8 +260,11 @@ def descend(arrangements: Arrangements, energies: Array) -> tuple[Arrangements, 
             if not active:
                 break
             current = arrangements[active].at(np.stack([minimizers[row].points for row in active]))
-            values, forces = chgnet.energies_and_forces(current.structures())
-            gradients = current.gradient(np.nan_to_num(forces))
+            structures = current.structures()
+            found = potential.evaluate(structures, forces=True)
+            assert found.forces is not None
+            gradients = current.gradient(np.nan_to_num(np.stack(found.forces)))
+            values = found.energies / len(structures[0])  # arrangements of one crystal have the same atoms
             for row, value, gradient in zip(active, values.tolist(), gradients, strict=True):
                 if value < best[row]:
                     best[row], points[row] = value, minimizers[row].points.copy()

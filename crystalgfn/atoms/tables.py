@@ -1,8 +1,9 @@
-"""Place atoms in all crystals of a table or a batch, and evaluate the structures with CHGNet."""
+"""Place atoms in all crystals of a table or a batch, and evaluate the structures with a potential."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from crystalgfn.atoms import outputs, require_extra
 from crystalgfn.atoms.outputs import TABLE
-from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
+from crystalgfn.atoms.potentials import DEFAULT, Potential, make
+from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.atoms.run import Workers, results, run
 from crystalgfn.checks import at_least, listed, quoted
 from crystalgfn.crystal.formulas import reduced_counts, symbol_counts
@@ -40,9 +42,10 @@ def build_table(
     workers: Workers,
     reference: Path | None = None,
     proxy_column: str | None = None,
-    chgnet_references: Path | None = None,
+    element_references: Path | None = None,
     distinct: bool = False,
     hull: Path | None = None,
+    potential: str = DEFAULT,
 ) -> pd.DataFrame:
     """Build the crystals of a table, and write structures and results to a folder.
 
@@ -58,10 +61,11 @@ def build_table(
         reference: table of known crystals, whose hull replaces the shipped one; None for no such table.
         proxy_column: column of the table to copy to the results, with ``proxy_`` before its name; None copies
             `PROXY_COLUMN` if the table has it.
-        chgnet_references: file of elemental references; None for the shipped ones.
+        element_references: file of elemental references of the potential; None for the shipped ones.
         distinct: whether to use only the first row of each reduced formula, after sorting by ``log_reward``.
         hull: file with a hull for the energy above the hull, as ``crystalgfn build-hull`` writes it; None for the
             shipped one. Not together with ``reference``.
+        potential: the potential, see `crystalgfn.atoms.potentials.make`.
 
     Returns:
         the table of results that was written.
@@ -73,11 +77,14 @@ def build_table(
         at_least("--top", top, 1)
     at_least("--tries", tries, 1)
     workers.check()
-    references = ElementReferences.load(chgnet_references or SHIPPED)
-    inputs, tasks = read_tasks(table, top, proxy_column, {"tries": tries, "seed": seed, "relax": relax}, distinct)
+    chosen = make(potential)
+    require_extra(chosen.packages, chosen.install)
+    references = ElementReferences.load(chosen, element_references)
+    common = {"tries": tries, "seed": seed, "relax": relax, "potential": chosen.name}
+    inputs, tasks = read_tasks(table, top, proxy_column, common, distinct)
     known = _hull(reference, hull, "--")
     usable = [task for task in tasks if "counts" in task]
-    settings = {"table": checksum(table)[:16], "tries": tries, "seed": seed, "relax": relax}
+    settings = common | {"table": checksum(table)[:16]} | versions(chosen)
     done = {result["id"]: result for result in run(usable, settings, out, workers)}
     found = [done.get(task["id"], task) for task in tasks]
     frame = outputs.make_table(found, inputs, references, known, relax)
@@ -120,8 +127,9 @@ def build_crystals(
     timeout: float = 600.0,
     reference: Path | None = None,
     hull: Path | None = None,
+    potential: str = DEFAULT,
 ) -> BuiltCrystals:
-    """Place atoms in a batch of crystals with CHGNet. Needs ``crystalgfn[structures]``.
+    """Place atoms in a batch of crystals with a potential. Needs ``crystalgfn[structures]``.
 
     Args:
         crystals: n crystals.
@@ -133,6 +141,7 @@ def build_crystals(
         reference: table of known crystals, whose hull replaces the shipped one; None for no such table.
         hull: file with a hull for the energy above the hull, as ``crystalgfn build-hull`` writes it; None for the
             shipped one. Not together with ``reference``.
+        potential: the potential, such as ``chgnet`` or ``sevennet:7net-0``.
 
     Returns:
         the structures and a table of results.
@@ -144,10 +153,13 @@ def build_crystals(
 
     require_extra()
     at_least("tries", tries, 1)
+    chosen = make(potential)
+    require_extra(chosen.packages, chosen.install)
+    references = ElementReferences.load(chosen)
     known = _hull(reference, hull)
     names = [f"row-{row:06d}" for row in range(1, len(crystals) + 1)]
     tasks = [
-        task | {"id": name, "tries": tries, "seed": seed, "relax": relax}
+        task | {"id": name, "tries": tries, "seed": seed, "relax": relax, "potential": chosen.name}
         for name, task in zip(names, plain_crystals(crystals), strict=True)
     ]
     done = {result["id"]: result for result in results(tasks, Workers(jobs, timeout=timeout), progress="build")}
@@ -160,8 +172,13 @@ def build_crystals(
             "space_group": crystals.space_group.tolist(),
         }
     )
-    frame = outputs.make_table(found, inputs, ElementReferences.load(), known, relax)
+    frame = outputs.make_table(found, inputs, references, known, relax)
     return BuiltCrystals(frame, [outputs.final_structure(result) for result in found])
+
+
+def versions(potential: Potential) -> dict[str, str]:
+    """Versions of the packages of a potential, for the settings of a folder; results depend on them."""
+    return {f"version of {name}": version(name) for name in potential.packages}
 
 
 def _hull(reference: Path | None, hull: Path | None, dashes: str = "") -> ConvexHull | ReferenceHull:

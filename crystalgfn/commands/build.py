@@ -1,11 +1,11 @@
-"""``crystalgfn build``: find atomic positions for sampled crystals and evaluate them with CHGNet."""
+"""``crystalgfn build``: find atomic positions for sampled crystals and evaluate them with a potential."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalgfn.commands.options import Parser
+from crystalgfn.commands.options import DEFAULT_POTENTIAL, Parser, add_potential, add_references
 from crystalgfn.commands.workers import add_workers, told_if_stopped
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def main(args: list[str]) -> int:
     workers = Workers(options.jobs, options.backend, options.scheduler, options.timeout)
     with told_if_stopped(lambda: kept(options.out)):
         frame = build_table(
-            options.table, options.out, options.relax == "chgnet", options.top, options.tries, options.seed, workers,
-            options.reference, options.proxy_column, options.chgnet_references, options.distinct, options.hull,
+            options.table, options.out, options.relax, options.top, options.tries, options.seed, workers,
+            options.reference, options.proxy_column, options.element_references, options.distinct, options.hull,
+            options.potential,
         )  # fmt: skip
     for line in summary(frame, options.out):
         print(line)
@@ -49,15 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="crystalgfn build",
         description="Find atomic positions for crystals given by space group, composition and cell, and evaluate "
-        "the structures with CHGNet.",
+        "the structures with a potential.",
     )
     parser.add_argument("table", type=Path, help="CSV or parquet file with one crystal per row, such as samples.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; a stopped run is continued")
+    add_potential(parser, DEFAULT_POTENTIAL)
     parser.add_argument(
-        "--relax",
-        choices=["chgnet", "none"],
-        default="none",
-        help="with chgnet, relax positions and cell (default none)",
+        "--relax", action="store_true", help="relax positions and cell (default: only positions, in the sampled cell)"
     )
     parser.add_argument(
         "--top",
@@ -84,7 +83,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--proxy-column", help=f"column of the table to copy to the results (default: {PROXY_COLUMN}, if it exists)"
     )
-    parser.add_argument(
-        "--chgnet-references", type=Path, help="file of elemental references (default: the shipped file)"
-    )
+    add_references(parser)
     return parser

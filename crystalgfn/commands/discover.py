@@ -1,4 +1,4 @@
-"""``crystalgfn discover``: rounds of sampling with a GFlowNet, evaluating with CHGNet and training the proxy."""
+"""``crystalgfn discover``: rounds of sampling with a GFlowNet, evaluating with a potential and training the proxy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from crystalgfn.commands.workers import told_if_stopped
 from crystalgfn.discovery.settings import Run
 
 DESCRIPTION = (
-    "Discover crystals in rounds: sample, choose samples, evaluate them with CHGNet, train the proxy on the results, "
-    "and continue training the GFlowNet. The same command continues a stopped run."
+    "Discover crystals in rounds: sample, choose samples, evaluate them with a potential, train the proxy on the "
+    "results, and continue training the GFlowNet. The same command continues a stopped run."
 )
 
 

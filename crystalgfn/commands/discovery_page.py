@@ -66,7 +66,7 @@ def main(args: list[str]) -> int:
         frame = of_samples(frame, options.samples, str(database))
     else:
         frame = of_sources(frame, options.source, str(database))
-    frame = with_shipped_energies(frame, options.chgnet_references, options.hull, options.offset)
+    frame = with_shipped_energies(frame, database.potential, options.element_references, options.hull, options.offset)
     outcome = Outcome(frame, KnownCrystals.read(options.reference), database.structure)
     shown = " ".join(_plain(word) for word in args)
     about = {"sampled by": f"`{options.recipe}`"} if options.recipe else {}

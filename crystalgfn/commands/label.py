@@ -1,11 +1,11 @@
-"""``crystalgfn label``: evaluate crystals with CHGNet and keep the results in a database of labels."""
+"""``crystalgfn label``: evaluate crystals with a potential and keep the results in a database of labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalgfn.commands.options import Parser, add_energies
+from crystalgfn.commands.options import DEFAULT_POTENTIAL, Parser, add_energies, add_potential
 from crystalgfn.commands.workers import add_workers, told_if_stopped
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def main(args: list[str]) -> int:
     from crystalgfn.atoms import require_extra
 
     require_extra()
-    from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
+    from crystalgfn.atoms.potentials import make
+    from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.atoms.run import Workers
     from crystalgfn.checks import at_least, positive
     from crystalgfn.discovery import labels
@@ -51,10 +52,15 @@ def main(args: list[str]) -> int:
     positive("--cap", options.cap)
     if options.export is not None:
         table_kind(options.export)
-    references = ElementReferences.load(options.chgnet_references or SHIPPED)
+    potential = None if options.potential is None else make(options.potential)
+    if potential is not None:
+        require_extra(potential.packages, potential.install)
     hull = load_hull(options.hull or SHIPPED_HULL)
     waiting = chosen(options)
-    database = LabelDatabase(options.db, create=bool(waiting))
+    if potential is not None or not Path(options.db).exists():  # before a database is created
+        ElementReferences.load(potential or make(), options.element_references)
+    database = LabelDatabase(options.db, create=bool(waiting), potential=potential)
+    references = ElementReferences.load(database.potential, options.element_references)
     if options.export is not None:
         check_writable(options.export)
     with told_if_stopped(lambda: _kept(waiting, database)):
@@ -89,8 +95,8 @@ def _kept(waiting: list[Candidate], database: LabelDatabase) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="crystalgfn label",
-        description="Build and relax crystals with CHGNet and keep the results in a database. A proxy can be trained "
-        "on them.",
+        description="Build and relax crystals with a potential and keep the results in a database. A proxy can be "
+        "trained on them.",
     )
     parser.add_argument("table", type=Path, nargs="?", help="CSV or parquet file with one crystal per row")
     parser.add_argument("--db", required=True, help="database: a file for SQLite, or postgresql://USER@HOST:PORT/NAME")
@@ -113,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tries", type=int, default=4, help="arrangements of the atoms to relax in the sampled cell (default 4)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default 0)")
+    add_potential(parser, None, f"that of the database, {DEFAULT_POTENTIAL} for a new one")
     add_workers(parser)
     parser.add_argument("--export", type=Path, help="CSV or parquet file to write, with rows to train a proxy on")
     parser.add_argument(

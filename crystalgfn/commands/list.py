@@ -1,4 +1,4 @@
-"""``crystalgfn list``: show the registered classes, which can be named in a config."""
+"""``crystalgfn list``: show the registered classes, which can be named in a config or a command."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ def main(args: list[str]) -> int:
         exit status 0.
     """
     parser = Parser(
-        prog="crystalgfn list", description="Show the registered environments, proxies, rewards, policies and losses."
+        prog="crystalgfn list",
+        description="Show the registered environments, proxies, rewards, policies, losses and potentials.",
     )
     parser.parse_args(args)
+    import crystalgfn.atoms.potentials  # noqa: F401 - registers the package's own potentials
     from crystalgfn.plugins import load_everything
+    from crystalgfn.registry import POTENTIALS
 
-    for registry in load_everything():
+    for registry in (*load_everything(), POTENTIALS):
         print(_section(registry))
     return 0
 

@@ -18,19 +18,47 @@ class Parser(argparse.ArgumentParser):
         super().error(with_suggestion(message, self._option_string_actions))
 
 
+DEFAULT_POTENTIAL = "chgnet"
+
+
+def add_potential(parser: argparse.ArgumentParser, default: str | None, otherwise: str = "") -> None:
+    """Add the option ``potential``.
+
+    Args:
+        parser: the parser.
+        default: default of the option.
+        otherwise: default as text for the help, if it is not a fixed one.
+    """
+    parser.add_argument(
+        "--potential",
+        default=default,
+        metavar="NAME",
+        help="potential for energies and forces, with arguments after a colon: chgnet, sevennet, sevennet:7net-0, or "
+        f"another that 'crystalgfn list' shows (default {otherwise or default})",
+    )
+
+
 def add_energies(parser: argparse.ArgumentParser) -> None:
-    """Add the options that turn CHGNet's energies into energies above the hull: hull, references and offset."""
+    """Add the options that turn a potential's energies into energies above the hull: hull, references and offset."""
     parser.add_argument(
         "--offset",
         type=float,
         default=0.0,
-        help="value to subtract from CHGNet's formation energies in eV/atom (default 0)",
+        help="value to subtract from the potential's formation energies in eV/atom (default 0)",
     )
     parser.add_argument(
         "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
     )
+    add_references(parser)
+
+
+def add_references(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``element-references``."""
     parser.add_argument(
-        "--chgnet-references", type=Path, help="file of elemental references (default: the shipped file)"
+        "--element-references",
+        type=Path,
+        metavar="FILE",
+        help="elemental references of the potential, as written by references (default: the shipped file)",
     )
 
 

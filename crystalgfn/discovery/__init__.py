@@ -1,1 +1,1 @@
-"""Discovery: sample crystals, evaluate them with CHGNet, fine-tune the proxy. Needs ``crystalgfn[structures]``."""
+"""Discovery: sample crystals, evaluate them with a potential, fine-tune the proxy. Needs ``crystalgfn[structures]``."""

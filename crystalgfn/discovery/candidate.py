@@ -65,12 +65,13 @@ class Candidate:
         # The first letter occurs in no number, because databases convert text that looks like a number.
         return "x" + hashlib.sha256(content.encode()).hexdigest()[:24]
 
-    def task(self, tries: int, seed: int) -> dict[str, Any]:
+    def task(self, tries: int, seed: int, potential: str) -> dict[str, Any]:
         """Task for `crystalgfn.atoms.build.build`, with the key as its id.
 
         Args:
             tries: number of arrangements that are relaxed in the sampled cell.
             seed: seed of the arrangements.
+            potential: name of the potential.
 
         Returns:
             the keys of `crystalgfn.atoms.build.Task`.
@@ -83,6 +84,7 @@ class Candidate:
             tries=tries,
             seed=seed,
             relax=True,
+            potential=potential,
         )
         return dict(task)
 

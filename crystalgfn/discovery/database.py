@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalgfn.atoms import require_extra
-from crystalgfn.atoms.potentials.chgnet import MODEL
+from crystalgfn.atoms.potentials import DEFAULT, Potential, make
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.discovery.candidate import Candidate
 from crystalgfn.errors import InputError
@@ -43,10 +43,10 @@ LOCK = 7031
 _RELAXED = tuple(f"{name}_relaxed" for name in ("formula", "space_group", *LATTICE_PARAMETERS))
 _FIRST = ("key", "round", "source", "formula", "space_group", *LATTICE_PARAMETERS)
 _LAST = (
-    "status", "reason", "gave_up_after", "energy_sampled", "energy_relaxed", *_RELAXED, "symmetry", "volume_change",
-    "converged", "settled", "seconds", "cpu_seconds",
+    "status", "reason", "gave_up_after", "potential", "energy_sampled", "energy_relaxed", *_RELAXED, "symmetry",
+    "volume_change", "converged", "settled", "seconds", "cpu_seconds",
 )  # fmt: skip
-_TEXT = ("reason", "formula_relaxed", "symmetry")
+_TEXT = ("reason", "potential", "formula_relaxed", "symmetry")
 _FLAGS = ("converged", "settled")
 _WHOLE = ("round", "space_group", "space_group_relaxed")
 _OWN = {*_FIRST, *_LAST, "formula_sampled"}
@@ -59,12 +59,17 @@ class LabelDatabase:
     Args:
         url: SQLite file, or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
         create: whether an SQLite file that does not exist is created; if not, it is an error.
+        potential: the potential that evaluates the crystals; None for that of the database, and for `DEFAULT` in a new
+            database.
+
+    Attributes:
+        potential: the potential of the database.
 
     Raises:
-        InputError: if the database cannot be opened or written, or has other content.
+        InputError: if the database cannot be opened or written, or has other content or energies of another potential.
     """
 
-    def __init__(self, url: str | Path, create: bool = True) -> None:
+    def __init__(self, url: str | Path, create: bool = True, potential: Potential | None = None) -> None:
         require_extra(("ase",))
         self.url = str(url)
         self._lock = threading.Lock()
@@ -82,7 +87,7 @@ class LabelDatabase:
         name = self.url if self._postgres else str(Path(self.url).absolute())
         self._db: Any = connect(name, type=kind, use_lock_file=False)
         with self._transaction(write=True):
-            self._check_content()
+            self.potential = self._check_content(potential)
 
     def __str__(self) -> str:
         return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.url)
@@ -115,7 +120,7 @@ class LabelDatabase:
         Raises:
             InputError: if the database cannot be written, or a number of the candidate has a name that cannot be used.
         """
-        pairs, data, atoms = _content(candidate, result)
+        pairs, data, atoms = _content(candidate, result, self.potential.name)
         from ase.db.core import now
         from ase.db.row import AtomsRow, atoms2dict
 
@@ -136,10 +141,10 @@ class LabelDatabase:
         Returns:
             key, round, source, formula, space_group, a, b, c [Å], alpha, beta, gamma [degrees]; the candidates'
             numbers; status (``relaxed``, ``built``: not relaxed, ``failed``), reason, gave_up_after [s] (NaN if not
-            given up); energy_sampled and energy_relaxed, CHGNet's total energies [eV/atom] with positions relaxed in
-            the sampled cell and symmetry, and with positions and cell relaxed; formula_relaxed to gamma_relaxed,
-            pymatgen's conventional standard cell of the relaxed crystal; symmetry, volume_change, converged, settled,
-            seconds, cpu_seconds. A missing value is NaN, an empty text, group 0, or False.
+            given up); potential, and its total energies with corrections [eV/atom]: energy_sampled with positions
+            relaxed in the sampled cell and symmetry, energy_relaxed with positions and cell relaxed; formula_relaxed to
+            gamma_relaxed, pymatgen's conventional standard cell of the relaxed crystal; symmetry, volume_change,
+            converged, settled, seconds, cpu_seconds. A missing value is NaN, an empty text, group 0, or False.
         """
         import pandas as pd
 
@@ -149,6 +154,7 @@ class LabelDatabase:
         frame = frame.rename(columns={"formula_sampled": "formula"})
         numbers = [name for name in frame.columns if name not in _OWN and name != "formula"]
         frame = frame.reindex(columns=[*_FIRST, *numbers, *_LAST])
+        frame["potential"] = frame["potential"].fillna(DEFAULT)
         texts = {"key", "source", "formula", "status", *_TEXT}
         for name in frame.columns:
             if name in texts:
@@ -190,20 +196,35 @@ class LabelDatabase:
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error}") from None
 
-    def _check_content(self) -> None:
-        """Create the tables if there are none, and refuse a database with other content."""
+    def _check_content(self, potential: Potential | None) -> Potential:
+        """Create the tables if there are none, and refuse a database with other content.
+
+        Returns:
+            the potential of the database.
+        """
         if not self._postgres:
             tables = {row[0] for row in self._db.connection.execute("SELECT name FROM sqlite_master")}
             if tables and "systems" not in tables:
                 raise InputError(f"{self}: an SQLite file, but not an ASE database; give another name")
         about = self._db.metadata  # makes the tables
+        there = about.get("potential", DEFAULT)
         if not about and not len(self._db):
             shown = ["formula", "status", "source", "round", "energy_sampled", "energy_relaxed", "space_group_relaxed"]
-            self._db.metadata = {"title": CONTENT, "model": MODEL, "default_columns": ["id", *shown]}
-        elif about.get("title") != CONTENT:
+            potential = potential or make()
+            self._db.metadata = {
+                "title": CONTENT, "potential": potential.name, "model": potential.version,
+                "default_columns": ["id", *shown],
+            }  # fmt: skip
+            return potential
+        if about.get("title") != CONTENT:
             raise InputError(f"{self}: an ASE database with other content; give another name")
-        elif about.get("model") != MODEL:
-            raise InputError(f"{self}: has energies of CHGNet {about.get('model')}, not of {MODEL}; give another name")
+        potential = potential or make(there)
+        if (there, about.get("model")) != (potential.name, potential.version):
+            raise InputError(
+                f"{self}: has energies of {there} {about.get('model')}, not of {potential.name} {potential.version}; "
+                "give another name, or the same potential"
+            )
+        return potential
 
     @contextmanager
     def _transaction(self, write: bool = False) -> Iterator[None]:
@@ -243,7 +264,9 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(len(MAGIC))
 
 
-def _content(candidate: Candidate, result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
+def _content(
+    candidate: Candidate, result: Mapping[str, Any], potential: str
+) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """Key-value pairs, data and atoms of a row."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -272,6 +295,7 @@ def _content(candidate: Candidate, result: Mapping[str, Any]) -> tuple[dict[str,
     pairs["status"] = "relaxed" if relaxed is not None else "built" if built is not None else "failed"
     scalars = {_RENAMED.get(k, k): v for k, v in result.items() if k != "id" and not k.startswith("structure_")}
     pairs |= {name: scalars.pop(name) for name in _LAST if name in scalars}
+    pairs["potential"] = potential
     if relaxed is not None:
         pairs |= _standard_cell(relaxed)
         pairs["symmetry"] = _symmetry(relaxed, candidate)
@@ -288,7 +312,7 @@ def _content(candidate: Candidate, result: Mapping[str, Any]) -> tuple[dict[str,
         atoms = AseAtomsAdaptor.get_atoms(final, msonable=False)
         energy = pairs["energy_relaxed" if relaxed is not None else "energy_sampled"]
         atoms.calc = SinglePointCalculator(atoms, energy=energy * len(atoms))
-        atoms.calc.name = "chgnet"
+        atoms.calc.name = potential.lower()
     return {name: value for name, value in pairs.items() if _is_value(value)}, data, atoms
 
 

@@ -1,6 +1,6 @@
 """Reasons to doubt that a relaxed crystal is what the model proposed: molecules, collapse, another volume or symmetry.
 
-A low energy alone does not show this. CHGNet may relax a crystal into molecules that only share a cell, or into
+A low energy alone does not show this. A potential may relax a crystal into molecules that only share a cell, or into
 distances that it has not learned, and the relaxed structure may have little in common with the sampled crystal.
 """
 

@@ -191,7 +191,7 @@ def _cell(structure: Structure) -> Any:
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 
     from crystalgfn.atoms.build import SYMPREC
-    from crystalgfn.atoms.potentials.chgnet import silence
+    from crystalgfn.atoms.potentials.quiet import silence
 
     with silence():
         try:

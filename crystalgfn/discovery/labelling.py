@@ -1,4 +1,4 @@
-"""Evaluate crystals with CHGNet into a database of labels."""
+"""Evaluate crystals with a potential into a database of labels."""
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ def table_crystals(path: Path) -> list[Candidate]:
 def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers, tries: int, seed: int) -> int:
     """Build and relax the crystals that the database does not have, and store each one as soon as it is finished.
 
+    The potential is that of the database.
+
     A crystal that was given up after less time than the timeout of ``workers`` is tried again.
 
     Args:
@@ -78,7 +80,7 @@ def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers
     """
     known = database.keys(workers.timeout)
     left = {candidate.key: candidate for candidate in waiting if candidate.key not in known}
-    tasks = [candidate.task(tries, seed) for candidate in left.values()]
+    tasks = [candidate.task(tries, seed, database.potential.name) for candidate in left.values()]
     found = results(tasks, workers, progress="label", done=len(waiting) - len(left))
     return sum(database.add(left[result["id"]], result) for result in found)
 

@@ -1,9 +1,10 @@
 """Training rows for a proxy, made from evaluated crystals.
 
 One evaluated crystal gives up to two rows. The *sampled* row is the crystal as the model proposed it. Its label is
-CHGNet's energy with the atoms relaxed in the sampled cell and symmetry, which the proxy should have predicted. The
-*relaxed* row is the crystal after relaxation, with its own space group, cell and energy. The sampled row keeps its own
-label even if relaxation lowers the energy a lot, because the proxy predicts the energy of a crystal in a given cell.
+the potential's energy with the atoms relaxed in the sampled cell and symmetry, which the proxy should have predicted.
+The *relaxed* row is the crystal after relaxation, with its own space group, cell and energy. The sampled row keeps its
+own label even if relaxation lowers the energy a lot, because the proxy predicts the energy of a crystal in a given
+cell.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from crystalgfn.atoms.potentials import make
 from crystalgfn.checks import positive
 from crystalgfn.crystal.crystallography import has_room
 from crystalgfn.crystal.crystallography.cells import fits_group
@@ -35,7 +37,7 @@ CAP = 1.5
 """Largest energy above the hull [eV/atom] in training rows; higher energies are set to it."""
 
 FLOOR = -0.5
-"""Energy above the hull [eV/atom] below which there is no training row: CHGNet is probably wrong there."""
+"""Energy above the hull [eV/atom] below which there is no training row: the potential is probably wrong there."""
 
 SAME_LENGTHS = 0.03
 """Relative difference of lengths below which a relaxed crystal in the sampled space group is the sampled crystal."""
@@ -57,9 +59,9 @@ def with_energies(
 
     Args:
         frame: n rows of `LabelDatabase.frame`.
-        references: elemental references of CHGNet.
+        references: elemental references of the potential.
         hull: hull of formation energies.
-        offset: amount by which CHGNet's formation energies are too high [eV/atom]; it is subtracted.
+        offset: amount by which the potential's formation energies are too high [eV/atom]; it is subtracted.
 
     Returns:
         the frame with ``hull_energy``, ``formation_energy_sampled``, ``formation_energy_relaxed``,
@@ -84,8 +86,8 @@ def training_rows(frame: pd.DataFrame, cap: float = CAP) -> pd.DataFrame:
 
     A crystal that could not be built gets an energy of ``cap`` above the hull. A crystal that was given up has no row,
     because nothing is known about it, and neither has a crystal that contradicts itself (`contradicts_itself`). There
-    is also no row for a crystal with elements that CHGNet does not know, and no row for an energy lower than `FLOOR`
-    above the hull.
+    is also no row for a crystal with elements that the potential does not know, and no row for an energy lower than
+    `FLOOR` above the hull.
 
     If the relaxed crystal has the formula and space group of the sampled crystal and nearly the same cell
     (`SAME_LENGTHS`, `SAME_ANGLES`), both rows describe one crystal. The sampled row then takes the lower of the two
@@ -154,10 +156,9 @@ def contradicts_itself(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[n
 
 
 def _judged(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """(n,) whether CHGNet knows all elements; if not, a failure to build says nothing about the crystal."""
-    from crystalgfn.atoms.potentials.chgnet import FORBIDDEN
-
-    return np.array([FORBIDDEN.isdisjoint(parse_formula(formula)) for formula in frame["formula"]], dtype=bool)
+    """(n,) whether the potential knows all elements; if not, a failure to build says nothing about the crystal."""
+    pairs = zip(frame["potential"], frame["formula"], strict=True)
+    return np.array([not make(potential).unknown(parse_formula(formula)) for potential, formula in pairs], dtype=bool)
 
 
 def _same_crystal(frame: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -166,7 +166,7 @@ class Outcome:
 
     @property
     def holes(self) -> int:
-        """Number of survivors below `HOLE`: most likely, the reference lacks a phase or CHGNet is wrong."""
+        """Number of survivors below `HOLE`: most likely, the reference lacks a phase or the potential is wrong."""
         return int((self.above_hull < HOLE).sum())
 
     @property
@@ -265,7 +265,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ProxyErrors:
-    """Errors of a predicted energy above the hull against CHGNet; NaN if there is nothing to compare.
+    """Errors of a predicted energy above the hull against the potential; NaN if there is nothing to compare.
 
     Attributes:
         n: number of crystals with a prediction and a label.

@@ -48,7 +48,7 @@ RULE = f"""\
    after relaxation. *Polymorph* marks a crystal whose formula the table has only in other space groups.
 3. A crystal is *doubtful* if it shows one of these: {MEANING}. Doubtful crystals are listed separately.
 4. For each reduced formula, only the crystal with the lowest energy above the hull is kept in each list.
-5. The crystals are sorted by CHGNet's energy above the hull, lowest first, and the first {{top}} are shown. The
+5. The crystals are sorted by the potential's energy above the hull, lowest first, and the first {{top}} are shown. The
    uncertainty is not used.
 6. Crystals more than {-HOLE} eV/atom below the hull are listed separately and are not counted among the {{top}}."""
 """The rule of the page as Markdown, to be formatted with ``top``, the number of crystals to show."""
@@ -192,11 +192,13 @@ def _write_crystals(
 
 def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, about: Mapping[str, str]) -> str:
     """The page as Markdown."""
+    potential = _potential(outcome.frame)
     lines = [
         "# The best new crystals",
         "",
         f"The {len(choice.near)} best new crystals of {outcome.evaluated} evaluated ones, chosen by the rule below. "
-        "All energies are from CHGNet; no DFT calculation was done. The crystals are candidates for a calculation.",
+        f"All energies are from {potential}; no DFT calculation was done. The crystals are candidates for a "
+        "calculation.",
         "",
         *(f"- {name}: {text}" for name, text in about.items()),
         "",
@@ -214,10 +216,10 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
         f"## Within {SURVIVES} eV/atom of the hull",
         "",
         "Groups: space groups, sampled → relaxed. E above hull, E formation: energies of the relaxed crystal from "
-        "CHGNet. Proxy: predicted energy above the hull ± predicted uncertainty. Energies in eV/atom. d min: shortest "
-        "distance between two atoms; in brackets, the smallest ratio of a distance to the sum of the covalent radii. "
-        "ΔV: change of the volume on relaxation. A picture shows the conventional cell; atoms on a face are also drawn "
-        "on the opposite face.",
+        f"{potential}. Proxy: predicted energy above the hull ± predicted uncertainty. Energies in eV/atom. d min: "
+        "shortest distance between two atoms; in brackets, the smallest ratio of a distance to the sum of the covalent "
+        "radii. ΔV: change of the volume on relaxation. A picture shows the conventional cell; atoms on a face are "
+        "also drawn on the opposite face.",
         "",
         *_listing(table[table["listed"] == "near"], with_pictures=True),
     ]
@@ -227,7 +229,7 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
             "## Below the known hull",
             "",
             f"These crystals lie more than {-HOLE} eV/atom below the hull. Most likely the reference lacks a known "
-            "phase of these elements, or CHGNet is wrong; a discovery is less likely. "
+            "phase of these elements, or the potential is wrong; a discovery is less likely. "
             f"The lowest {len(choice.below)} of {choice.n_below}:",
             "",
             *_listing(table[table["listed"] == "below"], with_pictures=False),
@@ -252,14 +254,22 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
 def proxy_rows(frame: pd.DataFrame) -> dict[str, str]:
     """Rows of the table about the errors of the proxy, name to text; empty without predictions."""
     rows = {}
+    potential = _potential(frame)
     for stage, name in (("sampled", "sampled cell"), ("relaxed", "relaxed crystal")):
         errors = proxy_errors(frame, stage)
         if errors.n:
-            rows[f"proxy minus CHGNet, {name}: mean; mean absolute; mean predicted uncertainty; rank correlation"] = (
+            rows[
+                f"proxy minus {potential}, {name}: mean; mean absolute; mean predicted uncertainty; rank correlation"
+            ] = (
                 f"{errors.bias:+.2f}; {errors.mae:.2f}; {decimal(errors.uncertainty, 2)} eV/atom; "
                 f"{decimal(errors.spearman, 2)}"
             ).replace("-", "−")
     return rows
+
+
+def _potential(frame: pd.DataFrame) -> str:
+    """Name of the potential of the energies. A database has one."""
+    return ", ".join(frame["potential"].unique()) if len(frame) else "no potential"
 
 
 def failure_rows(frame: pd.DataFrame) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.discovery.candidate import candidates
 from crystalgfn.discovery.labels import with_energies
@@ -14,6 +15,8 @@ from crystalgfn.gflownet.proxies.proxy_set import UNCERTAINTY
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from crystalgfn.atoms.potentials import Potential
 
 PREDICTED = {
     "predicted": ("energy_above_hull", "predicted"),
@@ -82,12 +85,17 @@ def of_samples(frame: pd.DataFrame, samples: Path, name: str) -> pd.DataFrame:
 
 
 def with_shipped_energies(
-    frame: pd.DataFrame, references: Path | None = None, hull: Path | None = None, offset: float = 0.0
+    frame: pd.DataFrame,
+    potential: Potential,
+    references: Path | None = None,
+    hull: Path | None = None,
+    offset: float = 0.0,
 ) -> pd.DataFrame:
     """`with_energies` with the shipped elemental references and hull, or with those from files.
 
     Args:
         frame: what `LabelDatabase.frame` returned.
+        potential: the potential of the energies.
         references: file of elemental references; None for the shipped ones.
         hull: file of the hull; None for the shipped one.
         offset: see `with_energies` [eV/atom].
@@ -95,8 +103,7 @@ def with_shipped_energies(
     Raises:
         InputError: if a file cannot be read.
     """
-    from crystalgfn.atoms.potentials.references import SHIPPED, ElementReferences
     from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
     from crystalgfn.proxies.hull import load_hull
 
-    return with_energies(frame, ElementReferences.load(references or SHIPPED), load_hull(hull or SHIPPED_HULL), offset)
+    return with_energies(frame, ElementReferences.load(potential, references), load_hull(hull or SHIPPED_HULL), offset)

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from crystalgfn.atoms import require_extra
+from crystalgfn.atoms.potentials import DEFAULT, make
+from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.checks import at_least, between, not_negative, positive, quoted
 from crystalgfn.errors import InputError
 from crystalgfn.proxies.network.tuning import TuningConfig
@@ -129,6 +132,7 @@ class Run:
             and a crystal that is not among them is new; null for none.
         database: database of the evaluated crystals: a file for SQLite, or postgresql://USER@HOST:PORT/NAME; null for
             labels.db in the folder. Crystals of other runs in it are used for training and not evaluated again.
+        potential: the potential that evaluates the crystals, such as chgnet or sevennet:7net-0.
         seed: seed of all random choices.
         rounds: number of rounds of sampling, evaluation and fine-tuning.
         evaluations: number of crystals evaluated in each round.
@@ -147,6 +151,7 @@ class Run:
     out: Path
     known: Path | None = None
     database: str | None = None
+    potential: str = DEFAULT
     seed: int = 0
     rounds: int = 4
     evaluations: int = 100
@@ -162,6 +167,9 @@ class Run:
 
     def check(self) -> None:
         """Raise an `InputError` for a setting that is not allowed."""
+        potential = make(self.potential)
+        require_extra(potential.packages, potential.install)
+        ElementReferences.load(potential)
         at_least("rounds", self.rounds, 0)
         for name in ("evaluations", "first_steps", "steps", "final_steps"):
             at_least(name, getattr(self, name), 1)
@@ -187,6 +195,9 @@ class Run:
         values = asdict(self)
         for name in ("out", "database", "rounds", "final", "budget"):
             values.pop(name)
+        # Runs of older versions name no potential, so the default counts as none.
+        name = make(self.potential).name
+        values["potential"] = None if name == DEFAULT else name
         for name in ("timeout", "jobs", "backend", "scheduler"):
             values["label"].pop(name)
         return dict(json.loads(json.dumps(values, default=str)))

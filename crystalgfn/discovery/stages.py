@@ -16,6 +16,7 @@ import torch
 import yaml
 from pytorch_lightning import Callback, Trainer
 
+from crystalgfn.atoms.potentials import make
 from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.atoms.run import Workers, results
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
@@ -77,7 +78,8 @@ class Stages:
         except InputError as error:
             raise InputError(str(error).replace("--", "label.", 1)) from None
         check_fit(settings.fit, "fit")
-        self._references = ElementReferences.load()
+        self._potential = make(settings.potential)
+        self._references = ElementReferences.load(self._potential)
         given = dict(proxy_with_weights(settings.fit["model"]).get("init_args") or {})
         self._start = EnergyAboveHull(**given)
         self._hull = self._start.hull
@@ -85,14 +87,16 @@ class Stages:
         self._old, self._held_out = self._table_rows()
         has_started = (self._folder("round-0") / CHOSEN).is_file()
         self._first = None if has_started else self._first_candidates()
-        self._given_database = LabelDatabase(settings.database) if settings.database is not None else None
+        self._given_database = (
+            LabelDatabase(settings.database, potential=self._potential) if settings.database is not None else None
+        )
 
     def __enter__(self) -> Stages:
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
         settings = self._settings
-        self._database = self._given_database or LabelDatabase(self._out / "labels.db")
+        self._database = self._given_database or LabelDatabase(self._out / "labels.db", potential=self._potential)
         self._board = SummaryWriter(str(self._out / "tensorboard"))
         planned = sum(vars(settings.start).values()) + settings.rounds * settings.evaluations + settings.final
         self._bar: Any = tqdm(total=planned, unit="crystal", smoothing=0.05, dynamic_ncols=True)
@@ -193,7 +197,7 @@ class Stages:
         self._bar.n = self.evaluated() + (len(chosen.keys() & there) if name == FINAL else 0)
         self._bar.refresh()
         label = self._settings.label
-        tasks = [candidate.task(label.tries, self._settings.seed) for candidate in waiting]
+        tasks = [candidate.task(label.tries, self._settings.seed, self._potential.name) for candidate in waiting]
         end = None if seconds is None else time.monotonic() + seconds
         if not tasks:
             return

@@ -26,8 +26,12 @@ TABLE = "structures.csv"
 FOLDER = "cif"
 """Folder in which ``crystalgfn build`` writes the CIF file of each crystal, named by the column ``id``."""
 
-SHOWN = ("chgnet_formation_energy", "energy_above_hull", "space_group_relaxed", "min_distance_relaxed")
-"""Columns of ``crystalgfn build`` that are shown. If a table has none of them, all columns of numbers are shown."""
+SHOWN = (
+    "formation_energy_relaxed", "chgnet_formation_energy", "energy_above_hull", "space_group_relaxed",
+    "min_distance_relaxed",
+)  # fmt: skip
+"""Columns of ``crystalgfn build`` that are shown; the second is the first one's name in older versions. If a table has
+none of them, all columns of numbers are shown."""
 
 
 @dataclass(frozen=True)

@@ -159,10 +159,11 @@ class SampledObjects:
         )
 
     def build(self, **settings: Any) -> BuiltCrystals:
-        """Place atoms in the crystals with CHGNet.
+        """Place atoms in the crystals with a potential, CHGNet by default.
 
         Args:
-            settings: arguments of `crystalgfn.atoms.tables.build_crystals`, such as ``relax`` and ``jobs``.
+            settings: arguments of `crystalgfn.atoms.tables.build_crystals`, such as ``relax``, ``potential`` and
+                ``jobs``.
 
         Returns:
             the structures and a table of results.

@@ -1,4 +1,4 @@
-"""Contract tests for your own environments and proxies.
+"""Contract tests for your own environments, proxies and potentials.
 
 Subclass a contract in a test file and provide the object to test as a fixture; pytest then runs all tests of the
 contract::
@@ -17,7 +17,8 @@ This package needs pytest; the rest of crystalgfn does not.
 
 from crystalgfn.gflownet.policies.random_policy import RandomPolicy
 from crystalgfn.testing.environment import EnvironmentContract
+from crystalgfn.testing.potential import PotentialContract
 from crystalgfn.testing.proxy import ProxyContract
 from crystalgfn.testing.walk import Transition, random_walk
 
-__all__ = ["EnvironmentContract", "ProxyContract", "RandomPolicy", "Transition", "random_walk"]
+__all__ = ["EnvironmentContract", "PotentialContract", "ProxyContract", "RandomPolicy", "Transition", "random_walk"]

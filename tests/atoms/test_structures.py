@@ -13,6 +13,7 @@ from crystalgfn.atoms import require_extra
 from crystalgfn.atoms.arrangements import contacts, crowding, distance_ratios, propose
 from crystalgfn.atoms.isolated import Failed, run
 from crystalgfn.atoms.outputs import symmetry
+from crystalgfn.atoms.potentials import CHGNet
 from crystalgfn.atoms.potentials.references import ElementReferences, fit
 from crystalgfn.atoms.search import are_apart
 from crystalgfn.crystal.crystallography.positions import positions, settings, ways
@@ -222,7 +223,7 @@ def test_fit_finds_references_in_spite_of_outliers():
     energies[:5] += 2.0
     found = fit(energies, labels, compositions)
     assert found == pytest.approx(true, abs=0.02)
-    references = ElementReferences(found)
+    references = ElementReferences(found, "CHGNet", "0.3.0")
     value = references.formation_energy(float(energies[10]), compositions[10])
     assert value == pytest.approx(labels[10], abs=0.05)
     assert np.isnan(references.formation_energy(-1.0, Composition("NaXe")))
@@ -231,18 +232,18 @@ def test_fit_finds_references_in_spite_of_outliers():
 
 def test_references_as_a_file(tmp_path):
     path = tmp_path / "references.json"
-    ElementReferences({"Na": -1.3}, recipe={"method": "fit"}).save(path)
-    assert ElementReferences.load(path).energies == {"Na": -1.3}
-    shipped = ElementReferences.load()
+    ElementReferences({"Na": -1.3}, "CHGNet", "0.3.0", recipe={"seed": 0}).save(path)
+    assert ElementReferences.load(CHGNet(), path).energies == {"Na": -1.3}
+    shipped = ElementReferences.load(CHGNet())
     assert len(shipped.energies) > 80 and shipped.energies["O"] == pytest.approx(-4.9, abs=0.3)
     path.write_text(json.dumps({"energies": {"Na": -1.3}, "model": "0.2.0", "recipe": {}}))
-    with pytest.raises(InputError, match=r"for CHGNet 0\.2\.0, not for 0\.3\.0"):
-        ElementReferences.load(path)
+    with pytest.raises(InputError, match=r"for CHGNet 0\.2\.0, not for CHGNet 0\.3\.0"):
+        ElementReferences.load(CHGNet(), path)
     path.write_text("{}")
     with pytest.raises(InputError, match="no table of references"):
-        ElementReferences.load(path)
+        ElementReferences.load(CHGNet(), path)
     with pytest.raises(InputError, match="cannot be read"):
-        ElementReferences.load(tmp_path / "none.json")
+        ElementReferences.load(CHGNet(), tmp_path / "none.json")
 
 
 def test_without_the_extra_one_clear_message(monkeypatch):

@@ -15,6 +15,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
 
 from crystalgfn.atoms import outputs, tables
+from crystalgfn.atoms.potentials import CHGNet
 from crystalgfn.atoms.relax import Relaxation
 from crystalgfn.atoms.run import BACKENDS, Workers, results, run
 from crystalgfn.commands import build as command
@@ -59,7 +60,6 @@ def built(tmp_path_factory):
             "--out",
             folder / "out",
             "--relax",
-            "chgnet",
             "--reference",
             known,
             "--tries",
@@ -89,8 +89,8 @@ def test_rock_salt_from_group_formula_and_cell(built):
     row = frame_of(built).loc[1]
     assert row.space_group_built == row.space_group_symmetric == row.space_group_relaxed == 225
     assert row.symmetry == "sampled" and row.converged
-    assert row.chgnet_formation_energy == pytest.approx(-2.11, abs=0.1)
-    assert row.energy_above_hull == pytest.approx(row.chgnet_formation_energy + 2.11)
+    assert row.formation_energy_relaxed == pytest.approx(-2.11, abs=0.1)
+    assert row.energy_above_hull == pytest.approx(row.formation_energy_relaxed + 2.11)
     assert row.proxy_formation_energy == -2.0
     assert abs(row.volume_change) < 0.05 and row.min_distance_relaxed == pytest.approx(2.845, abs=0.05)
 
@@ -108,7 +108,7 @@ def test_every_row_is_there_in_order_of_reward_with_its_reason(built):
         4: "has numbers of atoms that no Wyckoff positions of the group hold",
         5: "atoms too close or too crowded in all of",
         7: "CHGNet does not know Po",
-        8: "atoms without neighbours within 6 Å",
+        8: "atoms without neighbours",
         9: "is not the cell that a cubic group demands",
     }.items():
         assert words in frame.reason[row] and frame.reason[row].startswith("not built: ")
@@ -127,7 +127,7 @@ def test_files_can_be_read_by_others(built):
         assert f"# space group {number} " in path.read_text() and "standard setting: Hall number" in path.read_text()
     frames = ase.io.read(built / "out" / "structures.extxyz", index=":")
     assert [atoms.info["id"] for atoms in frames] == ["row-000006", "row-000001"]
-    assert frames[1].info["chgnet_formation_energy"] == pytest.approx(frame_of(built).chgnet_formation_energy[1])
+    assert frames[1].info["formation_energy_relaxed"] == pytest.approx(frame_of(built).formation_energy_relaxed[1])
     assert sorted(p.name for p in (built / "out").iterdir()) == [
         "cif", "crystals", "run.json", "structures.csv", "structures.extxyz",
     ]  # fmt: skip
@@ -135,7 +135,7 @@ def test_files_can_be_read_by_others(built):
 
 def test_same_seed_same_structures_whatever_else_is_built(built, tmp_path, monkeypatch):
     monkeypatch.setattr("crystalgfn.atoms.isolated.run", in_this_process)
-    args = [built / "samples.csv", "--out", tmp_path / "out", "--relax", "chgnet", "--tries", 2, "--top", 1]
+    args = [built / "samples.csv", "--out", tmp_path / "out", "--relax", "--tries", 2, "--top", 1]
     command.main([str(arg) for arg in args])
     frame = frame_of(tmp_path)
     # The shipped hull is the default; it has no caesium.
@@ -149,8 +149,8 @@ def test_a_relaxation_goes_on_where_it_stopped_and_ends_when_it_has_settled():
     pytest.importorskip("chgnet")
     stretched = SALT.copy()
     stretched.scale_lattice(SALT.volume * 1.1)
-    whole = Relaxation(stretched, symmetric=True).run(40)
-    parts = Relaxation(stretched, symmetric=True).run(2)
+    whole = Relaxation(CHGNet(), stretched, symmetric=True).run(40)
+    parts = Relaxation(CHGNet(), stretched, symmetric=True).run(2)
     assert parts.steps == 2 and not parts.converged and parts.energy > whole.energy
     parts.run(38)
     assert whole.converged and parts.converged
@@ -160,7 +160,7 @@ def test_a_relaxation_goes_on_where_it_stopped_and_ends_when_it_has_settled():
     # A shallow valley: the force asked for is never reached, the energy hardly falls.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crystalgfn.atoms.relax.MAX_FORCE", 0.0)
-        settled = Relaxation(stretched, symmetric=True).run(60)
+        settled = Relaxation(CHGNet(), stretched, symmetric=True).run(60)
     assert settled.settled and not settled.converged and settled.steps < 60
     assert settled.energy == pytest.approx(whole.energy, abs=1e-3)
 
@@ -177,7 +177,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(built, mo
         raise AssertionError("built again")
 
     monkeypatch.setattr("crystalgfn.atoms.isolated.run", never)
-    args = [str(built / "samples.csv"), "--out", str(built / "out"), "--relax", "chgnet", "--tries", "2"]
+    args = [str(built / "samples.csv"), "--out", str(built / "out"), "--relax", "--tries", "2"]
     before = frame_of(built)
     known = ["--reference", str(built / "known.csv")]
     command.main([*args, *known, "--jobs", "2"])
@@ -211,7 +211,7 @@ def test_energies_above_the_hull_where_nothing_competes(built, tmp_path):
     potentials = torch.zeros(1, 2, dtype=torch.float64)
     ConvexHull(["Na", "Cl"], torch.tensor([0, 1]), potentials).save(elements, {})
     other = tables.build_table(*given, hull=elements).set_index("row")
-    assert not other.has_competitor[1] and other.energy_above_hull[1] == other.chgnet_formation_energy[1]
+    assert not other.has_competitor[1] and other.energy_above_hull[1] == other.formation_energy_relaxed[1]
     tables.build_table(*given, built / "known.csv")
 
 
@@ -304,7 +304,7 @@ def test_refused(table, tmp_path):
     refused("--backend: 'threads' is not allowed; allowed: loky, dask, ray", "--backend", "threads")
     refused("--scheduler: only with --backend dask or ray", "--scheduler", "tcp://127.0.0.1:1")
     refused("has no column 'band_gap'; it has: formula", "--proxy-column", "band_gap")
-    refused("references.json: cannot be read", "--chgnet-references", tmp_path / "references.json")
+    refused("references.json: cannot be read", "--element-references", tmp_path / "references.json")
     refused("known.csv: no such file", "--reference", tmp_path / "known.csv")
     refused("none.pt: no such file with a hull", "--hull", tmp_path / "none.pt")
     refused("--hull: .* is not allowed together with --reference", "--hull", "a.pt", "--reference", table)
@@ -342,7 +342,7 @@ def test_the_python_front_uses_the_shipped_hull(monkeypatch):
 
 def test_importing_the_commands_is_light():
     code = (
-        "import sys, crystalgfn.commands.build, crystalgfn.commands.chgnet_references\n"
+        "import sys, crystalgfn.commands.build, crystalgfn.commands.references\n"
         "sys.exit(bool({'torch', 'numpy', 'joblib', 'chgnet'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -351,30 +351,24 @@ def test_importing_the_commands_is_light():
 def test_known_energies():
     """Formation energies of rock salt and caesium chloride, from CHGNet's energies and the shipped references."""
     pytest.importorskip("chgnet")
-    from crystalgfn.atoms.potentials.chgnet import energies
     from crystalgfn.atoms.potentials.references import ElementReferences
 
     caesium = Structure(Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    references = ElementReferences.load()
+    references = ElementReferences.load(CHGNet())
     cells = [SALT, caesium]
-    found = [references.formation_energy(float(e), c.composition) for e, c in zip(energies(cells), cells, strict=True)]
+    found = [
+        references.formation_energy(float(e), c.composition)
+        for e, c in zip(CHGNet().energies_per_atom(cells), cells, strict=True)
+    ]
     assert found == pytest.approx([-2.11, -2.15], abs=0.1)
-
-
-def test_an_atom_without_neighbours_has_no_energy():
-    pytest.importorskip("chgnet")
-    from crystalgfn.atoms.potentials.chgnet import energies
-
-    alone = Structure(Lattice.cubic(30), ["Na"], [[0, 0, 0]])
-    assert np.isnan(energies([SALT, alone])).tolist() == [False, True]
 
 
 def test_chgnet_is_silent(capfd):
     pytest.importorskip("chgnet")
     from crystalgfn.atoms.potentials import chgnet
 
-    chgnet.load.cache_clear()
-    chgnet.energies([SALT])
+    chgnet._load.cache_clear()
+    CHGNet().evaluate([SALT])
     shown = capfd.readouterr()
     assert shown.out == "" and shown.err == ""
 
@@ -382,9 +376,8 @@ def test_chgnet_is_silent(capfd):
 def test_references_from_tables(tmp_path, capsys):
     """The command, on structures whose labels are CHGNet's energies less known references."""
     pytest.importorskip("chgnet")
-    from crystalgfn.atoms.potentials.chgnet import energies
     from crystalgfn.atoms.potentials.references import ElementReferences
-    from crystalgfn.commands.chgnet_references import main
+    from crystalgfn.commands.references import main
 
     cells = [
         SALT.copy(),
@@ -394,7 +387,7 @@ def test_references_from_tables(tmp_path, capsys):
     true = {"Na": -1.3, "Cl": -1.8}
     labels = [
         float(e) - sum(x * true[s.symbol] for s, x in c.composition.fractional_composition.items())
-        for e, c in zip(energies(cells), cells, strict=True)
+        for e, c in zip(CHGNet().energies_per_atom(cells), cells, strict=True)
     ]
     names = ["a", "b", "c"]
     table, structures = tmp_path / "t.csv", tmp_path / "s.csv"
@@ -405,7 +398,7 @@ def test_references_from_tables(tmp_path, capsys):
     out = tmp_path / "references.json"
     assert main([str(table), str(structures), "--out", str(out)]) == 0
     assert "2 elements from" in capsys.readouterr().out
-    assert ElementReferences.load(out).energies == pytest.approx(true, abs=1e-3)
+    assert ElementReferences.load(CHGNet(), out).energies == pytest.approx(true, abs=1e-3)
     with pytest.raises(InputError, match=r"missing column\(s\) cif"):
         main([str(table), str(table), "--out", str(tmp_path / "x.json")])
     twice = tmp_path / "twice.csv"

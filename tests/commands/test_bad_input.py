@@ -449,8 +449,8 @@ CASES = {
         "--proxy-column: {d}/good.csv has no column 'gap'; it has: formula",
     ),
     "structures below a file": ("build {d}/good.csv --out {d}/file/out", "{d}/file/out"),
-    "unknown relaxation": (BUILD + "--relax hard", "invalid choice: 'hard' (choose from"),
-    "references are no JSON": (BUILD + "--chgnet-references {d}/bad.json", "bad.json"),
+    "unknown relaxation": (BUILD + "--relax hard", "unrecognized arguments: hard"),
+    "references are no JSON": (BUILD + "--element-references {d}/bad.json", "bad.json"),
     # label
     "no such labels": ("label --db absent.db", "absent.db: no such database"),
     "labels in a text": ("label {d}/good.csv --db {d}/bad.json", "{d}/bad.json: file is not a database"),
@@ -510,7 +510,7 @@ CASES = {
     "page of a text": (PAGE + "--db {d}/bad.json", "{d}/bad.json: file is not a database"),
     "page of none": (PAGE + "--db absent.db --top 0", "--top: 0 is not allowed; it must be at least 1"),
     # the others
-    "no references": ("chgnet-references absent.csv absent.csv --out r.json", "absent.csv"),
+    "no references": ("references absent.csv absent.csv --out r.json", "absent.csv"),
     "unknown data set": ("import-matbench matbench_mp_energy --out t.csv --file {d}/bad.json", "matbench_mp_energy"),
     "data set of no file": ("import-matbench matbench_mp_gap --out t.csv --file absent.json.gz", "absent.json.gz"),
     "likelihood of no table": ("likelihood --ckpt_path {ckpt} absent.csv --out l.csv", "absent.csv"),

@@ -199,6 +199,7 @@ def test_other_settings_are_refused(discovered, inputs, capfd):
         ("--screen.kappa", 2, "screen.kappa: then 1.0, now 2.0"),
         ("--label.tries", 3, "label.tries: then 4, now 3"),
         ("--tuning.steps", 3, "tuning.steps: then 2, now 3"),
+        ("--potential", "sevennet:7net-0", "potential: then null, now SevenNet:7net-0"),
         ("--known", "null", "known: then "),
     ]:
         extra = [] if option != "--known" else ["--start.real", 0, "--start.perturbed", 0]
@@ -209,8 +210,11 @@ def test_other_settings_are_refused(discovered, inputs, capfd):
     settings = yaml.safe_load((inputs / "discover.yaml").read_text())
     settings["fit"]["model"]["replay"] = None
     config = write_settings(inputs, settings, "null.yaml")
-    assert discover(inputs, out, "--label.jobs", 0, config=config) == 2
+    # The default potential is none, as before there were others.
+    assert discover(inputs, out, "--label.jobs", 0, "--potential", "chgnet", config=config) == 2
     assert "label.jobs: 0 is not allowed" in capfd.readouterr().err
+    assert discover(inputs, out, "--potential", "m3gnet", config=config) == 2
+    assert "potential: 'm3gnet' is not allowed; allowed: " in capfd.readouterr().err
 
 
 def test_budget_of_evaluations(inputs, tmp_path, monkeypatch, capfd):

@@ -13,6 +13,7 @@ from matplotlib.patches import Circle
 from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import minimize
 
+from crystalgfn.atoms.potentials import CHGNet
 from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.commands import discovery_page
 from crystalgfn.discovery.candidate import Candidate
@@ -264,7 +265,7 @@ def database(template, tmp_path):
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     """A database of rock salts with chosen energies above the hull, and one failure."""
-    references = ElementReferences.load()
+    references = ElementReferences.load(CHGNet())
     hull = load_hull(SHIPPED_HULL)
     path = tmp_path_factory.mktemp("labels") / "labels.db"
     labels = LabelDatabase(path)

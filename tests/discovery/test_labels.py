@@ -15,6 +15,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
+from crystalgfn.atoms.potentials import CHGNet, SevenNet
 from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.cli import main
 from crystalgfn.commands import label as command
@@ -60,7 +61,7 @@ def hull_of(elements=("Na", "Cl"), energy=-2.0):
     return ConvexHull(sorted(elements, key=["Na", "Mg", "Cl"].index), torch.tensor([0, 1]), potentials)
 
 
-REFERENCES = ElementReferences({"Na": -1.0, "Cl": -2.0})
+REFERENCES = ElementReferences({"Na": -1.0, "Cl": -2.0}, "CHGNet", "0.3.0")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -92,7 +93,7 @@ def test_key_is_one_of_a_crystal():
     ]
     others.append(Candidate(225, {"Na": 4, "Cl": 4}, (5.69, 5.69, 5.69, 90.2, 90, 90), "model"))
     assert len({salt().key, *(other.key for other in others)}) == 5
-    task = salt().task(4, 7)
+    task = salt().task(4, 7, "CHGNet")
     assert task["id"] == salt().key and task["relax"] and task["tries"] == 4 and task["seed"] == 7
 
 
@@ -270,6 +271,54 @@ def test_other_model(tmp_path):
     database._db.metadata = database._db.metadata | {"model": "9.9"}
     with pytest.raises(InputError, match=r"energies of CHGNet 9\.9"):
         LabelDatabase(tmp_path / "labels.db")
+
+
+def test_one_potential_for_one_database(tmp_path):
+    path = tmp_path / "labels.db"
+    database = LabelDatabase(path, potential=SevenNet("7net-0"))
+    database.add(salt(), outcome(salt()))
+    again = LabelDatabase(path)
+    assert again.potential.name == "SevenNet:7net-0" and again.frame()["potential"].tolist() == ["SevenNet:7net-0"]
+    with pytest.raises(InputError, match=r"has energies of SevenNet:7net-0 7net-0_11jul2024, not of CHGNet 0\.3\.0"):
+        LabelDatabase(path, potential=CHGNet())
+
+
+def test_a_database_of_an_older_version_is_one_of_chgnet(tmp_path):
+    path = tmp_path / "labels.db"
+    database = LabelDatabase(path)
+    database.add(salt(), outcome(salt()))
+    about = {name: value for name, value in database._db.metadata.items() if name != "potential"}
+    database._db.metadata = about
+    database._db.update(1, delete_keys=["potential"])
+    old = LabelDatabase(path)
+    assert old.potential.name == "CHGNet" and old.frame()["potential"].tolist() == ["CHGNet"]
+    with pytest.raises(InputError, match=r"has energies of CHGNet 0\.3\.0, not of SevenNet:7net-l3i5"):
+        LabelDatabase(path, potential=SevenNet())
+
+
+def test_the_potential_of_the_command(tmp_path, known, monkeypatch, capsys):
+    """It is that of the database unless another is named, and reaches the tasks and the references."""
+    pytest.importorskip("chgnet")
+    pytest.importorskip("sevenn")
+    asked = []
+
+    def note(function, task, timeout):
+        asked.append(task["potential"])
+        return json.loads(json.dumps(outcome(salt()) | {"id": task["id"]}))
+
+    monkeypatch.setattr("crystalgfn.atoms.isolated.run", note)
+    database = tmp_path / "labels.db"
+    assert command.main([str(known), "--db", str(database), "--potential", "sevennet:7net-0"]) == 0
+    assert set(asked) == {"SevenNet:7net-0"}
+    out = tmp_path / "rows.csv"
+    assert command.main(["--db", str(database), "--export", str(out)]) == 0
+    frame = pd.read_csv(out)
+    references = ElementReferences.load(SevenNet("7net-0"))
+    row = frame[(frame["kind"] == "relaxed") & (frame["formula"] == "Na4 Cl4")].iloc[0]
+    expected = references.formation_energy(-3.4, SALT.composition)
+    assert row["formation_energy"] == pytest.approx(expected)
+    with pytest.raises(InputError, match=r"has energies of SevenNet:7net-0 .*, not of CHGNet"):
+        command.main([str(known), "--db", str(database), "--potential", "chgnet"])
 
 
 def test_postgres_without_a_server_or_the_package(monkeypatch):
@@ -584,7 +633,7 @@ def test_summary():
         ("--db {d}/a.db --jobs 0", "--jobs: 0"),
         ("--db {d}/a.db --export {d}/rows.txt", "must end in .csv"),
         ("--db {d}/a.db --hull {d}/bad.csv", "bad.csv"),
-        ("--db {d}/a.db --chgnet-references {d}/bad.csv", "no table of references"),
+        ("--db {d}/a.db --element-references {d}/bad.csv", "no table of references"),
     ],
 )
 def test_refused(words, match, tmp_path):
@@ -612,7 +661,9 @@ def test_rock_salt_with_chgnet(tmp_path, monkeypatch):
     database = LabelDatabase(tmp_path / "labels.db")
     squeezed = salt(5.2)
     assert labelling.evaluate([squeezed, salt(2.0)], database, Workers(), tries=2, seed=0) == 2
-    frame = labels.with_energies(database.frame(), ElementReferences.load(), load_hull(SHIPPED_HULL)).set_index("key")
+    frame = labels.with_energies(database.frame(), ElementReferences.load(CHGNet()), load_hull(SHIPPED_HULL)).set_index(
+        "key"
+    )
     row = frame.loc[squeezed.key]
     assert frame.loc[salt(2.0).key, "status"] == "failed"
     assert row["status"] == "relaxed" and row["space_group_relaxed"] == 225 and row["formula_relaxed"] == "Na4 Cl4"

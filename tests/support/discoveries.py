@@ -13,6 +13,7 @@ import torch
 import yaml
 from pymatgen.core import Lattice, Structure
 
+from crystalgfn.atoms.potentials import CHGNet
 from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.atoms.run import Workers
 from crystalgfn.crystal.crystals import Crystals
@@ -64,7 +65,7 @@ def _hull() -> ConvexHull:
 
 @cache
 def _references() -> dict[str, float]:
-    return dict(ElementReferences.load().energies)
+    return dict(ElementReferences.load(CHGNet()).energies)
 
 
 def made_up(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,20 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers import make_crystal
+from pymatgen.core import Lattice, Structure
 from torch import Tensor
 
+from crystalgfn.atoms.potentials import Evaluation, Potential
 from crystalgfn.crystal.envs import Crystal
 from crystalgfn.gflownet.distributions import BetaMixture
 from crystalgfn.gflownet.envs import BetaMixtureHead, Environment, HyperGrid
 from crystalgfn.gflownet.proxies.base import Proxy
-from crystalgfn.testing import EnvironmentContract, ProxyContract
+from crystalgfn.testing import EnvironmentContract, PotentialContract, ProxyContract
 
 
 class NoWayOut(HyperGrid):
@@ -239,3 +242,132 @@ class TestMean(ProxyContract):
     @pytest.fixture
     def objects(self) -> Tensor:
         return torch.linspace(-1, 1, 15).reshape(5, 3)
+
+
+class Springs(Potential):
+    """Springs of equal length between all neighbours within a radius: a potential that does what it should."""
+
+    version = "1"
+    elements = frozenset({"Na", "Cl"})
+    stiffness = 0.1
+
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        found = Evaluation.empty(structures, forces, stresses)
+        for row, structure in enumerate(structures):
+            first, second, images, _ = structure.get_neighbor_list(5.0)
+            fractions = structure.frac_coords
+            arrows = (fractions[second] + images - fractions[first]) @ structure.lattice.matrix
+            lengths = np.linalg.norm(arrows, axis=1)
+            # Energy (5 - d)^3 / 2 of each ordered pair, which fades out smoothly at 5 Å.
+            found.energies[row] = self.stiffness * ((5 - lengths) ** 3).sum() / 2
+            pulls = -1.5 * self.stiffness * ((5 - lengths) ** 2 / lengths)[:, None] * arrows
+            if found.forces is not None:
+                found.forces[row][:] = 0
+                np.add.at(found.forces[row], first, 2 * pulls)
+            if found.stresses is not None:
+                found.stresses[row] = arrows.T @ pulls / structure.volume
+        return found
+
+
+class OfOneAtom(Springs):
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        found = super()._evaluate(structures, forces, stresses)
+        return Evaluation(found.energies / [len(structure) for structure in structures], found.forces, found.stresses)
+
+
+class UphillForces(Springs):
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        found = super()._evaluate(structures, forces, stresses)
+        return Evaluation(found.energies, found.forces and [-force for force in found.forces], found.stresses)
+
+
+class Pressure(Springs):
+    """Has the sign of a pressure, not of a stress."""
+
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        found = super()._evaluate(structures, forces, stresses)
+        return Evaluation(found.energies, found.forces, None if found.stresses is None else -found.stresses)
+
+
+class FloatForces(Springs):
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        found = super()._evaluate(structures, forces, stresses)
+        single = found.forces and [force.astype(np.float32) for force in found.forces]
+        return Evaluation(found.energies, single, found.stresses)
+
+
+class OneMoleculeAtATime(Springs):
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        found = super()._evaluate(structures, forces, stresses)
+        found.energies[1:] += 1.0
+        return found
+
+
+class Gravity(Springs):
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        found = super()._evaluate(structures, forces, stresses)
+        found.energies[:] += [structure.cart_coords[:, 2].sum() for structure in structures]
+        return found
+
+
+class NoisyForces(Springs):
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        torch.rand(1)
+        return super()._evaluate(structures, forces, stresses)
+
+
+class Wraps(Springs):
+    def _evaluate(self, structures: Any, forces: bool, stresses: bool) -> Evaluation:
+        for structure in structures:
+            structure.translate_sites(range(len(structure)), [0.5, 0, 0])
+        return super()._evaluate(structures, forces, stresses)
+
+
+class TakesAnything(Springs):
+    def evaluate(self, structures: Any, forces: bool = False, stresses: bool = False) -> Evaluation:
+        return self._evaluate(structures, forces, stresses)
+
+
+@pytest.fixture
+def salts() -> list[Structure]:
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    cells = [salt.get_primitive_structure(), salt]
+    moves = np.random.default_rng(0).normal(scale=0.2, size=(10, 3))
+    return [
+        Structure(cell.lattice, cell.species, cell.cart_coords + moves[: len(cell)], coords_are_cartesian=True)
+        for cell in cells
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "test", "message", "names"),
+    [
+        (OfOneAtom, "test_the_energy_is_that_of_the_cell", "Not equal to tolerance", "tolerance"),
+        (
+            UphillForces,
+            "test_forces_are_the_negative_gradient",
+            "negative derivative",
+            "tolerance derivative_tolerance",
+        ),
+        (Pressure, "test_stresses_are_the_derivative_by_strain", "derivative of the energy", "derivative_tolerance"),
+        (FloatForces, "test_shapes", "are float32", ""),
+        (OneMoleculeAtATime, "test_batch_equals_single", "Not equal to tolerance", "tolerance"),
+        (Gravity, "test_symmetries", "a shifted structure has other energies", "tolerance"),
+        (NoisyForces, "test_is_deterministic_and_changes_nothing", "global generator of torch", ""),
+        (Wraps, "test_is_deterministic_and_changes_nothing", "changes the structures", ""),
+        (TakesAnything, "test_unknown_elements_are_refused", "DID NOT RAISE", ""),
+    ],
+)
+def test_broken_potentials_are_found(
+    make: type[Potential], test: str, message: str, names: str, salts: list[Structure]
+) -> None:
+    tolerances = {name: {"tolerance": 1e-6, "derivative_tolerance": 0.01}[name] for name in names.split()}
+    check = getattr(PotentialContract(), test)
+    check(Springs(), salts, **tolerances)
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=message):
+        check(make(), salts, **tolerances)
+
+
+def test_a_potential_that_is_not_registered_is_found() -> None:
+    with pytest.raises(AssertionError, match="Springs is not registered"):
+        PotentialContract().test_is_made_from_its_name(Springs())

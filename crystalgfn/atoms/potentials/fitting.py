@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pandas as pd
 from pymatgen.core import Structure
 
 from crystalgfn.atoms import require_extra
-from crystalgfn.atoms.potentials.chgnet import FORBIDDEN, MODEL, energies, silence
+from crystalgfn.atoms.potentials.base import Array, Potential
+from crystalgfn.atoms.potentials.quiet import silence
 from crystalgfn.atoms.potentials.references import ElementReferences, fit
 from crystalgfn.checks import at_least, quoted
 from crystalgfn.crystal.formation_energies import check_energies
@@ -21,14 +24,17 @@ MAX_ATOMS = 24
 """Largest number of atoms in a primitive cell. Small cells are fast to evaluate, and there are enough of them."""
 
 
-def make(table: Path, structures: Path, out: Path, split: str, per_element: int, seed: int) -> ElementReferences:
-    """Choose crystals, evaluate them with CHGNet, fit the references and write them.
+def make(
+    table: Path, structures: Path, out: Path, potential: Potential, split: str, per_element: int, seed: int
+) -> ElementReferences:
+    """Choose crystals, evaluate them with a potential, fit the references and write them.
 
     Args:
         table: table of crystals with the columns material_id, formula and formation_energy [eV/atom]. The columns
             split and formation_energy_kind are optional; if there is a kind, only rows with ``exact`` are used.
         structures: table with the columns material_id and cif.
         out: JSON file to write.
+        potential: the potential. Corrections that its energies lack are added.
         split: value of the column split in the rows to use.
         per_element: number of crystals for each element; fewer if the table has fewer.
         seed: seed of the random choice.
@@ -40,22 +46,22 @@ def make(table: Path, structures: Path, out: Path, split: str, per_element: int,
         InputError: if a package is missing, a file cannot be read or written, ``per_element`` is below 1, or no row
             can be used.
     """
-    require_extra()
+    require_extra(potential.packages, potential.install)
     check_writable(out)
     at_least("--per-element", per_element, 1)
     rows = join(table, structures)
     if "split" in rows.columns:
         rows = rows[rows["split"].astype(str) == split]
-    chosen = choose(rows, per_element, seed)
+    chosen = choose(rows, potential, per_element, seed)
     if not len(chosen):
         raise InputError(f"{table}: no usable row with a structure in {structures} (split {split!r})")
     crystals = read_structures(chosen)
-    values = energies(crystals)
+    values = corrected_energies(potential, crystals)
     labels = chosen["formation_energy"].to_numpy(dtype=float)
     good = np.isfinite(values) & np.isfinite(labels)
     compositions = [crystal.composition for crystal, use in zip(crystals, good, strict=True) if use]
     solution = fit(values[good], labels[good], compositions)
-    references = ElementReferences(solution)
+    references = ElementReferences(solution, potential.name, potential.version)
     residual = [
         references.formation_energy(float(value), composition) - label
         for value, composition, label in zip(values[good], compositions, labels[good], strict=True)
@@ -64,7 +70,7 @@ def make(table: Path, structures: Path, out: Path, split: str, per_element: int,
         "crystals": int(good.sum()), "split": split, "per_element": per_element, "seed": seed,
         "max_atoms": MAX_ATOMS, "mean_absolute_residual": round(float(np.nanmean(np.abs(residual))), 4),
     }  # fmt: skip
-    references = ElementReferences(solution, MODEL, recipe)
+    references = replace(references, recipe=recipe)
     references.save(out)
     return references
 
@@ -99,11 +105,18 @@ def join(table: Path, structures: Path, exact: bool = True) -> pd.DataFrame:
     return labels.merge(cells[["material_id", "cif"]], on="material_id").reset_index(drop=True)
 
 
-def choose(rows: pd.DataFrame, per_element: int, seed: int) -> pd.DataFrame:
+def corrected_energies(potential: Potential, crystals: Sequence[Structure]) -> Array:
+    """(n,) energies of n crystals with the corrections that the potential lacks [eV/atom]; NaN if there is none."""
+    values = potential.energies_per_atom(crystals).tolist()
+    return np.array([potential.corrected(crystal, value) for crystal, value in zip(crystals, values, strict=True)])
+
+
+def choose(rows: pd.DataFrame, potential: Potential, per_element: int, seed: int) -> pd.DataFrame:
     """Choose random rows so that each element occurs in enough of them. The rarest elements are treated first.
 
     Args:
         rows: table with the columns formula and cif.
+        potential: the potential; crystals with elements that it does not know are left out.
         per_element: number of crystals for each element; fewer if the table has fewer.
         seed: seed of the random choice.
 
@@ -112,7 +125,7 @@ def choose(rows: pd.DataFrame, per_element: int, seed: int) -> pd.DataFrame:
     """
     sets = [frozenset(parse_formula(formula)) for formula in rows["formula"]]
     sizes = rows["cif"].str.count(r"\n\s+[A-Z][a-z]?[0-9+-]*\s+[A-Z][a-z]?\d+\s").to_numpy()
-    usable = [row for row, elements in enumerate(sets) if sizes[row] <= MAX_ATOMS and not elements & FORBIDDEN]
+    usable = [row for row, found in enumerate(sets) if sizes[row] <= MAX_ATOMS and not potential.unknown(found)]
     order = np.random.default_rng(seed).permutation(usable).tolist()
     holders: dict[str, list[int]] = {}
     for row in order:

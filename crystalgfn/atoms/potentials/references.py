@@ -1,6 +1,7 @@
-"""Elemental references, which convert CHGNet's total energies to formation energies.
+"""Elemental references, which convert the total energies of a potential to formation energies.
 
-E_form = E_CHGNet - sum_i x_i mu_i, with the fraction x_i and the reference energy mu_i [eV/atom] of each element i.
+E_form = E - sum_i x_i mu_i, with the potential's energy E [eV/atom], corrections included, and the fraction x_i and the
+reference energy mu_i [eV/atom] of each element i.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crystalgfn.atoms.potentials.chgnet import MODEL
 from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from pymatgen.core import Composition
 
-SHIPPED = Path(__file__).parent / "data" / "chgnet_references.json"
-"""The references that come with the package."""
+    from crystalgfn.atoms.potentials.base import Potential
 
 HUBER = 0.03
 """Crystals with a residual above this [eV/atom] have less weight in the fit; about three times the median residual."""
@@ -32,35 +31,48 @@ class ElementReferences:
 
     Attributes:
         energies: reference energy [eV/atom] of each symbol.
-        model: version of the CHGNet weights for which the references are valid.
+        potential: name of the potential for which the references are valid.
+        model: version of its weights.
         recipe: settings and results of the fit, for information.
     """
 
     energies: Mapping[str, float]
-    model: str = MODEL
+    potential: str
+    model: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path = SHIPPED) -> ElementReferences:
+    def load(cls, potential: Potential, path: str | Path | None = None) -> ElementReferences:
         """Read a file written by `save`.
 
         Args:
-            path: the JSON file.
+            potential: the potential whose energies are to be converted.
+            path: the JSON file; None for the references that come with the potential.
 
         Raises:
-            InputError: if the file cannot be read, has other content, or is for other weights of CHGNet.
+            InputError: if the file cannot be read, has other content, or is for another potential or other weights, or
+                no references come with the potential.
         """
+        path = path or potential.references
+        if path is None:
+            raise InputError(
+                f"--element-references: no references come with {potential.name}; give a file of "
+                f"'crystalgfn references --potential {potential.name}'"
+            )
         try:
             content = json.loads(Path(path).read_text())
-            references = cls(
-                {str(k): float(v) for k, v in content["energies"].items()}, content["model"], content["recipe"]
-            )
+            energies = {str(symbol): float(value) for symbol, value in content["energies"].items()}
+            # Files of older versions name no potential: they are CHGNet's.
+            references = cls(energies, content.get("potential", "CHGNet"), content["model"], content["recipe"])
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{path}: no table of references; 'crystalgfn chgnet-references' writes one") from None
-        if references.model != MODEL:
-            raise InputError(f"{path}: these are references for CHGNet {references.model}, not for {MODEL}")
+            raise InputError(f"{path}: no table of references; 'crystalgfn references' writes one") from None
+        if (references.potential, references.model) != (potential.name, potential.version):
+            raise InputError(
+                f"{path}: these are references for {references.potential} {references.model}, not for "
+                f"{potential.name} {potential.version}"
+            )
         return references
 
     def save(self, path: Path) -> None:
@@ -77,7 +89,7 @@ class ElementReferences:
         """Formation energy of a crystal.
 
         Args:
-            energy: CHGNet's energy [eV/atom].
+            energy: the potential's energy with corrections [eV/atom].
             composition: composition of the crystal; only the fractions of the elements count.
 
         Returns:
@@ -90,13 +102,13 @@ class ElementReferences:
 def fit(
     energies: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], compositions: Sequence[Composition]
 ) -> dict[str, float]:
-    """Fit references so that CHGNet's energies give the known formation energies.
+    """Fit references so that a potential's energies give the known formation energies.
 
     The fit is robust (Huber loss, by iteratively reweighted least squares), because a few labels and structures are
     outliers.
 
     Args:
-        energies: (n,) CHGNet energies [eV/atom].
+        energies: (n,) energies of the potential, corrections included [eV/atom].
         labels: (n,) formation energies of the same structures [eV/atom].
         compositions: compositions of these n structures.
 
