@@ -8,7 +8,8 @@ configs/restrictions: fe_o.yaml (A), li_mn_o.yaml (B), cubic.yaml (C) and narrow
 twice, without and with fine-tuning. The samples and restriction.png are written to DIR, and a Markdown table is
 printed. Times are the CPU time of a whole command.
 
-The second command prints how long it takes to compute the look-ahead tables of some restrictions of configs/crystals.yaml.
+The second command prints how long it takes to compute the look-ahead tables of some restrictions of the space in
+configs/crystals.yaml.
 
 Results: docs/results/restriction.md.
 """

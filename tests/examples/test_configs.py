@@ -21,6 +21,7 @@ NO_RUNS = (
     "crystals.yaml",
     "universal.yaml",
     "with_prior.yaml",
+    "without_prior.yaml",
     "small_cells.yaml",
     "small.yaml",
 )

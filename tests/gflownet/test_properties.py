@@ -75,7 +75,7 @@ def test_each_property_is_logged(run):
 
 
 BAD_CHOICES = {
-    "no proxy": ([], None, "proxy: [] is not allowed"),
+    "no proxy": ([], None, "proxy: is missing; the reward Boltzmann needs a property"),
     "a property twice": ([{"class_path": "Density"}] * 2, None, "two of the proxies predict 'density'"),
     "one reward for two": (
         [{"class_path": "Density"}, {"class_path": "bad_proxies.FirstLength"}],
