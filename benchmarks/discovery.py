@@ -82,6 +82,7 @@ def ablation(
     jobs: int,
 ) -> None:
     from crystalgfn.atoms.run import Workers
+    from crystalgfn.discovery.database import LabelDatabase
     from crystalgfn.discovery.outcome import KnownCrystals, Outcome, decimal, proxy_errors, share
     from crystalgfn.discovery.selection import of_samples, with_shipped_energies
 
@@ -100,7 +101,7 @@ def ablation(
         if not samples.is_file():
             run("predict", "--ckpt_path", folder, "--data.num_samples", n, "--data.seed", seed, "--data.out", samples)
         frame = evaluate(samples, database, name, Workers(jobs, timeout=timeout), tries, seed)
-        frame = with_shipped_energies(of_samples(frame, samples, str(database)), database.potential)
+        frame = with_shipped_energies(of_samples(frame, samples, str(database)), LabelDatabase(database).potential)
         outcome, errors = Outcome(frame, known), proxy_errors(frame, "relaxed")
         low, high = outcome.interval
         rows.append(
