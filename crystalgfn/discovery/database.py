@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalgfn.atoms import require_extra
-from crystalgfn.atoms.potentials import DEFAULT, Potential, make
+from crystalgfn.atoms.potentials import DEFAULT, Potential, make, runs_named_class
 from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.discovery.candidate import Candidate
 from crystalgfn.errors import InputError
@@ -88,9 +88,24 @@ class LabelDatabase:
         self._db: Any = connect(name, type=kind, use_lock_file=False)
         with self._transaction(write=True):
             self.potential = self._check_content(potential)
+        self._is_named_here_alone = potential is None and runs_named_class(self.potential)
 
     def __str__(self) -> str:
         return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.url)
+
+    def potential_to_run(self) -> Potential:
+        """The potential, for evaluations.
+
+        Raises:
+            InputError: if only the database names the class of the calculator, because to use it runs its code.
+        """
+        if self._is_named_here_alone:
+            raise InputError(
+                f"{self}: names the calculator {self.potential.name}, which is not part of crystalgfn or of an "
+                "installed plugin. A database from someone else could run code on your machine. If you trust this one, "
+                f"name the calculator yourself: --potential '{self.potential.name}'"
+            )
+        return self.potential
 
     def keys(self, timeout: float | None = None) -> set[str]:
         """Keys of all crystals.

@@ -64,7 +64,7 @@ def table_crystals(path: Path) -> list[Candidate]:
 def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers, tries: int, seed: int) -> int:
     """Build and relax the crystals that the database does not have, and store each one as soon as it is finished.
 
-    The potential is that of the database.
+    The potential is that of the database, see `LabelDatabase.potential_to_run`.
 
     A crystal that was given up after less time than the timeout of ``workers`` is tried again.
 
@@ -77,10 +77,14 @@ def evaluate(waiting: list[Candidate], database: LabelDatabase, workers: Workers
 
     Returns:
         number of crystals that were written.
+
+    Raises:
+        InputError: if only the database names the class of a calculator.
     """
+    name = database.potential_to_run().name
     known = database.keys(workers.timeout)
     left = {candidate.key: candidate for candidate in waiting if candidate.key not in known}
-    tasks = [candidate.task(tries, seed, database.potential.name) for candidate in left.values()]
+    tasks = [candidate.task(tries, seed, name) for candidate in left.values()]
     found = results(tasks, workers, progress="label", done=len(waiting) - len(left))
     return sum(database.add(left[result["id"]], result) for result in found)
 

@@ -17,6 +17,7 @@ from pymatgen.core import Lattice, Structure
 
 from crystalgfn.atoms.potentials import CHGNet, SevenNet
 from crystalgfn.atoms.potentials.references import ElementReferences
+from crystalgfn.atoms.run import Workers
 from crystalgfn.cli import main
 from crystalgfn.commands import label as command
 from crystalgfn.crystal.crystallography.space_groups import space_groups
@@ -281,6 +282,20 @@ def test_one_potential_for_one_database(tmp_path):
     assert again.potential.name == "SevenNet:7net-0" and again.frame()["potential"].tolist() == ["SevenNet:7net-0"]
     with pytest.raises(InputError, match=r"has energies of SevenNet:7net-0 7net-0_11jul2024, not of CHGNet 0\.3\.0"):
         LabelDatabase(path, potential=CHGNet())
+
+
+def test_a_database_of_a_stranger_runs_no_class_that_it_names(tmp_path):
+    path, ran = tmp_path / "labels.db", tmp_path / "ran"
+    database = LabelDatabase(path)
+    evil = f"AseCalculator:os.mkdir,path={ran}"
+    database._db.metadata = database._db.metadata | {"potential": evil, "model": ""}
+    database.add(salt(), outcome(salt()))
+    opened = LabelDatabase(path)
+    assert len(opened.frame()) == 1 and opened.potential.name == evil
+    with pytest.raises(InputError, match=r"labels\.db: names the calculator AseCalculator:os\.mkdir.* --potential"):
+        labelling.evaluate([salt(2.0)], opened, Workers(), tries=1, seed=0)
+    assert not ran.exists()
+    assert LabelDatabase(path, potential=opened.potential).potential_to_run() is opened.potential
 
 
 def test_a_database_of_an_older_version_is_one_of_chgnet(tmp_path):
@@ -656,7 +671,6 @@ def test_rock_salt_with_chgnet(tmp_path, monkeypatch):
         return json.loads(json.dumps(build(task)))
 
     monkeypatch.setattr("crystalgfn.atoms.isolated.run", in_this_process)
-    from crystalgfn.atoms.run import Workers
 
     database = LabelDatabase(tmp_path / "labels.db")
     squeezed = salt(5.2)

@@ -16,15 +16,23 @@ from crystalgfn.atoms.potentials.sevennet import SevenNet
 from crystalgfn.errors import InputError
 from crystalgfn.registry import POTENTIALS, load_plugins
 
-__all__ = ["DEFAULT", "AseCalculator", "CHGNet", "Evaluation", "Potential", "SevenNet", "make"]
+__all__ = ["DEFAULT", "AseCalculator", "CHGNet", "Evaluation", "Potential", "SevenNet", "make", "runs_named_class"]
 
 DEFAULT = "CHGNet"
 """The potential that is used if none is named. Folders and databases of older versions name none."""
 
 
+def runs_named_class(potential: Potential) -> bool:
+    """Whether the name of a potential contains the path of a class, whose code runs if the potential is used."""
+    return type(potential) is AseCalculator
+
+
 @cache
 def make(text: str = DEFAULT) -> Potential:
     """Make a potential from a text; later calls with the same text return the same potential.
+
+    This imports no class that the text names; to use an `AseCalculator` does. Texts of files must not be used without
+    `runs_named_class`.
 
     Args:
         text: the name of a registered class in any case; if needed with arguments after a colon, the first one without
