@@ -439,6 +439,8 @@ class GFlowNet(LightningModule):
     def on_fit_start(self) -> None:
         if self.start_from is not None and not self._is_resumed:
             start_networks(self, self.start_from)
+        if self.prior is not None:
+            self.prior.check()
         if self.data_set is not None:
             # The likelihood needs no rewards.
             known_alone = self.loss.uses_known_alone

@@ -69,15 +69,20 @@ class Prior(nn.Module):
             network.load_state_dict(networks_for(env, network, path, "model.prior.checkpoint"))
             self.is_read.fill_(True)
 
-    @property
-    def policy(self) -> Policy:
-        """The network.
+    def check(self) -> None:
+        """Check that the weights are known.
 
         Raises:
-            InputError: if its weights are unknown.
+            InputError: if they are not, because the file is missing and there is no checkpoint of the run.
         """
-        if self.network is None or not self.is_read:
+        if not self.is_read:
             raise InputError(f"model.prior.checkpoint: there is no file {self.checkpoint}")
+
+    @property
+    def policy(self) -> Policy:
+        """The network; raises an `InputError` if its weights are unknown."""
+        self.check()
+        assert self.network is not None
         return self.network
 
     @torch.no_grad()

@@ -56,6 +56,10 @@ class Parser(LightningArgumentParser):
         if unknown:
             names = [name for registry in load_everything() for name in registry]
             message += f"\nno class is called {unknown[1]!r}; 'crystalgfn list' shows what there is: {', '.join(names)}"
+        missing = re.search(r'key "([\w.]+)":.*arguments are required: (\w+)', message, re.DOTALL)
+        if missing:
+            setting = f"{missing[1]}.{missing[2]}"
+            message = f"{setting}: is missing; set it in the config, or with --{setting}"
         subcommands = [action.choices for action in self._actions if isinstance(action.choices, dict)]
         parsers = [self, *(parser for choices in subcommands for parser in choices.values())]
         message = with_suggestion(message, [option for parser in parsers for option in parser._option_string_actions])

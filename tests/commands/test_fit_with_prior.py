@@ -137,3 +137,9 @@ def test_a_prior_that_does_not_fit(prior, tmp_path, capfd, change, message):
 def test_a_prior_that_is_missing(tmp_path, capfd):
     assert fit(tmp_path, tmp_path / "absent.ckpt", start_from=None) == 2
     assert "model.prior.checkpoint: there is no file" in capfd.readouterr().err
+
+
+def test_a_table_that_is_missing(capfd):
+    assert main(["fit", "--config", "prior.yaml"]) == 2
+    text = capfd.readouterr().err
+    assert "model.data_set.table: is missing; set it in the config, or with --model.data_set.table" in text
