@@ -17,7 +17,14 @@ from crystalgfn.gflownet.distributed import sum_over_processes
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.policies.base import Policy, Shape
 from crystalgfn.gflownet.prior import Prior
-from crystalgfn.gflownet.rollout import BackwardPolicy, Trajectories, backward_distribution, by_head, log_forward
+from crystalgfn.gflownet.rollout import (
+    BackwardPolicy,
+    Trajectories,
+    backward_distribution,
+    by_head,
+    log_decisions,
+    log_forward,
+)
 
 MakePolicy = Callable[[Mapping[str, Shape]], Policy]
 """Makes a network from the shape of the decision of each head."""
@@ -177,20 +184,17 @@ class Balance:
         n, length = len(trajectories), positions.length
         width = int(length.max()) if n else 0
         log_pf, log_prior, log_flow = (_Matrix(n, size, length.device) for size in (width, width, width + 1))
-        heads = self.env.heads
         for head, indices in positions.of_heads.items():
             steps = [trajectories.steps[i] for i in indices]
-            rows, inputs, support, actions = (
-                torch.cat([getattr(step, name) for step in steps]) for name in ("rows", "inputs", "support", "actions")
-            )
+            rows, values = log_decisions(self.env, self.policy, head, steps)
             places = torch.cat([positions.of_steps[i] for i in indices])
-            distribution = heads[head].distribution(self.policy(head, inputs), support)
-            log_pf.add(rows, places, distribution.log_prob(actions).to(torch.float64))
+            log_pf.add(rows, places, values)
             if self.prior is not None:
                 log_prior.add(rows, places, self.prior.log_decisions(self.env, head, steps) / self.prior.temperature)
             # The flow of the first state is Z, which is a separate parameter.
             inner = places > 0
             if self.flow is not None and inner.any():
+                inputs = torch.cat([step.inputs for step in steps])
                 log_flow.add(rows[inner], places[inner], self.flow(head, inputs[inner]))
         log_pb = _Matrix(n, width, length.device)
         for arrival, places, values in zip(

@@ -131,8 +131,8 @@ def find_checkpoint(name: str | Path, setting: str = "ckpt_path", to_continue: b
     Args:
         name: a file, a folder (its newest complete checkpoint is used), or a model that comes with the package.
         setting: name of the setting that gives it, for messages.
-        to_continue: whether training goes on from it. If not, and a run of the folder has kept its best checkpoint,
-            that one is used.
+        to_continue: whether training continues from it. Otherwise the best checkpoint of a run is used, if the run
+            has kept it.
 
     Returns:
         the file. It is not checked whether the file exists.

@@ -358,12 +358,12 @@ def sample_backward(
     return Trajectories(states, steps[::-1], log_pb, arrivals[::-1])
 
 
-def log_forward(env: Environment, policy: Policy | None, trajectories: Trajectories, uniform: float = 0.0) -> Tensor:
+def log_forward(env: Environment, policy: Policy, trajectories: Trajectories, uniform: float = 0.0) -> Tensor:
     """Log P_F of trajectories, with gradients.
 
     Args:
         env: the environment.
-        policy: the network that gives the logits; None for a policy that is uniform at each decision.
+        policy: the network that gives the logits.
         trajectories: n trajectories.
         uniform: probability that a decision is uniformly random instead of the policy's.
 
@@ -381,6 +381,13 @@ def log_decisions(
     env: Environment, policy: Policy | None, head: str, steps: Sequence[Step], uniform: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the choices of one head, with gradients; see `log_forward`.
+
+    Args:
+        env: the environment.
+        policy: the network that gives the logits; None for a policy that is uniform at each decision.
+        head: name of the decision.
+        steps: its steps.
+        uniform: probability that a decision is uniformly random instead of the policy's.
 
     Returns:
         (m,) int64 the row of each choice, and (m,) float64 its log-probability.
