@@ -58,8 +58,8 @@ def main() -> None:
         known = read_states(env, options.table, TOLERANCE, {"split": split}, "--table")
         # Of the training rows a tenth is enough.
         states = known.states[:: 10 if split == "train" else 1]
-        for name, policy in (("prior", model.module.policy), ("uniform", None)):
-            found = surprisal(env, policy, states, generator(options.seed))
+        policies = {"prior": model.module.policy, "uniform": None}
+        for name, found in surprisal(env, policies, states, generator(options.seed)).items():
             parts = " | ".join(f"{found.bits_of[stage]:.2f}" for stage in stages)
             each = found.values()["bits_per_decision"]
             print(

@@ -12,6 +12,7 @@ is the same for all trajectories of x.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -114,36 +115,40 @@ class Surprisal(NamedTuple):
 @torch.no_grad()
 def surprisal(
     env: Environment,
-    policy: Policy | None,
+    policies: Mapping[str, Policy | None],
     states: Tensor,
     generator: Generator,
     backward: BackwardPolicy | None = None,
-) -> Surprisal:
-    """Compute how surprising known objects are to a policy.
+) -> dict[str, Surprisal]:
+    """Compute how surprising known objects are to policies, from the same trajectories.
 
     With several processes, each gives its own objects, and the result is that of all.
 
     Args:
         env: the environment.
-        policy: the policy; None for the policy that is uniform at each decision.
+        policies: the policies by any names; None for the policy that is uniform at each decision.
         states: (n, state_size) terminal states; at least one on some process.
         generator: the only source of randomness; not used in a tree.
         backward: a learned backward policy, or the uniform one; None for the environment's own P_B.
     """
     stages = list(dict.fromkeys(env.stage_of(head) for head in env.heads))
-    sums = torch.zeros(2 + len(stages), dtype=torch.float64, device=states.device)
+    counts = torch.zeros(2, dtype=torch.float64, device=states.device)
+    nats = torch.zeros(len(policies), len(stages), dtype=torch.float64, device=states.device)
     for part in states.split(BATCH):
         sampled = sample_backward(env, part, generator, backward)
-        sums[0] += len(part)
+        counts[0] += len(part)
         for head, steps in by_head(sampled.steps).items():
-            _, log_pf = log_decisions(env, policy, head, steps)
-            sums[1] += len(log_pf)
-            sums[2 + stages.index(env.stage_of(head))] -= log_pf.sum()
+            counts[1] += sum(len(step.rows) for step in steps)
+            for row, policy in zip(nats, policies.values(), strict=True):
+                row[stages.index(env.stage_of(head))] -= log_decisions(env, policy, head, steps)[1].sum()
         for arrival in sampled.arrivals:
-            sums[2 + stages.index(env.stage_of(arrival.head))] += arrival.log_pb.sum()
-    n, decisions, *nats = sum_over_processes(sums).tolist()
-    bits = {stage: value / n / math.log(2) for stage, value in zip(stages, nats, strict=True)}
-    return Surprisal(int(n), decisions / n, sum(bits.values()), bits)
+            nats[:, stages.index(env.stage_of(arrival.head))] += arrival.log_pb.sum()
+    n, decisions = sum_over_processes(counts).tolist()
+    found = {}
+    for name, values in zip(policies, sum_over_processes(nats).tolist(), strict=True):
+        bits = {stage: value / n / math.log(2) for stage, value in zip(stages, values, strict=True)}
+        found[name] = Surprisal(int(n), decisions / n, sum(bits.values()), bits)
+    return found
 
 
 def _summary(log_weights: Tensor, is_exact: bool) -> LogLikelihood:

@@ -516,10 +516,10 @@ class GFlowNet(LightningModule):
             return
         own = self.data_set.held_out[self.global_rank :: n_processes()]
         stream = generator(self.seed, "held out", self.global_rank, device=self.device)
-        for name, policy in (("", self.policy), ("uniform_", None)):
-            found = surprisal(self.env, policy, own, stream, self.backward_policy)
+        found = surprisal(self.env, {"": self.policy, "uniform_": None}, own, stream, self.backward_policy)
+        for name, values in found.items():
             # All processes have the same values.
-            self.log_dict({f"val/held_out/{name}{key}": value for key, value in found.values().items()})
+            self.log_dict({f"val/held_out/{name}{key}": value for key, value in values.values().items()})
 
     def predict_step(self, batch: Ticket, batch_idx: int) -> dict[str, Tensor]:
         """Sample the objects of one ticket, from the ticket's own random stream."""

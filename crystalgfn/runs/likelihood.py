@@ -81,16 +81,13 @@ def likelihood_table(
     agreement = LikelihoodAgreement()
     agreement.update(log_p, log_reward)
     stream, backward = generator(seed, "likelihood"), module.backward_policy
-    surprisals = {
-        name: surprisal(module.env, policy, known.states, stream, backward).values()
-        for name, policy in (("policy", module.policy), ("uniform", None))
-    }
+    surprisals = surprisal(module.env, {"policy": module.policy, "uniform": None}, known.states, stream, backward)
     results = {name: float(value) for name, value in agreement.compute().items()}
     metrics = {
         "rows": int(known.wanted.sum()),
         **{name: (value if math.isfinite(value) else None) for name, value in results.items()},
         "log_z": module.log_z.item(),
-        "surprisal": surprisals,
+        "surprisal": {name: values.values() for name, values in surprisals.items()},
         "left_out": dict(Counter(reasons.values()).most_common()),
     }
     metrics["n"] = int(results["n"])

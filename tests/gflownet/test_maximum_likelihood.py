@@ -53,16 +53,16 @@ def test_surprisal_is_the_mean_of_log_p_and_the_sum_of_its_stages(tmp_path):
     )
     torch.nn.init.normal_(model.policy.heads["letter"][-1].weight, generator=generator("weights"))
     states, stream = env.enumerate()[:7], generator("x")
-    found = surprisal(env, model.policy, states, stream)
+    found, uniform = surprisal(env, {"policy": model.policy, "uniform": None}, states, stream).values()
     log_p = log_likelihood(env, model.policy, states, stream).log_p
     assert found.bits == pytest.approx(-log_p.mean().item() / math.log(2))
     assert found.values() == {"bits": found.bits, "bits_per_decision": found.bits / 4, "bits_of_letter": found.bits}
-    assert surprisal(env, None, states, stream).values()["bits_per_decision"] == pytest.approx(1.0)
+    assert uniform.values()["bits_per_decision"] == pytest.approx(1.0)
 
 
 def test_surprisal_with_several_trajectories_is_a_bound():
     env = Set(5, 2)
-    uniform = surprisal(env, None, env.enumerate(), generator("x"))
+    uniform = surprisal(env, {"uniform": None}, env.enumerate(), generator("x"))["uniform"]
     # Every set has the probability 1 / 10 and the same trajectories, so the bound is exact.
     assert uniform.bits == pytest.approx(math.log2(10)) and uniform.decisions == 2
 

@@ -36,7 +36,8 @@ def test_known_crystals_are_more_likely_than_by_chance(universal, tmp_path):
     env = universal.module.env
     known = read_states(env, path, 0.01, None, "table")
     assert len(known.rows) == 3
-    bits = [surprisal(env, policy, known.states, generator("x")).bits for policy in (universal.module.policy, None)]
+    found = surprisal(env, {"prior": universal.module.policy, "uniform": None}, known.states, generator("x"))
+    bits = [values.bits for values in found.values()]
     assert bits[0] < bits[1] - 15
 
 
