@@ -56,9 +56,11 @@ class Parser(LightningArgumentParser):
         if unknown:
             names = [name for registry in load_everything() for name in registry]
             message += f"\nno class is called {unknown[1]!r}; 'crystalgfn list' shows what there is: {', '.join(names)}"
-        missing = re.search(r'key "([\w.]+)":.*arguments are required: (\w+)', message, re.DOTALL)
+        # The second of these texts is that of older versions of jsonargparse.
+        required = r'(?:arguments are required: (\w+)|Key "(\w+)" is required but not included)'
+        missing = re.search(rf'key "([\w.]+)":.*{required}', message, re.DOTALL)
         if missing:
-            setting = f"{missing[1]}.{missing[2]}"
+            setting = f"{missing[1]}.{missing[2] or missing[3]}"
             message = f"{setting}: is missing; set it in the config, or with --{setting}"
         subcommands = [action.choices for action in self._actions if isinstance(action.choices, dict)]
         parsers = [self, *(parser for choices in subcommands for parser in choices.values())]
