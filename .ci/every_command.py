@@ -82,6 +82,8 @@ built = pd.read_csv("structures/structures.csv").dropna(subset=["formation_energ
 rows = pd.DataFrame({"material_id": built["id"], "formula": built["formula"]})
 rows.assign(formation_energy=built["formation_energy_relaxed"]).to_csv("energies.csv", index=False)
 run("references energies.csv cifs.csv --out references.json", "references.json")
+judged = ("judged/judged.csv", "judged/judged.json", "judged/index.html")
+run("judge structures --potential chgnet --reference cifs.csv --jobs 2 --out judged", *judged)
 
 salt = {
     "@module": "pymatgen.core.structure",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from crystalgfn.gflownet.policies import Policy
     from crystalgfn.gflownet.proxies import Prediction, Proxy
     from crystalgfn.gflownet.rewards import Reward
+    from crystalgfn.judging import judge
     from crystalgfn.registry import ENVIRONMENTS, LOSSES, POLICIES, POTENTIALS, PROXIES, REWARDS
     from crystalgfn.runs import Model, SampledObjects, fit, load
 
@@ -42,6 +43,7 @@ _HOMES = {
     "Prediction": "crystalgfn.gflownet.proxies",
     "Proxy": "crystalgfn.gflownet.proxies",
     "Reward": "crystalgfn.gflownet.rewards",
+    "judge": "crystalgfn.judging",
     "ENVIRONMENTS": "crystalgfn.registry",
     "LOSSES": "crystalgfn.registry",
     "POLICIES": "crystalgfn.registry",
@@ -76,6 +78,7 @@ __all__ = [
     "Stack",
     "Stage",
     "fit",
+    "judge",
     "load",
 ]
 

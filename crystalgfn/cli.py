@@ -27,6 +27,7 @@ COMMANDS = {
     "score": ("crystalgfn.commands.score", "add a proxy's prediction to a table of crystals"),
     "likelihood": ("crystalgfn.commands.likelihood", "add log p under a trained model to a table of objects"),
     "build": ("crystalgfn.commands.build", "find atomic positions for sampled crystals with a potential"),
+    "judge": ("crystalgfn.commands.judge", "relax crystals with several potentials: what survives, stays, is new"),
     "label": ("crystalgfn.commands.label", "evaluate crystals with a potential and keep the results in a database"),
     "discover": ("crystalgfn.commands.discover", "discover crystals in rounds of sampling, evaluating and training"),
     "discovery-page": ("crystalgfn.commands.discovery_page", "write a page of the best new crystals in a database"),

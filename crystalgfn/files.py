@@ -163,6 +163,11 @@ def read_numbers(path: str | Path, columns: Sequence[str]) -> tuple[pd.DataFrame
     return frame, torch.tensor(numbers.to_numpy(dtype="float64", na_value=float("nan")))
 
 
+def is_table(path: Path) -> bool:
+    """Whether the name of a file has the ending of a table."""
+    return path.suffix.lower() in _SUFFIXES
+
+
 def table_kind(path: Path) -> str:
     """``CSV`` or ``parquet``, depending on the ending of a file's name.
 

@@ -19,6 +19,7 @@ FLOORS = (
     ("proxies",),
     ("atoms",),
     ("evaluation",),
+    ("judging",),
     ("callbacks",),
     ("runs",),
     ("discovery",),

@@ -63,6 +63,7 @@ def run(
     out: Path,
     workers: Workers,
     function: str = FUNCTION,
+    progress: str = "build",
 ) -> list[dict[str, Any]]:
     """Build crystals and keep the result of each in a file.
 
@@ -75,6 +76,7 @@ def run(
         out: folder; the result of a crystal is written to ``crystals/ID.json``.
         workers: where crystals are built.
         function: function to call for each task, as ``module:name``; it returns a mapping with the task's ``id``.
+        progress: label of the progress bar.
 
     Returns:
         the results in the order of the tasks. They do not depend on the backend or the number of workers, except for
@@ -87,7 +89,7 @@ def run(
     workers.check()
     folder = prepare_folder(out, settings)
     waiting = [task for task in tasks if not _is_done(folder / f"{task['id']}.json", workers.timeout)]
-    for result in results(waiting, workers, function, "build", done=len(tasks) - len(waiting)):
+    for result in results(waiting, workers, function, progress, done=len(tasks) - len(waiting)):
         with atomic_path(folder / f"{result['id']}.json") as temporary:
             temporary.write_text(json.dumps(result))
     return [json.loads((folder / f"{task['id']}.json").read_text()) for task in tasks]

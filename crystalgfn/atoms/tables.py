@@ -20,7 +20,7 @@ from crystalgfn.crystal.tables import read_table
 from crystalgfn.errors import InputError
 from crystalgfn.files import checksum
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
-from crystalgfn.proxies.hull import ConvexHull, ReferenceHull, load_hull
+from crystalgfn.proxies.hull import open_hull
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,6 @@ def build_table(
     tries: int,
     seed: int,
     workers: Workers,
-    reference: Path | None = None,
     proxy_column: str | None = None,
     element_references: Path | None = None,
     distinct: bool = False,
@@ -58,13 +57,11 @@ def build_table(
         tries: number of arrangements that are relaxed in the sampled cell.
         seed: seed of the random choices.
         workers: where crystals are built.
-        reference: table of known crystals, whose hull replaces the shipped one; None for no such table.
         proxy_column: column of the table to copy to the results, with ``proxy_`` before its name; None copies
             `PROXY_COLUMN` if the table has it.
         element_references: file of elemental references of the potential; None for the shipped ones.
         distinct: whether to use only the first row of each reduced formula, after sorting by ``log_reward``.
-        hull: file with a hull for the energy above the hull, as ``crystalgfn build-hull`` writes it; None for the
-            shipped one. Not together with ``reference``.
+        hull: the hull of known phases, see `crystalgfn.proxies.hull.open_hull`; None for the shipped one.
         potential: the potential, see `crystalgfn.atoms.potentials.make`.
 
     Returns:
@@ -82,7 +79,7 @@ def build_table(
     references = ElementReferences.load(chosen, element_references)
     common = {"tries": tries, "seed": seed, "relax": relax, "potential": chosen.name}
     inputs, tasks = read_tasks(table, top, proxy_column, common, distinct)
-    known = _hull(reference, hull, "--")
+    known = open_hull(hull or SHIPPED_HULL)
     usable = [task for task in tasks if "counts" in task]
     settings = common | {"table": checksum(table)[:16]} | versions(chosen)
     done = {result["id"]: result for result in run(usable, settings, out, workers)}
@@ -125,7 +122,6 @@ def build_crystals(
     seed: int = 0,
     jobs: int = 1,
     timeout: float = 600.0,
-    reference: Path | None = None,
     hull: Path | None = None,
     potential: str = DEFAULT,
 ) -> BuiltCrystals:
@@ -138,9 +134,7 @@ def build_crystals(
         seed: seed of the random choices.
         jobs: number of crystals built at the same time, each in a process of its own.
         timeout: time limit for each crystal [s].
-        reference: table of known crystals, whose hull replaces the shipped one; None for no such table.
-        hull: file with a hull for the energy above the hull, as ``crystalgfn build-hull`` writes it; None for the
-            shipped one. Not together with ``reference``.
+        hull: the hull of known phases, see `crystalgfn.proxies.hull.open_hull`; None for the shipped one.
         potential: the potential, such as ``chgnet`` or ``sevennet:7net-0``.
 
     Returns:
@@ -156,7 +150,7 @@ def build_crystals(
     chosen = make(potential)
     require_extra(chosen.packages, chosen.install)
     references = ElementReferences.load(chosen)
-    known = _hull(reference, hull)
+    known = open_hull(hull or SHIPPED_HULL)
     names = [f"row-{row:06d}" for row in range(1, len(crystals) + 1)]
     tasks = [
         task | {"id": name, "tries": tries, "seed": seed, "relax": relax, "potential": chosen.name}
@@ -179,21 +173,6 @@ def build_crystals(
 def versions(potential: Potential) -> dict[str, str]:
     """Versions of the packages of a potential, for the settings of a folder; results depend on them."""
     return {f"version of {name}": version(name) for name in potential.packages}
-
-
-def _hull(reference: Path | None, hull: Path | None, dashes: str = "") -> ConvexHull | ReferenceHull:
-    """The hull of a table of known crystals, or that of a file; the shipped one if neither is given.
-
-    Raises:
-        InputError: if both are given, or a file cannot be used.
-    """
-    if reference is None:
-        return load_hull(SHIPPED_HULL if hull is None else hull)
-    if hull is not None:
-        raise InputError(
-            f"{dashes}hull: {hull} is not allowed together with {dashes}reference, from which a hull is made; give one"
-        )
-    return ReferenceHull(reference)
 
 
 def plain_crystals(crystals: Crystals) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalgfn.commands.options import DEFAULT_POTENTIAL, Parser, add_potential, add_references
+from crystalgfn.commands.options import DEFAULT_POTENTIAL, Parser, add_hull, add_potential, add_references
 from crystalgfn.commands.workers import add_workers, told_if_stopped
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def main(args: list[str]) -> int:
     with told_if_stopped(lambda: kept(options.out)):
         frame = build_table(
             options.table, options.out, options.relax, options.top, options.tries, options.seed, workers,
-            options.reference, options.proxy_column, options.element_references, options.distinct, options.hull,
+            options.proxy_column, options.element_references, options.distinct, options.hull,
             options.potential,
         )  # fmt: skip
     for line in summary(frame, options.out):
@@ -72,14 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random arrangements (default 0)")
     add_workers(parser)
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        help="table of known crystals with formula and formation_energy; its hull replaces the shipped one",
-    )
-    parser.add_argument(
-        "--hull", type=Path, help="hull of known phases, as written by build-hull (default: the shipped file)"
-    )
+    add_hull(parser)
     parser.add_argument(
         "--proxy-column", help=f"column of the table to copy to the results (default: {PROXY_COLUMN}, if it exists)"
     )

@@ -38,6 +38,17 @@ def add_potential(parser: argparse.ArgumentParser, default: str | None, otherwis
     )
 
 
+def add_hull(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``hull``, for `crystalgfn.proxies.hull.open_hull`."""
+    parser.add_argument(
+        "--hull",
+        type=Path,
+        metavar="FILE",
+        help="hull of known phases as written by build-hull, or a table with formula and formation_energy (default: "
+        "the shipped hull, for 22 elements)",
+    )
+
+
 def add_energies(parser: argparse.ArgumentParser) -> None:
     """Add the options that turn a potential's energies into energies above the hull: hull, references and offset."""
     parser.add_argument(

@@ -194,6 +194,18 @@ class LabelDatabase:
         atoms.calc = None
         return AseAtomsAdaptor.get_structure(atoms)
 
+    def sampled_structures(self) -> dict[str, Structure]:
+        """The structures in the sampled cells before relaxation, by key, of all crystals that were built."""
+        from pymatgen.core import Structure
+
+        with self._transaction():
+            rows = list(self._db.select())
+        sampled = {row.unique_id: row.data.get("structure_sampled") for row in rows}
+        return {
+            key: Structure(cell["cell"], cell["numbers"], cell["scaled_positions"])
+            for key, cell in sampled.items() if cell is not None
+        }  # fmt: skip
+
     def _rows(self) -> list[Any]:
         """All rows without atoms and data, so that thousands of rows are read in less than a second."""
         return list(self._db.select(columns=["id", "unique_id", "key_value_pairs"], include_data=False))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crystalgfn.crystal.crystallography import element_symbols
-from crystalgfn.discovery.outcome import SURVIVES, Floats, column, proxy_errors, wilson
+from crystalgfn.discovery.outcome import SURVIVES, Floats, column, proxy_errors
 from crystalgfn.evaluation.drawing import OTHER_COLORS, REFERENCE_COLOR, SAMPLE_COLOR
+from crystalgfn.evaluation.intervals import wilson
 
 if TYPE_CHECKING:
     import pandas as pd

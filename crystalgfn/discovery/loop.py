@@ -1,4 +1,4 @@
-"""The discovery loop: sample, screen, evaluate, fine-tune the proxy, train again. Unscreened samples are the last step.
+"""The discovery loop: sample, screen, evaluate, fine-tune the proxy, train again. Then train a new model, and sample.
 
 A run is stored in one folder. Each stage writes one file, which is either complete or absent. A stage is skipped if its
 file exists. Training continues from its last checkpoint, and each evaluated crystal is stored in the database at once.
@@ -7,7 +7,10 @@ After an interruption, the same command therefore continues the run.
     round-0/               chosen.csv (the crystals to start with), proxy.pt (the first fine-tuned proxy)
     round-1/ ... round-R/  train/ (checkpoints), samples.csv, chosen.csv, proxy.pt
     final/                 train/, samples.csv, chosen.csv (the first samples, in order), the model, summary.json
-    rounds.csv             one row per round: survivors, errors of the proxy before training on the round, diversity
+    judged/                what the potential of the setting ``judge`` says of random samples of the first round and of
+                           the final samples
+    rounds.csv             one row per round: survivors, errors of the proxy before training on the round and how far
+                           its uncertainty was off, diversity
     tensorboard/           the same as curves, and figures
     labels.db              all evaluated crystals, unless another database is set
 """
@@ -78,6 +81,11 @@ def _check_folder(settings: Run) -> None:
             raise InputError(f"out: {out} is a file; give a folder")
         if path.is_file():
             before, fixed = _without_nulls(json.loads(path.read_text())), _without_nulls(fixed)
+            if before.get("procedure") != fixed["procedure"]:
+                raise InputError(
+                    f"out: {out} was begun by a version of crystalgfn that runs a discovery in another way; continue "
+                    "it with that version, or use another folder"
+                )
             changed = [key for key in sorted({*before, *fixed}) if before.get(key) != fixed.get(key)]
             if changed:
                 what = "; ".join(_difference(key, before.get(key), fixed.get(key)) for key in changed)

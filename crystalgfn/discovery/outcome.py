@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalgfn.atoms.doubts import count_kinds, doubts
 from crystalgfn.crystal.crystallography import element_symbols
 from crystalgfn.crystal.formulas import count_rows, parse_formula
 from crystalgfn.crystal.tables import read_table
-from crystalgfn.discovery.doubts import count_kinds, doubts
+from crystalgfn.discovery.calibration import found_over_expected
 from crystalgfn.discovery.labels import CAP, SURVIVES
+from crystalgfn.evaluation.intervals import wilson
 from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys, unusable_formulas
 
 if TYPE_CHECKING:
@@ -36,9 +38,6 @@ HOLE = -0.1
 
 VOLUME_KEPT = 0.1
 """Largest relative change of the volume in a relaxation with which the sampled cell counts as kept."""
-
-CONFIDENCE = 0.95
-"""Confidence level of intervals."""
 
 BINS = 5
 """Number of groups in the calibration. They are of equal size, by predicted uncertainty."""
@@ -81,16 +80,6 @@ class KnownCrystals:
     def has_in_group(self, counts: Ints, groups: Ints) -> Mask:
         """(n,) whether the reduced formula is known in the space group; no crystal is known in group 0."""
         return np.isin(formula_in_group_keys(counts, groups), self.in_groups)
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % confidence interval of a share; 0 to 1 if the total is 0."""
-    from scipy.stats import binomtest
-
-    if total == 0:
-        return 0.0, 1.0
-    interval = binomtest(count, total).proportion_ci(CONFIDENCE, "wilson")
-    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +132,7 @@ class Outcome:
 
     @cached_property
     def doubts(self) -> list[dict[str, str]]:
-        """Reasons to doubt each of the n crystals, see `crystalgfn.discovery.doubts`; only survivors are examined."""
+        """Reasons to doubt each of the n crystals, see `crystalgfn.atoms.doubts`; only survivors are examined."""
         frame = self.frame
         change = column(frame, "volume_change").tolist()
         symmetry = frame["symmetry"].astype(str).tolist() if "symmetry" in frame.columns else [""] * len(frame)
@@ -328,22 +317,34 @@ def _bins(uncertainty: Floats, error: Floats) -> tuple[tuple[int, float, float],
     )
 
 
-def round_row(number: int, frame: pd.DataFrame, known: KnownCrystals | None = None) -> dict[str, Any]:
+def absolute_errors(frame: pd.DataFrame, cap: float = CAP) -> Floats:
+    """(n,) absolute errors of ``predicted`` in the sampled cell [eV/atom], see `proxy_errors`; NaN if not known."""
+    predicted, label = column(frame, "predicted"), column(frame, "energy_above_hull_sampled")
+    return np.asarray(np.abs(np.minimum(predicted, cap) - np.minimum(label, cap)))
+
+
+def round_row(number: int, frame: pd.DataFrame, known: KnownCrystals | None = None, cap: float = CAP) -> dict[str, Any]:
     """One row of ``rounds.csv``: the crystals that a round evaluated, before the proxy was trained on them.
 
     Args:
         number: number of the round.
         frame: its crystals, as in `Outcome`.
         known: known crystals; without them ``novel`` is None.
+        cap: see `proxy_errors` [eV/atom].
 
     Returns:
         ``evaluated``, ``survivors``, ``rate``; the proxy's ``mae_before``, ``bias_before`` and ``uncertainty_before``
         in the sampled cell [eV/atom]; ``elements`` and ``groups`` among the survivors; ``novel``, survivors whose
         formula is new in their space group; ``cpu_seconds``; ``drawn`` and ``drawn_survivors``, the same as the first
-        two for crystals that were drawn at random from the samples, those with 1 in the column ``drawn``.
+        two for crystals that were drawn at random from the samples, those with 1 in the column ``drawn``;
+        ``calibration``, the mean absolute error of these crystals over their mean uncertainty, and ``calibration_se``,
+        its standard error; NaN without such crystals.
     """
-    outcome, errors = Outcome(frame, known), proxy_errors(frame)
+    outcome, errors = Outcome(frame, known), proxy_errors(frame, cap=cap)
     drawn = Outcome(frame[column(frame, "drawn") == 1])
+    ratio, standard_error = found_over_expected(
+        absolute_errors(drawn.frame, cap), column(drawn.frame, "predicted_uncertainty")
+    )
     return {
         "round": number,
         "evaluated": outcome.evaluated,
@@ -358,14 +359,16 @@ def round_row(number: int, frame: pd.DataFrame, known: KnownCrystals | None = No
         "cpu_seconds": outcome.cpu_seconds,
         "drawn": drawn.evaluated,
         "drawn_survivors": drawn.survivors,
+        "calibration": ratio,
+        "calibration_se": standard_error,
     }
 
 
-def rounds_table(frame: pd.DataFrame, known: KnownCrystals | None = None) -> pd.DataFrame:
+def rounds_table(frame: pd.DataFrame, known: KnownCrystals | None = None, cap: float = CAP) -> pd.DataFrame:
     """``rounds.csv`` from all crystals: one row per round, in order, see `round_row`."""
     import pandas as pd
 
-    rows = [round_row(int(str(number)), part, known) for number, part in frame.groupby("round", sort=True)]
+    rows = [round_row(int(str(number)), part, known, cap) for number, part in frame.groupby("round", sort=True)]
     return pd.DataFrame(rows)
 
 

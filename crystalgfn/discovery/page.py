@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crystalgfn.discovery.doubts import MEANING
+from crystalgfn.atoms.doubts import MEANING
 from crystalgfn.discovery.outcome import HOLE, SURVIVES, Ints, Outcome, decimal, proxy_errors
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.known import formula_keys

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crystalgfn.atoms import require_extra
-from crystalgfn.atoms.potentials import DEFAULT, make
+from crystalgfn.atoms.potentials import DEFAULT, Potential, make
 from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.checks import at_least, between, not_negative, positive, quoted
 from crystalgfn.errors import InputError
@@ -17,6 +17,9 @@ from crystalgfn.proxies.network.tuning import TuningConfig
 
 PROXY = "proxy.pt"
 """File of the fine-tuned proxy in the folder of a round."""
+
+PROCEDURE = 2
+"""Number of the procedure, to increase when the same settings and seed give other results than before."""
 
 FINAL = "final"
 """Name of the last stage, of its folder and of the source of its samples."""
@@ -133,12 +136,16 @@ class Run:
         database: database of the evaluated crystals: a file for SQLite, or postgresql://USER@HOST:PORT/NAME; null for
             labels.db in the folder. Crystals of other runs in it are used for training and not evaluated again.
         potential: the potential that evaluates the crystals, such as chgnet or sevennet:7net-0.
+        judge: another potential, which judges random samples of the first round and the final samples. It tells what
+            the loop gained by errors of the first one (docs/judging.md); null for none.
+        known_structures: known crystals with atoms, for what this judgement says about novelty; null for none.
         seed: seed of all random choices.
         rounds: number of rounds of sampling, evaluation and fine-tuning.
         evaluations: number of crystals evaluated in each round.
         first_steps: training steps of the GFlowNet in the first round.
         steps: training steps in each later round, which starts from the model of the previous round.
-        final_steps: training steps of the final model, with the last proxy.
+        final_steps: training steps of the final model, with the last proxy; it does not continue the model of the last
+            round, so it needs as many steps as the first round.
         final: number of samples of the final model that are evaluated; these are the first ones, without screening.
         start: crystals evaluated before the first training.
         screen: which samples are evaluated.
@@ -152,12 +159,14 @@ class Run:
     known: Path | None = None
     database: str | None = None
     potential: str = DEFAULT
+    judge: str | None = None
+    known_structures: Path | None = None
     seed: int = 0
     rounds: int = 4
     evaluations: int = 100
     first_steps: int = 1200
     steps: int = 600
-    final_steps: int = 600
+    final_steps: int = 1200
     final: int = 100
     start: StartConfig = StartConfig()
     screen: ScreenConfig = ScreenConfig()
@@ -170,6 +179,12 @@ class Run:
         potential = make(self.potential)
         require_extra(potential.packages, potential.install)
         ElementReferences.load(potential)
+        if self.judge is not None:
+            self._check_judge(potential.name, make(self.judge))
+        elif self.known_structures is not None:
+            raise InputError("known_structures: only used where another potential judges; set judge, or leave it out")
+        if self.known_structures is not None and not self.known_structures.exists():
+            raise InputError(f"known_structures: there is no file or folder {self.known_structures}")
         at_least("rounds", self.rounds, 0)
         for name in ("evaluations", "first_steps", "steps", "final_steps"):
             at_least(name, getattr(self, name), 1)
@@ -190,14 +205,18 @@ class Run:
             raise InputError(f"fit: there is no setting {quoted(unknown[0])}; allowed: model, trainer, data, threads")
         proxy_with_weights(self.fit["model"])
 
+    def _check_judge(self, first: str, judge: Potential) -> None:
+        require_extra(judge.packages, judge.install)
+        ElementReferences.load(judge)
+        if judge.name == first:
+            raise InputError(f"judge: {self.judge!r} is the potential that evaluates the crystals; name another one")
+
     def fixed(self) -> dict[str, Any]:
-        """The settings that must not change when a run is continued, as plain values."""
-        values = asdict(self)
-        for name in ("out", "database", "rounds", "final", "budget"):
+        """The settings that must not change when a run is continued, as plain values, with the procedure's number."""
+        values = {"procedure": PROCEDURE, **asdict(self)}
+        for name in ("out", "database", "judge", "known_structures", "rounds", "final", "budget"):
             values.pop(name)
-        # Runs of older versions name no potential, so the default counts as none.
-        name = make(self.potential).name
-        values["potential"] = None if name == DEFAULT else name
+        values["potential"] = make(self.potential).name
         for name in ("timeout", "jobs", "backend", "scheduler"):
             values["label"].pop(name)
         return dict(json.loads(json.dumps(values, default=str)))

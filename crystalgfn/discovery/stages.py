@@ -23,10 +23,12 @@ from crystalgfn.crystal.crystals import LATTICE_PARAMETERS, Crystals
 from crystalgfn.crystal.envs.crystal import Crystal
 from crystalgfn.crystal.formulas import count_rows, formula_text, parse_formula
 from crystalgfn.crystal.tables import CRYSTAL_COLUMNS, read_table
+from crystalgfn.discovery import judged
+from crystalgfn.discovery.calibration import found_over_expected, uncertainty_scale
 from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
 from crystalgfn.discovery.labels import training_rows, with_energies
-from crystalgfn.discovery.outcome import KnownCrystals, Outcome, column, proxy_errors, rounds_table
+from crystalgfn.discovery.outcome import KnownCrystals, Outcome, absolute_errors, column, proxy_errors, rounds_table
 from crystalgfn.discovery.screen import screen
 from crystalgfn.discovery.selection import of_samples
 from crystalgfn.discovery.settings import FINAL, PROXY, Run, proxy_with_weights
@@ -36,7 +38,9 @@ from crystalgfn.files import atomic_path, write_frame
 from crystalgfn.gflownet.checkpoint_files import link, newest_checkpoint, write_compact
 from crystalgfn.gflownet.envs.base import Environment
 from crystalgfn.gflownet.proxies import predict_in_batches
+from crystalgfn.judging import judge
 from crystalgfn.proxies import EnergyAboveHull
+from crystalgfn.proxies.network.property_network import PropertyNetwork
 from crystalgfn.proxies.network.tuning import tune
 from crystalgfn.runs.quiet import warnings_only
 from crystalgfn.runs.runner import LAST, check_fit, run
@@ -117,7 +121,10 @@ class Stages:
         self.teach("round-0", 0)
 
     def train(self, name: str, steps: int) -> None:
-        """Train the GFlowNet with the newest proxy, starting from the networks of the previous round.
+        """Train the GFlowNet with the newest proxy.
+
+        A round starts from the networks of the previous round. The final model starts as the settings of ``fit`` say,
+        so that nothing is left in it of what earlier, worse proxies rewarded.
 
         Args:
             name: name of the round.
@@ -211,6 +218,10 @@ class Stages:
     def teach(self, name: str, number: int) -> None:
         """Measure the errors of the proxy on the new labels, then fine-tune it on all labels, without final samples.
 
+        Fine-tuning fits the uncertainty to the errors of all samples of the round, also of those that were chosen for a
+        low or uncertain prediction. It is then multiplied by a factor (`crystalgfn.discovery.calibration`) that is
+        fitted to the samples that were drawn at random.
+
         Args:
             name: name of the round.
             number: number of the round.
@@ -229,7 +240,8 @@ class Stages:
             return
         rows = rows.sort_values(["key", "kind"], kind="stable")
         # Only errors of the newest proxy: those of older proxies would make the predicted uncertainty too large.
-        errors = _errors_before(own[own["round"] == number], self._settings.label.cap)
+        newest = own[own["round"] == number]
+        errors = _errors_before(newest, self._settings.label.cap)
         known_errors = [
             errors.get(key, np.nan) if kind == "sampled" else np.nan
             for key, kind in zip(rows["key"], rows["kind"], strict=True)
@@ -246,6 +258,8 @@ class Stages:
             self._settings.seed,
             self._log_detail(name),
         )
+        tuned.set_uncertainty_scale(self._uncertainty_scale(newest))
+        self._log_detail(name)(f"uncertainty: times {tuned.uncertainty_scale:.3f}")
         self._report(own, number)
         tuned.save(path)
 
@@ -271,8 +285,10 @@ class Stages:
         # Each sample counts, even if two samples are the same crystal.
         final = of_samples(frame, self._folder(FINAL) / CHOSEN, str(self._database)) if chosen else frame[:0]
         outcome = Outcome(final, self._known, self._database.structure)
-        errors = proxy_errors(final, cap=self._settings.label.cap)
-        summary = {
+        cap = self._settings.label.cap
+        errors = proxy_errors(final, cap=cap)
+        ratio, standard_error = found_over_expected(absolute_errors(final, cap), column(final, "predicted_uncertainty"))
+        summary: dict[str, Any] = {
             "rows": outcome.rows(),
             "survivors": outcome.survivors,
             "doubtful": int(outcome.doubtful.sum()),
@@ -283,11 +299,16 @@ class Stages:
             "proxy_mae": errors.mae,
             "proxy_bias": errors.bias,
             "proxy_uncertainty": errors.uncertainty,
+            "calibration": ratio,
+            "calibration_se": standard_error,
+            "judged": self._judged(chosen),
         }
         with atomic_path(self._folder(FINAL) / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
         for title, text in outcome.rows().items():
             self._log(f"{title}: {text.replace('**', '')}")
+        for name, found in (summary["judged"] or {}).items():
+            self._log(f"{name}: {judged.line(found, self._potential.name)}")
         return summary
 
     # What the stages share
@@ -318,6 +339,42 @@ class Stages:
         numbers: dict[str, Any] = {name: [c.numbers.get(name, np.nan) for c in own] for name in names}
         return part.assign(round=[candidate.round for candidate in own], **numbers)
 
+    def _judged(self, final: list[Candidate]) -> dict[str, Any] | None:
+        """What another potential says of random samples of the first round and of the final samples.
+
+        Returns:
+            for each of the two the content of `crystalgfn.discovery.judged.compared`; None if no potential is to judge.
+        """
+        settings, label = self._settings, self._settings.label
+        if settings.judge is None:
+            return None
+        path = self._folder("round-1") / CHOSEN
+        first = self._read_candidates(path) if path.is_file() else []
+        found = {}
+        for name, chosen in (("round-1", [c for c in first if c.numbers.get("drawn") == 1]), (FINAL, final)):
+            if not chosen:
+                continue
+            self._say(f"{name}: judge")
+            judgement = judge(
+                judged.of_candidates(chosen, self._database), [settings.potential, settings.judge],
+                reference=settings.known_structures, hull=self._hull, out=self._out / "judged" / name,
+                seed=settings.seed, jobs=label.jobs, backend=label.backend, scheduler=label.scheduler,
+                timeout=label.timeout, source=f"{name} of {self._out}",
+            )  # fmt: skip
+            found[name] = judged.compared(judgement, self._potential.name, make(settings.judge).name)
+        return found
+
+    def _uncertainty_scale(self, newest: pd.DataFrame) -> float:
+        """Factor for the uncertainty of the next proxy, from the labels of the newest round."""
+        drawn = newest[column(newest, "drawn") == 1]
+        before = self._newest(PROXY)
+        network = self._start.formation_energy.network if before is None else PropertyNetwork.load(before)
+        return uncertainty_scale(
+            absolute_errors(drawn, self._settings.label.cap),
+            column(drawn, "predicted_uncertainty"),
+            network.uncertainty_scale,
+        )
+
     def _folder(self, name: str) -> Path:
         return self._out / name
 
@@ -341,7 +398,7 @@ class Stages:
         proxy, weights = proxy_with_weights(model), self._newest(PROXY)
         if weights is not None:
             proxy["init_args"] = {**(proxy.get("init_args") or {}), "weights": str(weights)}
-        start = self._newest(MODEL)
+        start = None if name == FINAL else self._newest(MODEL)
         if start is not None:
             model["start_from"] = str(start)
         number = 0 if name == FINAL else int(name.partition("-")[2])
@@ -411,7 +468,7 @@ class Stages:
 
         if not len(frame):
             return
-        rounds = rounds_table(frame, self._known)
+        rounds = rounds_table(frame, self._known, self._settings.label.cap)
         write_frame(rounds, self._out / "rounds.csv")
         last = rounds[rounds["round"] == number]
         if not len(last):
@@ -429,6 +486,7 @@ class Stages:
         self._log(
             f"round {number}: {rate}; proxy before training on them: mean absolute error {row['mae_before']:.3f} "
             f"eV/atom, mean predicted uncertainty {row['uncertainty_before']:.3f} eV/atom"
+            + (f"; of random samples, error over uncertainty {row['calibration']:.2f}" if len(drawn) else "")
         )
 
     def _say(self, what: str) -> None:
@@ -511,9 +569,8 @@ def with_predictions(found: list[Candidate], proxy: EnergyAboveHull) -> list[Can
 
 def _errors_before(frame: pd.DataFrame, cap: float) -> dict[str, float]:
     """Key to absolute error [eV/atom] of the prediction for the sampled cell, if prediction and label are known."""
-    predicted, label = column(frame, "predicted"), column(frame, "energy_above_hull_sampled")
-    error = np.abs(np.minimum(predicted, cap) - np.minimum(label, cap))
-    return {key: value for key, value in zip(frame["key"], error.tolist(), strict=True) if math.isfinite(value)}
+    pairs = zip(frame["key"], absolute_errors(frame, cap).tolist(), strict=True)
+    return {key: value for key, value in pairs if math.isfinite(value)}
 
 
 def _bar_callback(bar: Any, title: str) -> Callback:

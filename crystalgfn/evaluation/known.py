@@ -14,7 +14,7 @@ from crystalgfn.crystal.crystallography import N_SPACE_GROUPS
 from crystalgfn.crystal.formulas import count_rows, parse_formula, reduced_counts
 from crystalgfn.crystal.tables import CrystalTable
 from crystalgfn.errors import InputError
-from crystalgfn.evaluation.measures import tally
+from crystalgfn.evaluation.intervals import tally
 from crystalgfn.evaluation.pools import Ints, Pool, numbers
 from crystalgfn.gflownet.keys import key_array
 

@@ -23,6 +23,7 @@ from crystalgfn.evaluation.checks import (
     passes_smact,
     smact_version,
 )
+from crystalgfn.evaluation.intervals import tally
 from crystalgfn.evaluation.pools import Floats, Ints, Pool, derived, refused_rows
 from crystalgfn.gflownet.metrics import ranks
 
@@ -44,11 +45,6 @@ CLASS_KINDS = ("crystal_systems", "crystal_lattice_systems", "lattice_systems", 
 _SINGULAR = dict(
     zip(CLASS_KINDS, ("crystal_system", "crystal_lattice_system", "lattice_system", "point_symmetry"), strict=True)
 )
-
-
-def tally(count: int, total: int) -> dict[str, Any]:
-    """A count, the total, and the share; the share is None if the total is 0."""
-    return {"count": int(count), "of": int(total), "share": int(count) / int(total) if total else None}
 
 
 def uniqueness(pool: Pool) -> dict[str, Any]:

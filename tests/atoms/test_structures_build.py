@@ -60,7 +60,7 @@ def built(tmp_path_factory):
             "--out",
             folder / "out",
             "--relax",
-            "--reference",
+            "--hull",
             known,
             "--tries",
             2,
@@ -179,7 +179,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(built, mo
     monkeypatch.setattr("crystalgfn.atoms.isolated.run", never)
     args = [str(built / "samples.csv"), "--out", str(built / "out"), "--relax", "--tries", "2"]
     before = frame_of(built)
-    known = ["--reference", str(built / "known.csv")]
+    known = ["--hull", str(built / "known.csv")]
     command.main([*args, *known, "--jobs", "2"])
     pd.testing.assert_frame_equal(frame_of(built), before)
     with pytest.raises(InputError, match=r"begun with other settings \(seed: then 0, now 1\); use them"):
@@ -196,7 +196,7 @@ def test_energies_above_the_hull_where_nothing_competes(built, tmp_path):
     known.write_text("formula,formation_energy\nNaCl,-2.11\nKCl,-2.2\n")
     out = built / "out"
     given = (built / "samples.csv", out, True, None, 2, 0, Workers())  # as in the run that is there
-    frame = tables.build_table(*given, known)
+    frame = tables.build_table(*given, hull=known)
     by_row = frame.set_index("row")
     assert by_row.has_competitor[[1, 6]].tolist() == [True, False] and by_row.energy_above_hull[6] < -1
     first, above, warning, *_ = tables.summary(frame, out)
@@ -212,7 +212,7 @@ def test_energies_above_the_hull_where_nothing_competes(built, tmp_path):
     ConvexHull(["Na", "Cl"], torch.tensor([0, 1]), potentials).save(elements, {})
     other = tables.build_table(*given, hull=elements).set_index("row")
     assert not other.has_competitor[1] and other.energy_above_hull[1] == other.formation_energy_relaxed[1]
-    tables.build_table(*given, built / "known.csv")
+    tables.build_table(*given, hull=built / "known.csv")
 
 
 def tasks(tmp_path, n):
@@ -305,9 +305,8 @@ def test_refused(table, tmp_path):
     refused("--scheduler: only with --backend dask or ray", "--scheduler", "tcp://127.0.0.1:1")
     refused("has no column 'band_gap'; it has: formula", "--proxy-column", "band_gap")
     refused("references.json: cannot be read", "--element-references", tmp_path / "references.json")
-    refused("known.csv: no such file", "--reference", tmp_path / "known.csv")
+    refused("known.csv: no such file", "--hull", tmp_path / "known.csv")
     refused("none.pt: no such file with a hull", "--hull", tmp_path / "none.pt")
-    refused("--hull: .* is not allowed together with --reference", "--hull", "a.pt", "--reference", table)
     (tmp_path / "bare.csv").write_text("formula,space_group\nNa4 Cl4,225\n")
     refused(r"missing column\(s\) a, b, c", given=tmp_path / "bare.csv")
     for name in ("file", "full"):
@@ -336,8 +335,6 @@ def test_the_python_front_uses_the_shipped_hull(monkeypatch):
     crystals = Crystals.from_arrays([225], [{"Na": 4, "Cl": 4}], [[5.69, 5.69, 5.69, 90, 90, 90]])
     row = tables.build_crystals(crystals, relax=False, tries=1).frame.iloc[0]
     assert bool(row.has_competitor) and abs(row.energy_above_hull) < 0.1
-    with pytest.raises(InputError, match=r"^hull: .* is not allowed together with reference"):
-        tables.build_crystals(crystals, reference=Path("known.csv"), hull=Path("hull.pt"))
 
 
 def test_importing_the_commands_is_light():

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,9 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from crystalgfn.cli import main
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.discovery import stages
+from crystalgfn.discovery.calibration import PRIOR_CRYSTALS
 from crystalgfn.discovery.candidate import candidates
 from crystalgfn.discovery.database import LabelDatabase
+from crystalgfn.discovery.settings import PROCEDURE
 from crystalgfn.gflownet.module import GFlowNet
+from crystalgfn.proxies.network.property_network import PropertyNetwork
 from crystalgfn.settings import shipped_folder
 
 pytestmark = pytest.mark.long
@@ -95,6 +99,47 @@ def test_rounds_are_counted(discovered):
     assert set(frame["source"]) == {
         "random", "real", "perturbed-group", "perturbed-cell", "perturbed-elements", "model", "final",
     }  # fmt: skip
+
+
+def test_uncertainty_is_corrected_by_the_random_samples(discovered):
+    out, _ = discovered
+    rounds = pd.read_csv(out / "rounds.csv").set_index("round")
+    assert rounds.loc[0, ["calibration", "calibration_se"]].isna().all()
+    assert (rounds.loc[1:, "calibration"] > 0).all()
+    scales = [PropertyNetwork.load(out / name / "proxy.pt").uncertainty_scale for name in ROUNDS]
+    assert scales[0] == 1
+    for number in (1, 2):
+        # No error is known of a crystal that was not built.
+        drawn = pd.read_csv(out / f"round-{number}" / "chosen.csv").query("drawn == 1")
+        known = LabelDatabase(out / "labels.db").frame().set_index("key")["energy_sampled"]
+        n = sum(np.isfinite(known[key]) for key in chosen(out, f"round-{number}")[: len(drawn)])
+        ratio = rounds.loc[number, "calibration"]
+        factor = (n * ratio + PRIOR_CRYSTALS) / (n + PRIOR_CRYSTALS)
+        assert 0 < n <= 2 and scales[number] == pytest.approx(scales[number - 1] * factor)
+    assert f"uncertainty: times {scales[2]:.3f}" in (out / "round-2" / "teach.log").read_text()
+    summary = json.loads((out / "final" / "summary.json").read_text())
+    assert summary["calibration"] == pytest.approx(summary["proxy_mae"] / summary["proxy_uncertainty"])
+    assert summary["calibration_se"] > 0
+
+
+def test_final_model_is_trained_anew(discovered):
+    out, _ = discovered
+    first, second, final = (
+        yaml.safe_load((out / name / "fit.yaml").read_text())["model"] for name in ("round-1", "round-2", "final")
+    )
+    assert "start_from" not in first and second["start_from"] == str(out / "round-1" / "model.ckpt")
+    assert "start_from" not in final
+    assert final["proxy"]["init_args"]["weights"] == str(out / "round-2" / "proxy.pt")
+
+
+def test_every_training_can_start_from_a_given_model(discovered, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(RESULTS, Evaluation())
+    given = str(discovered[0] / "round-1" / "model.ckpt")
+    settings = settings_of(None, inputs / "tiny.pt") | {"rounds": 1, "evaluations": 1, "final": 1}
+    settings["fit"]["model"]["start_from"] = given
+    assert discover(inputs, tmp_path / "run", config=write_settings(tmp_path, settings)) == 0
+    for name in ("round-1", "final"):
+        assert yaml.safe_load((tmp_path / "run" / name / "fit.yaml").read_text())["model"]["start_from"] == given
 
 
 def test_curves_have_one_point_a_round(discovered):
@@ -199,7 +244,7 @@ def test_other_settings_are_refused(discovered, inputs, capfd):
         ("--screen.kappa", 2, "screen.kappa: then 1.0, now 2.0"),
         ("--label.tries", 3, "label.tries: then 4, now 3"),
         ("--tuning.steps", 3, "tuning.steps: then 2, now 3"),
-        ("--potential", "sevennet:7net-0", "potential: then null, now SevenNet:7net-0"),
+        ("--potential", "sevennet:7net-0", "potential: then CHGNet, now SevenNet:7net-0"),
         ("--known", "null", "known: then "),
     ]:
         extra = [] if option != "--known" else ["--start.real", 0, "--start.perturbed", 0]
@@ -210,11 +255,21 @@ def test_other_settings_are_refused(discovered, inputs, capfd):
     settings = yaml.safe_load((inputs / "discover.yaml").read_text())
     settings["fit"]["model"]["replay"] = None
     config = write_settings(inputs, settings, "null.yaml")
-    # The default potential is none, as before there were others.
     assert discover(inputs, out, "--label.jobs", 0, "--potential", "chgnet", config=config) == 2
     assert "label.jobs: 0 is not allowed" in capfd.readouterr().err
     assert discover(inputs, out, "--potential", "m3gnet", config=config) == 2
     assert "potential: 'm3gnet' is not allowed; allowed: " in capfd.readouterr().err
+
+
+def test_a_run_of_another_version_is_refused(discovered, inputs, tmp_path, capfd):
+    out = tmp_path / "run"
+    shutil.copytree(discovered[0], out)
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings.pop("procedure") == PROCEDURE
+    for older in ({}, {"procedure": PROCEDURE - 1}):
+        (out / "settings.json").write_text(json.dumps(settings | older))
+        assert discover(inputs, out) == 2
+        assert f"out: {out} was begun by a version of crystalgfn that" in capfd.readouterr().err
 
 
 def test_budget_of_evaluations(inputs, tmp_path, monkeypatch, capfd):
@@ -282,3 +337,50 @@ def test_shipped_config_is_allowed(tmp_path, capfd):
     assert f"known: there is no file {tmp_path}/absent.csv" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
     assert torch.is_grad_enabled()
+
+
+def test_another_potential_judges_the_survivors(discovered, inputs, tmp_path, monkeypatch, capsys):
+    """The final samples and the random samples of the first round are relaxed by both; each sample counts."""
+    out = tmp_path / "judged"
+    shutil.copytree(discovered[0], out)
+    monkeypatch.setattr(RESULTS, Evaluation())
+    asked = []
+
+    def relaxed(task):
+        asked.append(task["potential"])
+        structure = task["structure"]
+        energy = -20.0 if task["potential"] == "CHGNet" else 0.0  # by the other one nothing survives
+        return {
+            "id": task["id"], "reason": "", "structure_built": structure, "structure_relaxed": structure,
+            "energy_relaxed": energy, "space_group_built": 1, "space_group_relaxed": 1, "volume_change": 0.0,
+            "match": True, "displacement": 0.0, "min_distance_relaxed": 2.0, "converged": True, "cpu_seconds": 1.0,
+        }  # fmt: skip
+
+    monkeypatch.setattr("crystalgfn.judging.judgement.run", lambda tasks, *_: [relaxed(task) for task in tasks])
+    (out / "final" / "summary.json").unlink()
+    assert discover(inputs, out, "--judge", "sevennet:7net-0") == 0
+    found = json.loads((out / "final" / "summary.json").read_text())["judged"]
+    final = len(read_table(out / "final" / "chosen.csv").crystals)
+    assert found["final"]["first"]["of"] == found["final"]["second"]["of"] == final
+    assert found["final"]["first"]["count"] > 0 and found["final"]["confirmed"]["count"] == 0
+    assert found["final"]["difference"] > 5
+    assert found["round-1"]["first"]["of"] == int(pd.read_csv(out / "round-1" / "chosen.csv").drawn.sum())
+    assert set(asked) == {"CHGNet", "SevenNet:7net-0"}
+    assert {path.name for path in (out / "judged").iterdir()} == {"round-1", "final"}
+    assert (out / "judged" / "final" / "index.html").is_file()
+    assert "survivors of CHGNet survive by the other potential too" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--judge", "chgnet"], "judge: 'chgnet' is the potential that evaluates the crystals"),
+        (["--judge", "nothing"], "potential: 'nothing' is not allowed"),
+        (["--known_structures", "a.parquet"], "known_structures: only used where another potential judges"),
+        (["--judge", "sevennet", "--known_structures", "a.parquet"], "known_structures: there is no file or folder"),
+    ],
+)
+def test_wrong_judges(inputs, tmp_path, capsys, options, message):
+    assert discover(inputs, tmp_path / "out", *options) == 2
+    text = capsys.readouterr().err
+    assert message in text and "Traceback" not in text

@@ -13,19 +13,20 @@ from matplotlib.patches import Circle
 from pymatgen.core import Composition, Lattice, Structure
 from scipy.optimize import minimize
 
+from crystalgfn.atoms.doubts import doubts
 from crystalgfn.atoms.potentials import CHGNet
 from crystalgfn.atoms.potentials.references import ElementReferences
 from crystalgfn.commands import discovery_page
 from crystalgfn.discovery.candidate import Candidate
 from crystalgfn.discovery.database import LabelDatabase
-from crystalgfn.discovery.doubts import doubts
 from crystalgfn.discovery.figures import crystal_figure, rounds_figure
 from crystalgfn.discovery.labels import with_energies
-from crystalgfn.discovery.outcome import KnownCrystals, Outcome, proxy_errors, round_row, rounds_table, wilson
+from crystalgfn.discovery.outcome import KnownCrystals, Outcome, proxy_errors, round_row, rounds_table
 from crystalgfn.discovery.page import choose
 from crystalgfn.discovery.selection import of_samples, of_sources
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.drawing import to_image
+from crystalgfn.evaluation.intervals import wilson
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
 from crystalgfn.proxies.hull import load_hull
 

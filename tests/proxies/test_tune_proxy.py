@@ -185,6 +185,30 @@ def test_without_known_errors_the_calibration_stays(trained: PropertyNetwork) ->
         assert all(torch.equal(a, b) for a, b in weights)
 
 
+def test_scale_of_the_uncertainty_is_kept_until_it_is_calibrated_again(
+    trained: PropertyNetwork, tmp_path: Path
+) -> None:
+    scaled = copy.deepcopy(trained)
+    scaled.set_uncertainty_scale(3.0)
+    scaled.set_uncertainty_scale(2.0)
+    before, after = trained(VAL[0]), scaled(VAL[0])
+    assert torch.equal(before.value, after.value)
+    inside = before.outside == 0
+    assert int(inside.sum()) > 60
+    assert torch.allclose(after.uncertainty[inside], 2 * before.uncertainty[inside], rtol=1e-4)
+    scaled.save(tmp_path / "scaled.pt")
+    read = PropertyNetwork.load(tmp_path / "scaled.pt")
+    assert read.uncertainty_scale == 2 and trained.uncertainty_scale == 1
+    assert torch.equal(read(VAL[0]).uncertainty, after.uncertainty)
+    config = TuningConfig(steps=2, batch_size=16)
+    kept = tune(read, *NEW, old=OLD, held_out=VAL, config=config, log=silent)
+    assert kept.uncertainty_scale == 2 and torch.equal(kept.calibration, read.calibration)
+    settings = {"errors": torch.full((200,), 0.5), "old": OLD, "held_out": VAL, "config": config, "log": silent}
+    again, never = tune(read, *NEW, **settings), tune(trained, *NEW, **settings)
+    assert again.uncertainty_scale == 1
+    assert torch.allclose(again.calibration, never.calibration, atol=0.02)
+
+
 def test_few_errors_calibrate_alone(trained: PropertyNetwork) -> None:
     config = TuningConfig(steps=2, batch_size=16)
     errors = torch.full((200,), float("nan"))

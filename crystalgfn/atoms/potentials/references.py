@@ -25,6 +25,10 @@ HUBER = 0.03
 """Crystals with a residual above this [eV/atom] have less weight in the fit; about three times the median residual."""
 
 
+FIRST = "CHGNet"
+"""The potential of files of older versions, which name none."""
+
+
 @dataclass(frozen=True)
 class ElementReferences:
     """One reference energy for each element.
@@ -59,13 +63,10 @@ class ElementReferences:
                 f"--element-references: no references come with {potential.name}; give a file of "
                 f"'crystalgfn references --potential {potential.name}'"
             )
+        content = _read(path)
         try:
-            content = json.loads(Path(path).read_text())
             energies = {str(symbol): float(value) for symbol, value in content["energies"].items()}
-            # Files of older versions name no potential: they are CHGNet's.
-            references = cls(energies, content.get("potential", "CHGNet"), content["model"], content["recipe"])
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error}") from None
+            references = cls(energies, content.get("potential", FIRST), content["model"], content["recipe"])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}: no table of references; 'crystalgfn references' writes one") from None
         if (references.potential, references.model) != (potential.name, potential.version):
@@ -74,6 +75,15 @@ class ElementReferences:
                 f"{potential.name} {potential.version}"
             )
         return references
+
+    @staticmethod
+    def potential_of(path: str | Path) -> str:
+        """Name of the potential that a file of references is for.
+
+        Raises:
+            InputError: if the file cannot be read or has other content.
+        """
+        return str(_read(path).get("potential", FIRST))
 
     def save(self, path: Path) -> None:
         """Write the references as JSON. The file is written completely or not at all."""
@@ -97,6 +107,19 @@ class ElementReferences:
         """
         fractions = composition.fractional_composition
         return energy - sum(x * self.energies.get(element.symbol, float("nan")) for element, x in fractions.items())
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """Content of a file of references."""
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or "energies" not in content:
+        raise InputError(f"{path}: no table of references; 'crystalgfn references' writes one")
+    return content
 
 
 def fit(

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from crystalgfn.checks import between
 from crystalgfn.crystal.crystallography import N_ELEMENTS, element_symbols
 from crystalgfn.crystal.crystallography.elements import atomic_numbers
+from crystalgfn.crystal.formulas import symbol_counts
 from crystalgfn.errors import InputError
-from crystalgfn.files import read_plain, write_plain
+from crystalgfn.files import is_table, read_plain, write_plain
 from crystalgfn.proxies.hull.facets import systems_of
 from crystalgfn.proxies.hull.packing import pack_facets, unpack_facets
-from crystalgfn.proxies.hull.phases import Floats, Integers, ReferenceHull, ordered_elements
+from crystalgfn.proxies.hull.phases import Floats, Integers, Phases, ReferenceHull, ordered_elements
 
 FILE_FORMAT = "crystalgfn hull 2"
 
@@ -151,6 +152,22 @@ class ConvexHull(nn.Module):
                 result[rows] = torch.bmm(self.potentials[index], shares[rows, :, None])[:, :, 0].amax(1)
         return result
 
+    def facets(self, fractions: Tensor) -> tuple[list[int], Floats]:
+        """The facets of the chemical system of a composition.
+
+        Args:
+            fractions: (k,) atomic fractions of the hull's elements.
+
+        Returns:
+            m elements as indices of the hull's elements, among them those of the composition; and the (f, m) chemical
+            potentials [eV/atom] of the facets.
+        """
+        size = self.potentials.shape[1]
+        chosen = (fractions <= 0).to(torch.int8).argsort(stable=True)[:size].sort().values
+        system = int(self.ranks[chosen, torch.arange(size)].sum())
+        rows = slice(int(self.starts[system]), int(self.starts[system + 1]))
+        return chosen.tolist(), self.potentials[rows].cpu().numpy()
+
     def save(self, path: Path, about: dict[str, Any]) -> None:
         """Write the hull to a file of tensors and plain values; an interrupted write leaves no partial file.
 
@@ -171,7 +188,75 @@ class ConvexHull(nn.Module):
         write_plain(path, FILE_FORMAT, content)
 
 
-def hull_energies(counts: Tensor, hull: ConvexHull | ReferenceHull) -> Floats:
+class JoinedHull:
+    """The hull of a file together with further phases.
+
+    Args:
+        base: the hull of the file.
+        phases: the further phases, on the elements of ``base``.
+
+    Source: the dual of the linear program for the mixture of lowest energy; a facet of the file's hull stands for the
+    mixtures of its phases.
+    """
+
+    def __init__(self, base: ConvexHull, phases: Phases) -> None:
+        self.base, self.phases = base, phases
+
+    def __call__(self, counts: Tensor) -> Tensor:
+        """(n,) float64 energy [eV/atom] at (n, 94) counts, as for `ConvexHull`.
+
+        Raises:
+            RuntimeError: if a linear program fails.
+        """
+        from scipy.optimize import linprog
+
+        energies = self.base(counts).cpu().numpy()
+        fractions = (counts / counts.sum(1, keepdim=True))[:, self.base.columns].double().cpu().numpy()
+        for row, target in enumerate(fractions):
+            inside = (self.phases.fractions @ (target == 0) == 0) & (self.phases.energies < 0)
+            if not inside.any():
+                continue
+            elements, potentials = self.base.facets(torch.from_numpy(target))
+            own, e = self.phases.fractions[inside][:, elements], self.phases.energies[inside]
+            # The unknowns are the shares of the further phases, and the energy of the rest by the file's hull.
+            below = np.hstack([-potentials @ own.T, -np.ones((len(potentials), 1))])
+            used = np.hstack([own.T, np.zeros((len(elements), 1))])
+            solution = linprog(
+                np.append(e, 1.0),
+                A_ub=np.vstack([below, used]),
+                b_ub=np.concatenate([-potentials @ target[elements], target[elements]]),
+                bounds=[(0, None)] * len(e) + [(None, None)],
+            )
+            if solution.status != 0:
+                raise RuntimeError(f"the linear program of composition {target.tolist()} failed: {solution.message}")
+            energies[row] = min(energies[row], solution.fun)
+        return torch.from_numpy(energies)
+
+    def refused(self, counts: Tensor) -> list[str]:
+        """Why compositions have no energy, as for `ConvexHull`."""
+        return self.base.refused(counts)
+
+
+AnyHull = ConvexHull | JoinedHull | ReferenceHull
+
+
+def joined(hull: ConvexHull | ReferenceHull, counts: Tensor, energies: Floats) -> JoinedHull | ReferenceHull:
+    """The hull of a reference and of further crystals together.
+
+    Args:
+        hull: the hull of the reference.
+        counts: (n, 94) atoms of each element of the crystals.
+        energies: (n,) their formation energies [eV/atom]. Crystals without a finite energy, and those with elements
+            that the hull does not have, are left out.
+    """
+    has = np.isfinite(energies) & np.array([reason == "" for reason in hull.refused(counts)], dtype=np.bool_)
+    compositions = symbol_counts(counts[torch.from_numpy(has)])
+    if isinstance(hull, ReferenceHull):
+        return hull.with_phases(compositions, energies[has].tolist())
+    return JoinedHull(hull, Phases.of(compositions, energies[has].tolist(), hull.elements))
+
+
+def hull_energies(counts: Tensor, hull: AnyHull) -> Floats:
     """(n,) energy of the hull [eV/atom] for (n, 94) counts; NaN if the hull does not have the elements."""
     known = torch.tensor([reason == "" for reason in hull.refused(counts)], dtype=torch.bool)
     energies = torch.full((len(counts),), float("nan"), dtype=torch.float64)
@@ -195,6 +280,18 @@ def has_competitor(counts: Tensor, energies: Floats) -> npt.NDArray[np.bool_]:
         (n,) bool; False if the hull does not have the elements.
     """
     return (energies < -NO_COMPOUND) | (((counts > 0).sum(1) == 1).cpu().numpy() & np.isfinite(energies))
+
+
+def open_hull(path: Path | str) -> ConvexHull | ReferenceHull:
+    """The hull of a file that `ConvexHull.save` wrote, or that of a table of phases.
+
+    Args:
+        path: the file; or a CSV or parquet table with the columns formula and formation_energy [eV/atom].
+
+    Raises:
+        InputError: if the file is missing, damaged or does not contain a hull or such a table.
+    """
+    return ReferenceHull(Path(path)) if is_table(Path(path)) else load_hull(path)
 
 
 def load_hull(path: Path | str) -> ConvexHull:

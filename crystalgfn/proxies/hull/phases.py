@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,22 @@ class ReferenceHull:
     def __init__(self, path: Path) -> None:
         symbols = element_symbols()
         self.phases = read_phases(path, elements=symbols, max_elements=len(symbols), strict=True).phases
+
+    def with_phases(self, compositions: Sequence[Mapping[str, int]], energies: Sequence[float]) -> ReferenceHull:
+        """The hull of this reference and of further phases.
+
+        Args:
+            compositions: counts of the elements of the further phases, by symbol.
+            energies: their formation energies [eV/atom].
+        """
+        own = Phases.of(compositions, energies, self.phases.elements)
+        hull = copy(self)
+        hull.phases = Phases(
+            own.elements,
+            np.concatenate([self.phases.fractions, own.fractions]),
+            np.concatenate([self.phases.energies, own.energies]),
+        )
+        return hull
 
     def __call__(self, counts: Tensor) -> Tensor:
         """Energy of the hull at each composition.

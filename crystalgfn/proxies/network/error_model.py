@@ -212,7 +212,7 @@ def calibrate(
     """Fit the three numbers of the calibration to held-out rows, so that mean uncertainty and mean error agree.
 
     Args:
-        model: the network; its calibration changes.
+        model: the network; its calibration changes, and `PropertyNetwork.uncertainty_scale` becomes 1.
         features: features of k rows, from `PropertyNetwork.error_inputs`.
         disagreement: (k,) expected deviation of the members from the prediction, in the unit of the property.
         errors: (k,) absolute errors, in the unit of the property.
@@ -234,7 +234,7 @@ def calibrate(
         return value
 
     search.step(loss)
-    model.calibration.copy_(numbers.detach())
+    model.set_calibration(numbers.detach())
 
 
 def _parts(crystals: Crystals, train: Tensor, folds: int, seed: int) -> Tensor:

@@ -6,6 +6,7 @@ plain Python value, so that reading it runs no code.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ _OUTSIDE = 5e-4
 
 _PIECE = 256
 """Number of crystals that are evaluated at once on a CPU, so that the values between two layers fit its cache."""
+
+_SCALE = "uncertainty_scale"
+"""Entry of ``about`` with the factor that is included in the first number of the calibration."""
 
 _LEAST_DISAGREEMENT = 1e-3
 """Smallest disagreement that is used [standard deviations of the label], so that its logarithm is finite."""
@@ -242,6 +246,21 @@ class PropertyNetwork(nn.Module):
         apart = (disagreement / self.target_scale[3]).clamp_min(_LEAST_DISAGREEMENT).log()
         shift, slope, other = calibration
         return (shift + slope * predicted.clamp(*LOG_RANGE) + other * apart).clamp(*LOG_RANGE)
+
+    @property
+    def uncertainty_scale(self) -> float:
+        """Factor that the uncertainty inside the training range includes since its calibration; 1 for none."""
+        return float(self.about.get(_SCALE, 1.0))
+
+    def set_uncertainty_scale(self, scale: float) -> None:
+        """Replace the positive factor of the uncertainty. A file of weights keeps the factor and the uncertainty."""
+        self.calibration[0] += math.log(scale / self.uncertainty_scale)
+        self.about[_SCALE] = scale
+
+    def set_calibration(self, numbers: Tensor) -> None:
+        """Replace the (3,) calibration, see `log_uncertainty`, with its scale."""
+        self.calibration.copy_(numbers)
+        self.about.pop(_SCALE, None)
 
     def unscale(self, output: Tensor) -> Tensor:
         """The property, from the output of a member (any shape), within the range of the training data."""

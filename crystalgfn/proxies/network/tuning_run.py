@@ -137,7 +137,7 @@ def tune_proxy(
             tuning, seed, log,
         )  # fmt: skip
         seconds = time.time() - started
-        model.about = {**network.about, "tuned": {"rows": len(train), "seed": seed, "label": name}}
+        model.about = {**model.about, "tuned": {"rows": len(train), "seed": seed, "label": name}}
         measured: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
         if bool(test.any()):
             part = _rows_of(rows, test.nonzero()[:, 0])
