@@ -710,6 +710,8 @@ def measures(judged: Mapping[str, Any], sampling: float) -> dict[str, str]:
         for name in judged["potentials"]:
             rows[f"at most {threshold} above the hull by {name}"] = share(found[name])
         rows[f"at most {threshold} above the hull by all"] = share(found["all"])
+        rows[f"of these without doubt, at {threshold}"] = share(found["sound"])
+        rows[f"of these on the hull of all crystals together, at {threshold}"] = share(found["together"])
         rows[f"of these with group and volume kept, at {threshold}"] = share(found["faithful"])
     for threshold in ("0.08", "0.1"):
         rows[f"S.U.N. at {threshold}"] = share(survival[threshold]["sun"])
