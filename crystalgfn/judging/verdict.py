@@ -313,6 +313,8 @@ def _novelty(
 def _reasons(judges: Sequence[Judge], results: Sequence[Mapping[str, Any]]) -> str:
     """Why a crystal was not relaxed by each potential; empty if all relaxed it."""
     reasons = {j.potential.name: str(r["reason"]) for j, r in zip(judges, results, strict=True) if r.get("reason")}
+    if len(reasons) == len(judges) and len(set(reasons.values())) == 1:
+        return next(iter(reasons.values()))
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
@@ -326,8 +328,8 @@ def _unplaced(refusal: str, judges: Sequence[Judge], counts: Mapping[str, int]) 
 
 
 def _kind(reason: str) -> str:
-    """A reason without its numbers, so that equal reasons are counted together."""
-    return re.sub(r"\d+(\.\d+)?", "N", reason)
+    """A reason without its numbers, so that equal reasons are counted together; names such as 7net-0 stay."""
+    return re.sub(r"(?<![\w:.-])\d+(\.\d+)?(?!\w)", "N", reason)
 
 
 def _numbers(results: Sequence[Mapping[str, Any]], name: str) -> Floats:
