@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -254,8 +254,6 @@ def _frames(path: Path) -> list[Given]:
 
 def _built(folder: Path) -> list[Given]:
     """Crystals of a folder of ``crystalgfn build``: each in its sampled cell, before relaxation."""
-    from pymatgen.core import Structure
-
     frame = read_frame(folder / TABLE, ["id", "space_group"])
     given = []
     for row in frame.to_dict("records"):
@@ -263,13 +261,26 @@ def _built(folder: Path) -> list[Given]:
         path = folder / CRYSTALS / f"{name}.json"
         try:
             result = json.loads(path.read_text()) if path.is_file() else {}
-            structure = Structure.from_dict(result["structure_built"]) if "structure_built" in result else None
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from None
+            if not isinstance(result, dict):
+                raise ValueError("not a result of build")
+            structure = _of_plain(result["structure_built"]) if "structure_built" in result else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
         reason = "" if structure is not None else _text(row.get("reason")) or "not built"
         seconds = result.get("cpu_seconds") if "structure_relaxed" not in result else None
         given.append(Given(name, structure, group, _number(seconds), reason))
     return given
+
+
+def _of_plain(content: Mapping[str, Any]) -> Structure:
+    """A structure from what ``as_dict`` wrote.
+
+    ``Structure.from_dict`` would import whatever module the properties of a site name, and run its code.
+    """
+    from pymatgen.core import Structure
+
+    symbols = [site["species"][0]["element"] for site in content["sites"]]
+    return Structure(content["lattice"]["matrix"], symbols, [site["abc"] for site in content["sites"]])
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pandas as pd
 import pytest
@@ -87,6 +88,21 @@ def test_a_folder_of_build_gives_the_structures_before_relaxation(tmp_path):
     del content["structure_relaxed"]
     (tmp_path / "crystals" / "row-1.json").write_text(json.dumps(content))
     assert read_given(tmp_path)[0].cpu_seconds == 9.0
+
+
+def test_a_folder_from_someone_else_runs_no_code(tmp_path):
+    (tmp_path / "crystals").mkdir()
+    (tmp_path / "structures.csv").write_text("id,space_group\nrow-1,225\n")
+    content = SALT.as_dict()
+    trap = {"@module": "pathlib", "@class": "Path", "@callable": "touch", "args": [str(tmp_path / "trap")]}
+    content["sites"][0]["properties"] = {"x": {"@module": "this", "@class": "x"}, "y": trap}
+    (tmp_path / "crystals" / "row-1.json").write_text(json.dumps({"structure_built": content}))
+    assert counts_of(read_given(tmp_path)[0].structure) == {"Na": 4, "Cl": 4}
+    assert "this" not in sys.modules and not (tmp_path / "trap").exists()
+    for damaged in ("[]", "{", '{"structure_built": {"sites": [1]}}'):
+        (tmp_path / "crystals" / "row-1.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"row-1.json: cannot be read"):
+            read_given(tmp_path)
 
 
 def test_what_cannot_be_read_is_told(tmp_path):
