@@ -141,6 +141,8 @@ def read_texts(path: Path, option: str) -> Texts:
     Raises:
         InputError: if there is no such file or folder, the table has no column ``cif``, or there are no CIF files.
     """
+    if not path.exists():
+        raise InputError(f"{option}: {path}: no such file or folder")
     if path.is_dir():
         files = sorted(path.glob("*.cif"))
         if not files:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from pymatgen.core import Lattice, Structure
 from small import THREE_CRYSTALS, checkpoint_of, small_config, write_config
 
 from crystalgfn import __version__
@@ -130,6 +131,9 @@ def places(tmp_path_factory) -> dict[str, Path]:
     (folder / "empty").mkdir()
     text("file", "a file, where a folder is expected")
     text("bad.json", "{")
+    text("bad.xyz", "no number of atoms\n")
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    text("salt.cif", salt.to(fmt="cif"))
     # No table of known crystals; what a case sets comes later, and counts.
     text("discover.yaml", yaml.safe_dump({"fit": {"model": discover_model()}, "start": {"random": 2}, "out": "run"}))
     other = {**discover_model(), "env": {"class_path": "HyperGrid", "init_args": {"dim": 2, "length": 4}}}
@@ -149,6 +153,8 @@ SCORE = "score {d}/good.csv --proxy Density --out scored.csv "
 TRAIN = "train-proxy --out weights.pt --unit eV "
 HULL = "build-hull {d}/good.csv --out hull.pt "
 BUILD = "build {d}/good.csv --out structures "
+JUDGE = "judge {d}/good.csv --out judged "
+JUDGE_CIF = "judge {d}/salt.cif --out judged --potential chgnet "
 EVALUATE = "evaluate {d}/good.csv "
 DISCOVER = "discover --config {d}/discover.yaml "
 TUNE = "tune-proxy --out tuned.pt "
@@ -451,6 +457,20 @@ CASES = {
     "structures below a file": ("build {d}/good.csv --out {d}/file/out", "{d}/file/out"),
     "unknown relaxation": (BUILD + "--relax hard", "unrecognized arguments: hard"),
     "references are no JSON": (BUILD + "--element-references {d}/bad.json", "bad.json"),
+    # judge
+    "judge nothing": ("judge absent --out judged", "absent: no such file or folder"),
+    "judge a table without structures": ("judge {d}/good.csv --out judged", "missing column(s) cif"),
+    "judge no extxyz": (JUDGE.replace("good.csv", "bad.xyz"), "{d}/bad.xyz: cannot be read as extxyz"),
+    "judge by nobody": ("judge {d}/salt.cif --out judged --potential nothing", "potential: 'nothing' is not allowed; allowed: CHGNet"),
+    "judge no crystal": (JUDGE + "--n 0", "--n: 0 is not allowed; it must be at least 1"),
+    "judge a source of no database": (JUDGE + "--source final", "--source: only for a database"),
+    "judge an unknown database": ("judge absent.db --out judged", "absent.db: no such database"),
+    "judge against nothing": (JUDGE_CIF + "--reference absent", "--reference: absent: no such file or folder"),
+    "judge on no hull": (JUDGE_CIF + "--hull absent.pt", "absent.pt: no such file with a hull"),
+    "judge without references": (
+        JUDGE_CIF + "--potential AseCalculator:ase.calculators.lj.LennardJones",
+        "--element-references: no references come with AseCalculator",
+    ),
     # label
     "no such labels": ("label --db absent.db", "absent.db: no such database"),
     "labels in a text": ("label {d}/good.csv --db {d}/bad.json", "{d}/bad.json: file is not a database"),
