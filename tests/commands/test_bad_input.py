@@ -461,7 +461,7 @@ CASES = {
     "judge nothing": ("judge absent --out judged", "absent: no such file or folder"),
     "judge a table without structures": ("judge {d}/good.csv --out judged", "missing column(s) cif"),
     "judge no extxyz": (JUDGE.replace("good.csv", "bad.xyz"), "{d}/bad.xyz: cannot be read as extxyz"),
-    "judge by nobody": ("judge {d}/salt.cif --out judged --potential nothing", "potential: 'nothing' is not allowed; allowed: CHGNet"),
+    "judge by nobody": (JUDGE.replace("good.csv", "salt.cif") + "--potential none", "'none' is not allowed", "CHGNet"),
     "judge no crystal": (JUDGE + "--n 0", "--n: 0 is not allowed; it must be at least 1"),
     "judge a source of no database": (JUDGE + "--source final", "--source: only for a database"),
     "judge an unknown database": ("judge absent.db --out judged", "absent.db: no such database"),
