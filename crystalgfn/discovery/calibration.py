@@ -42,17 +42,19 @@ def found_over_expected(errors: Floats, uncertainty: Floats) -> tuple[float, flo
     return ratio, spread / (math.sqrt(n) * float(expected.mean()))
 
 
-def uncertainty_scale(errors: Floats, uncertainty: Floats, scale: float = 1.0) -> float:
-    """Factor for the uncertainty of the next proxy, from the samples that were drawn at random in the newest round.
+def uncertainty_scale(errors: Floats, uncertainty: Floats) -> float:
+    """Factor for the uncertainty of the next proxy, from the samples that were drawn at random in all rounds so far.
+
+    One round of 30 random samples leaves an error of a fifth in the factor, and what one round misses by chance would
+    be multiplied into the next factor. So each factor is found anew from all rounds.
 
     Args:
         errors: (n,) absolute errors of the predictions; NaN if an error is not known.
-        uncertainty: (n,) predicted uncertainties.
-        scale: factor that these uncertainties include already.
+        uncertainty: (n,) predicted uncertainties without any factor.
 
     Returns:
-        the factor that they include, times `found_over_expected`, which `PRIOR_CRYSTALS` move towards 1.
+        `found_over_expected`, which `PRIOR_CRYSTALS` move towards 1; 1 without crystals.
     """
     ratio, _ = found_over_expected(errors, uncertainty)
     n = int((np.isfinite(errors) & np.isfinite(uncertainty)).sum())
-    return scale if math.isnan(ratio) else scale * (n * ratio + PRIOR_CRYSTALS) / (n + PRIOR_CRYSTALS)
+    return 1.0 if math.isnan(ratio) else (n * ratio + PRIOR_CRYSTALS) / (n + PRIOR_CRYSTALS)

@@ -240,8 +240,7 @@ class Stages:
             return
         rows = rows.sort_values(["key", "kind"], kind="stable")
         # Only errors of the newest proxy: those of older proxies would make the predicted uncertainty too large.
-        newest = own[own["round"] == number]
-        errors = _errors_before(newest, self._settings.label.cap)
+        errors = _errors_before(own[own["round"] == number], self._settings.label.cap)
         known_errors = [
             errors.get(key, np.nan) if kind == "sampled" else np.nan
             for key, kind in zip(rows["key"], rows["kind"], strict=True)
@@ -258,7 +257,7 @@ class Stages:
             self._settings.seed,
             self._log_detail(name),
         )
-        tuned.set_uncertainty_scale(self._uncertainty_scale(newest))
+        tuned.set_uncertainty_scale(self._uncertainty_scale(own))
         self._log_detail(name)(f"uncertainty: times {tuned.uncertainty_scale:.3f}")
         self._report(own, number)
         tuned.save(path)
@@ -364,15 +363,15 @@ class Stages:
             found[name] = judged.compared(judgement, self._potential.name, make(settings.judge).name)
         return found
 
-    def _uncertainty_scale(self, newest: pd.DataFrame) -> float:
-        """Factor for the uncertainty of the next proxy, from the labels of the newest round."""
-        drawn = newest[column(newest, "drawn") == 1]
-        before = self._newest(PROXY)
-        network = self._start.formation_energy.network if before is None else PropertyNetwork.load(before)
+    def _uncertainty_scale(self, own: pd.DataFrame) -> float:
+        """Factor for the uncertainty of the next proxy, from the random samples of all rounds so far."""
+        drawn = own[column(own, "drawn") == 1]
+        # The uncertainty of a round is that of the proxy of the round before, whose factor is taken out again.
+        before = {number: self._folder(f"round-{number - 1}") / PROXY for number in drawn["round"].unique().tolist()}
+        scales = {number: PropertyNetwork.load(path).uncertainty_scale for number, path in before.items()}
         return uncertainty_scale(
             absolute_errors(drawn, self._settings.label.cap),
-            column(drawn, "predicted_uncertainty"),
-            network.uncertainty_scale,
+            column(drawn, "predicted_uncertainty") / drawn["round"].map(scales).to_numpy(dtype=float),
         )
 
     def _folder(self, name: str) -> Path:

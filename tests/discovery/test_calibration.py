@@ -35,15 +35,13 @@ def test_standard_error_is_that_of_repeated_draws():
 
 
 def test_few_crystals_change_the_scale_little():
-    def scale(n: int, before: float = 1.0) -> float:
-        return uncertainty_scale(np.full(n, 0.6), np.full(n, 0.2), before)
+    def scale(n: int) -> float:
+        return uncertainty_scale(np.full(n, 0.6), np.full(n, 0.2))
 
-    assert scale(0) == 1 and scale(0, 2.5) == 2.5
+    assert scale(0) == 1
     assert 1 < scale(1) < 1.5 and scale(1) < scale(10) < scale(1000) == pytest.approx(3, rel=0.01)
     assert scale(10) == pytest.approx((10 * 3 + PRIOR_CRYSTALS) / (10 + PRIOR_CRYSTALS))
-    # The ratio is that of an uncertainty that contains the old factor.
-    assert scale(10, 2.0) == pytest.approx(2 * scale(10))
-    assert uncertainty_scale(np.array([0.2, NAN]), np.array([0.2, 9.0]), 2.0) == 2
+    assert uncertainty_scale(np.array([0.2, NAN]), np.array([0.2, 9.0])) == 1
 
 
 def final_calibration(seed: int, is_corrected: bool) -> tuple[float, float, float]:
@@ -53,11 +51,12 @@ def final_calibration(seed: int, is_corrected: bool) -> tuple[float, float, floa
 
     Returns:
         ratio of found to expected errors of 200 samples, its standard error, and the relative error of the scale,
-        which comes from 60 samples of the round before.
+        which comes from 60 samples of each of three rounds.
     """
     random = np.random.default_rng([seed])
     energy = random.gamma(2.0, 0.25, 20000)
     scale, relative, result = 1.0, 0.0, (NAN, NAN)
+    past = [np.zeros(0), np.zeros(0)]  # errors, and uncertainties without the factor
     for draws in (60, 60, 60, 200):
         size = random.lognormal(-2, 0.6, len(energy))
         predicted, uncertainty = energy + random.laplace(0, size), scale * size
@@ -68,8 +67,9 @@ def final_calibration(seed: int, is_corrected: bool) -> tuple[float, float, floa
         errors, expected = np.abs(predicted - energy)[drawn], uncertainty[drawn]
         result = found_over_expected(errors, expected)
         if draws == 60 and is_corrected:
-            scale = uncertainty_scale(errors, expected, scale)
-            relative = result[1] / result[0]
+            past = [np.append(past[0], errors), np.append(past[1], expected / scale)]
+            scale, found = uncertainty_scale(*past), found_over_expected(*past)
+            relative = found[1] / found[0]
     return *result, relative
 
 

@@ -108,14 +108,18 @@ def test_uncertainty_is_corrected_by_the_random_samples(discovered):
     assert (rounds.loc[1:, "calibration"] > 0).all()
     scales = [PropertyNetwork.load(out / name / "proxy.pt").uncertainty_scale for name in ROUNDS]
     assert scales[0] == 1
+    known = LabelDatabase(out / "labels.db").frame().set_index("key")["energy_sampled"]
+    n, errors, expected = 0, 0.0, 0.0
     for number in (1, 2):
         # No error is known of a crystal that was not built.
         drawn = pd.read_csv(out / f"round-{number}" / "chosen.csv").query("drawn == 1")
-        known = LabelDatabase(out / "labels.db").frame().set_index("key")["energy_sampled"]
-        n = sum(np.isfinite(known[key]) for key in chosen(out, f"round-{number}")[: len(drawn)])
-        ratio = rounds.loc[number, "calibration"]
-        factor = (n * ratio + PRIOR_CRYSTALS) / (n + PRIOR_CRYSTALS)
-        assert 0 < n <= 2 and scales[number] == pytest.approx(scales[number - 1] * factor)
+        has_label = [np.isfinite(known[key]) for key in chosen(out, f"round-{number}")[: len(drawn)]]
+        uncertainty = drawn["predicted_uncertainty"][has_label].sum()
+        n += sum(has_label)
+        errors += rounds.loc[number, "calibration"] * uncertainty
+        expected += uncertainty / scales[number - 1]
+        assert 0 < n <= 4
+        assert scales[number] == pytest.approx((n * errors / expected + PRIOR_CRYSTALS) / (n + PRIOR_CRYSTALS))
     assert f"uncertainty: times {scales[2]:.3f}" in (out / "round-2" / "teach.log").read_text()
     summary = json.loads((out / "final" / "summary.json").read_text())
     assert summary["calibration"] == pytest.approx(summary["proxy_mae"] / summary["proxy_uncertainty"])
