@@ -32,7 +32,7 @@ The command prints a Markdown table, a row for each measure and a column for eac
 includes placing the atoms and, for models, ``crystalgfn predict`` with loading; not the time to load the potential, the
 environment of ``uniform`` or the tables of known crystals.
 
-Results: docs/results/baselines.md.
+Results: docs/results/judging.md.
 """
 
 from __future__ import annotations
