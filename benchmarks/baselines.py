@@ -1,4 +1,4 @@
-"""Crystals of several generators in one space, all judged by ``crystalgfn judge``.
+"""Make crystals of one space with several generators, and judge all of them with ``crystalgfn judge``.
 
     python benchmarks/baselines.py --space 22 --out DIR --reference TABLE --structures STRUCTURES [--only NAME ...]
         [--n 100] [--seed 0] [--jobs 2] [--potential chgnet --potential sevennet:7net-0]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crystalgfn.crystal.crystallography import element_symbols
-from crystalgfn.discovery.outcome import SURVIVES, Floats, column, proxy_errors
+from crystalgfn.discovery.outcome import Floats, column, proxy_errors
 from crystalgfn.evaluation.drawing import OTHER_COLORS, REFERENCE_COLOR, SAMPLE_COLOR
 from crystalgfn.evaluation.intervals import wilson
+from crystalgfn.judging.verdict import SURVIVES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,10 +12,10 @@ from crystalgfn.crystal.envs.crystal import Crystal
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.discovery.candidate import Candidate, candidates
 from crystalgfn.discovery.database import LabelDatabase
-from crystalgfn.discovery.labels import SURVIVES
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.pools import problem_lines, problems_of
 from crystalgfn.gflownet.envs.base import Environment
+from crystalgfn.judging.verdict import SURVIVES
 from crystalgfn.runs.model import read_restriction
 from crystalgfn.settings import find_config, instantiate, read_config
 

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from crystalgfn.atoms.potentials.references import ElementReferences
     from crystalgfn.proxies.hull import ConvexHull
 
-SURVIVES = 0.1
-"""Energy above the hull [eV/atom] after relaxation below which a crystal survives."""
-
 CAP = 1.5
 """Largest energy above the hull [eV/atom] in training rows; higher energies are set to it."""
 

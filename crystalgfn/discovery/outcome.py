@@ -19,9 +19,10 @@ from crystalgfn.crystal.crystallography import element_symbols
 from crystalgfn.crystal.formulas import count_rows, parse_formula
 from crystalgfn.crystal.tables import read_table
 from crystalgfn.discovery.calibration import found_over_expected
-from crystalgfn.discovery.labels import CAP, SURVIVES
+from crystalgfn.discovery.labels import CAP
 from crystalgfn.evaluation.intervals import wilson
 from crystalgfn.evaluation.known import formula_in_group_keys, formula_keys, unusable_formulas
+from crystalgfn.judging.verdict import FAR_BELOW, SURVIVES, VOLUME_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,12 +33,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-
-HOLE = -0.1
-"""Energy above the hull [eV/atom] below which a missing phase in the reference is more likely than a discovery."""
-
-VOLUME_KEPT = 0.1
-"""Largest relative change of the volume in a relaxation with which the sampled cell counts as kept."""
 
 BINS = 5
 """Number of groups in the calibration. They are of equal size, by predicted uncertainty."""
@@ -155,8 +150,8 @@ class Outcome:
 
     @property
     def holes(self) -> int:
-        """Number of survivors below `HOLE`: most likely, the reference lacks a phase or the potential is wrong."""
-        return int((self.above_hull < HOLE).sum())
+        """Number of survivors below `FAR_BELOW`: most likely, the reference lacks a phase or the potential is wrong."""
+        return int((self.above_hull < FAR_BELOW).sum())
 
     @property
     def rate(self) -> float:
@@ -227,7 +222,7 @@ class Outcome:
     def rows(self) -> dict[str, str]:
         """Rows of a table of the results, name to text."""
         low, high = self.interval
-        far = decimal(HOLE, 1)
+        far = decimal(FAR_BELOW, 1)
         rows = {
             "evaluated": f"{self.evaluated}",
             "not built or not relaxed": f"{self.evaluated - self.relaxed}",

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crystalgfn.atoms.doubts import MEANING
-from crystalgfn.discovery.outcome import HOLE, SURVIVES, Ints, Outcome, decimal, proxy_errors
+from crystalgfn.discovery.outcome import Ints, Outcome, decimal, proxy_errors
 from crystalgfn.errors import InputError
 from crystalgfn.evaluation.known import formula_keys
 from crystalgfn.files import write_frame
+from crystalgfn.judging.verdict import FAR_BELOW, SURVIVES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,8 @@ RULE = f"""\
 4. For each reduced formula, only the crystal with the lowest energy above the hull is kept in each list.
 5. The crystals are sorted by the potential's energy above the hull, lowest first, and the first {{top}} are shown. The
    uncertainty is not used.
-6. Crystals more than {-HOLE} eV/atom below the hull are listed separately and are not counted among the {{top}}."""
+6. Crystals more than {-FAR_BELOW} eV/atom below the hull are listed separately and are not counted among the \
+{{top}}."""
 """The rule of the page as Markdown, to be formatted with ``top``, the number of crystals to show."""
 
 
@@ -60,10 +62,10 @@ class Choice:
 
     Attributes:
         near: the best new crystals within `SURVIVES` of the hull.
-        below: new crystals more than `-HOLE` below the hull.
+        below: new crystals more than `-FAR_BELOW` below the hull.
         doubtful: new crystals for which `Outcome.doubts` has a reason; they are in neither of the other lists.
         n_near: number of all new crystals within `SURVIVES` of the hull, one per formula.
-        n_below: number of all new crystals more than `-HOLE` below the hull, one per formula.
+        n_below: number of all new crystals more than `-FAR_BELOW` below the hull, one per formula.
         n_doubtful: number of all new crystals that are doubtful, one per formula.
     """
 
@@ -88,8 +90,8 @@ def choose(outcome: Outcome, top: int) -> Choice:
     order = np.argsort(outcome.above_hull, kind="stable")
     order = order[(outcome.survives & outcome.new_in_group)[order]]
     sound, doubtful = (_first_of_each_formula(outcome, order[outcome.doubtful[order] == bad]) for bad in (False, True))
-    below = [row for row in sound if outcome.above_hull[row] < HOLE]
-    near = [row for row in sound if outcome.above_hull[row] >= HOLE]
+    below = [row for row in sound if outcome.above_hull[row] < FAR_BELOW]
+    near = [row for row in sound if outcome.above_hull[row] >= FAR_BELOW]
     return Choice(near[:top], below[:MAX_BELOW], doubtful[:MAX_BELOW], len(near), len(below), len(doubtful))
 
 
@@ -228,8 +230,8 @@ def render(outcome: Outcome, choice: Choice, table: pd.DataFrame, top: int, abou
             "",
             "## Below the known hull",
             "",
-            f"These crystals lie more than {-HOLE} eV/atom below the hull. Most likely the reference lacks a known "
-            "phase of these elements, or the potential is wrong; a discovery is less likely. "
+            f"These crystals lie more than {-FAR_BELOW} eV/atom below the hull. Most likely the reference lacks a "
+            "known phase of these elements, or the potential is wrong; a discovery is less likely. "
             f"The lowest {len(choice.below)} of {choice.n_below}:",
             "",
             *_listing(table[table["listed"] == "below"], with_pictures=False),

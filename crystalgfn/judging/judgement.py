@@ -22,8 +22,8 @@ from crystalgfn.errors import InputError
 from crystalgfn.files import atomic_path, write_frame
 from crystalgfn.judging.known import Reference
 from crystalgfn.judging.relaxing import FUNCTION
-from crystalgfn.judging.sources import Given, check_names, from_structures, read_given
-from crystalgfn.judging.verdict import Judge, judge_crystals, summarize
+from crystalgfn.judging.sources import GIVEN, Given, check_names, from_structures, read_given
+from crystalgfn.judging.verdict import Judge, judge_crystals, slug, summarize
 from crystalgfn.proxies.energy_above_hull import SHIPPED_HULL
 from crystalgfn.proxies.hull import ConvexHull, ReferenceHull, open_hull
 
@@ -41,9 +41,6 @@ TABLE, SUMMARY, PAGE, CIFS = "judged.csv", "judged.json", "index.html", "cif"
 
 SAME_ATOMS = 1e-3
 """Largest displacement [Å] of atoms that translations of the cell map to each other, to find the primitive cell."""
-
-GIVEN = "as given"
-"""Name of the structures before relaxation."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def judge(
         reference: known crystals with atoms, see `crystalgfn.judging.known.Reference`; None leaves out what needs them.
         hull: the hull of known phases, or its file, see `crystalgfn.proxies.hull.open_hull`; None for the shipped one.
         element_references: files of elemental references that replace those that come with a potential.
-        out: folder for the results; the same call goes on where it was stopped. None writes nothing.
+        out: folder for the results; the same call continues a stopped run. None writes nothing.
         seed: seed of the small displacements before relaxations without symmetry.
         jobs: number of relaxations at the same time, each in a process of its own.
         backend: ``loky`` for this machine; ``dask`` or ``ray`` for a cluster.
@@ -218,8 +215,6 @@ def _structures(
 
 def _write_cifs(judgement: Judgement, out: Path) -> dict[str, dict[str, str]]:
     """Write all structures as CIF files; returns their texts by crystal and kind of structure."""
-    from crystalgfn.judging.verdict import slug
-
     texts: dict[str, dict[str, str]] = {}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".cif-") as name:

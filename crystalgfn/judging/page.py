@@ -11,15 +11,13 @@ from markupsafe import Markup
 from crystalgfn.crystal.crystallography import space_groups
 from crystalgfn.evaluation import pages
 from crystalgfn.evaluation.markup import NONE, fixed, formula_html
+from crystalgfn.judging.sources import GIVEN
 from crystalgfn.judging.verdict import FAR_BELOW, SURVIVES, VOLUME_KEPT, slug
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TEMPLATE = "judging/judged.html"
-
-GIVEN = "as given"
-"""Name of the structures before relaxation."""
 
 SUN_THRESHOLD = "0.08"
 """Threshold [eV/atom] of the overview's S.U.N.: the one of the literature."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
+GIVEN = "as given"
+"""Name of the structures before relaxation."""
+
 NAMES = ("id", "material_id")
 """Columns that may hold the names of a table's crystals."""
 
